@@ -1,0 +1,184 @@
+"""The experiment configuration: a YAML file checked field by field, unknown keys refused."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lwexplain.errors import ConfigError
+from lwexplain.registry import nearest
+
+
+class Section(BaseModel):
+    """A part of the configuration. Unknown keys and wrong types are errors."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+class AugmentConfig(Section):
+    """Random changes of each training image, drawn anew in every epoch."""
+
+    crop: int = Field(0, ge=0, description="pad by this many pixels, then crop back at a random place")
+    flip: bool = Field(False, description="mirror left-right with probability 1/2")
+    cutout: int = Field(0, ge=0, description="side in pixels of a square that is blanked at a random place")
+
+
+class DataConfig(Section):
+    """Which images, how they are split and how they are fed."""
+
+    name: str = Field("digits", description="a data set of `lwexplain list datasets`")
+    root: Path | None = Field(None, description="folder that holds the files of the data set")
+    download: bool = Field(False, description="let torchvision download the files into root")
+    train_size: int | None = Field(None, ge=1, description="stratified subset of the training images; absent = all")
+    val_fraction: float = Field(0.1, gt=0, lt=1, description="share of the training images held out as val")
+    test_fraction: float = Field(0.2, gt=0, lt=1, description="share held out as test where the set has none")
+    batch_size: int = Field(128, ge=1, description="images in a training step")
+    image_size: int | None = Field(None, ge=4, description="resize to this height and width in pixels")
+    channels: Literal[1, 3] | None = Field(None, description="convert to grey (1) or colour (3)")
+    augment: AugmentConfig = Field(default_factory=AugmentConfig)
+    resident: bool | None = Field(None, description="keep all images in memory as uint8; absent = if they fit")
+    workers: int = Field(2, ge=0, description="loader processes for sets that are not resident")
+    options: dict[str, Any] = Field(default_factory=dict, description="further options of this data set")
+
+
+class ModelConfig(Section):
+    """Which network and where it is cut into stages."""
+
+    name: str = Field("resnet18", description="a model of `lwexplain list models`")
+    width: int | None = Field(None, ge=1, description="channels of the first stage; absent = as published")
+    units: Literal["block", "group", "layer"] = Field("block", description="what one stage is")
+    options: dict[str, Any] = Field(default_factory=dict, description="further options of this model")
+
+
+class OptimizerConfig(Section):
+    """How weights are updated."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    lr: float = Field(0.1, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1, description="SGD only")
+    nesterov: bool = Field(True, description="SGD only")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW only")
+    weight_decay: float = Field(5e-4, ge=0, description="not applied to biases and normalisation weights")
+
+
+class ScheduleConfig(Section):
+    """How the learning rate moves over the epochs of a stage."""
+
+    name: Literal["constant", "cosine", "step"] = "cosine"
+    warmup_epochs: float = Field(0.0, ge=0, description="linear rise from zero")
+    milestones: list[float] = Field(default_factory=lambda: [0.5, 0.75], description="step: shares of the epochs")
+    gamma: float = Field(0.1, gt=0, le=1, description="step: factor at each milestone")
+
+
+class TrainingConfig(Section):
+    """Strategy and recipe."""
+
+    strategy: str = Field("bp", description="a strategy of `lwexplain list strategies`")
+    epochs: int = Field(10, ge=1, description="passes over the training images (per stage for greedy)")
+    head: str = Field("linear", description="what a stage is trained through: `lwexplain list heads`")
+    head_options: dict[str, Any] = Field(default_factory=dict)
+    loss: str = Field("cross_entropy", description="local loss: `lwexplain list losses`")
+    loss_options: dict[str, Any] = Field(default_factory=dict)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = Field(default_factory=ScheduleConfig)
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16 = autocast of forward and loss")
+    channels_last: bool = True
+    stop: Literal["all", "auto"] = Field(
+        "all", description="auto (greedy only): no further stage once val accuracy has stopped rising"
+    )
+    checkpoint_seconds: float = Field(60.0, gt=0, description="longest time between two checkpoints")
+
+
+class Config(Section):
+    """One experiment."""
+
+    seed: int = Field(0, ge=0)
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    data: DataConfig = Field(default_factory=DataConfig)
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    training: TrainingConfig = Field(default_factory=TrainingConfig)
+
+    def to_yaml(self) -> str:
+        """The whole configuration, defaults included, as YAML."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def load_config(source: str | Path | dict[str, Any] | Config, overrides: dict[str, Any] | None = None) -> Config:
+    """Read a configuration from a YAML file, a mapping or a Config, with dotted ``overrides`` on top.
+
+    Raises ConfigError that names the file, the key and the value.
+    """
+    origin = "the configuration"
+    if isinstance(source, Config):
+        tree = source.model_dump(mode="json")
+    elif isinstance(source, dict):
+        tree = _copy(source)
+    else:
+        origin = str(source)
+        tree = _read_yaml(Path(source))
+    for key, value in (overrides or {}).items():
+        _set(tree, key, value, origin)
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(f"{origin}: " + "; ".join(_explain(item) for item in error.errors())) from None
+
+
+def parse_overrides(pairs: list[str]) -> dict[str, Any]:
+    """``["training.epochs=3"]`` -> ``{"training.epochs": 3}``; values are read as YAML."""
+    overrides: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"override {pair!r} is not of the form KEY=VALUE, for example training.epochs=3")
+        try:
+            overrides[key.strip()] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"override {pair!r}: the value is not valid YAML ({error})") from None
+    return overrides
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"no configuration file {path}; see configs/ for ready ones") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} must hold a mapping of keys such as data, model, training; found {tree!r}")
+    return tree
+
+
+def _copy(tree: Any) -> Any:
+    return {key: _copy(value) for key, value in tree.items()} if isinstance(tree, dict) else tree
+
+
+def _set(tree: dict[str, Any], dotted: str, value: Any, origin: str) -> None:
+    *parents, last = dotted.split(".")
+    node = tree
+    for name in parents:
+        child = node.setdefault(name, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"{origin}: override {dotted!r} goes into {name!r}, which holds a value: {child!r}")
+        node = child
+    node[last] = value
+
+
+def _explain(error: Any) -> str:
+    path = [str(part) for part in error["loc"]]
+    dotted = ".".join(path)
+    if error["type"] == "extra_forbidden":
+        return f"unknown key {dotted!r}; {nearest(path[-1], _fields_at(path[:-1]))}"
+    return f"{dotted}: {error['msg'].lower()}, found {error['input']!r}"
+
+
+def _fields_at(path: list[str]) -> list[str]:
+    section: Any = Config
+    for name in path:
+        section = section.model_fields[name].annotation
+    return list(section.model_fields)

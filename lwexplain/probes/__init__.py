@@ -1,0 +1,1 @@
+"""Probes: what is measured on the features of a stage."""
