@@ -1,0 +1,165 @@
+"""From the ``data`` section of the configuration to train, val and test."""
+
+import hashlib
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lwexplain.config import DataConfig
+from lwexplain.data.dataset import DATASETS, DataSplits, ImageArrays, ImageFiles, Images, Source
+from lwexplain.data.splits import stratified_split, stratified_subset
+from lwexplain.errors import DataError
+
+STATS_LIMIT = 50_000  # images of a file set that mean and std are computed on
+MIN_STD = 1e-3  # below this a channel counts as constant
+CHUNK = 1024
+
+
+def load_data(config: DataConfig, seed: int) -> DataSplits:
+    """Build the data set of ``config`` and its splits, which depend on the labels and ``seed`` alone.
+
+    ``test`` is the set's own or ``test_fraction`` of its images; then ``val_fraction`` of the rest is ``val``,
+    and ``train`` is what remains, or a stratified subset of ``train_size``. Images are converted to
+    ``image_size`` and ``channels``. File sets are decoded into memory where ``resident`` says so or, if it is
+    not set, where they fill at most a quarter of the free memory; sets that come as arrays always stay there.
+    ``mean`` and ``std`` are those of ``train``, of 50,000 evenly spaced images where a file set has more.
+
+    Raises DataError (missing or damaged files, too few images) and UnknownNameError (data set or option).
+    """
+    source = DATASETS.create(config.name, config, **config.options)
+    check_source(source)
+    train, test, classes = source.train, source.test, source.classes
+    if test is None:
+        kept, held_out = stratified_split(
+            train.labels, config.test_fraction, seed, part="test", classes=classes
+        )
+        train, test = train.subset(kept), train.subset(held_out)
+    kept, held_out = stratified_split(train.labels, config.val_fraction, seed, part="val", classes=classes)
+    train, val = train.subset(kept), train.subset(held_out)
+    if config.train_size is not None:
+        train = train.subset(stratified_subset(train.labels, config.train_size, seed, classes=classes))
+
+    parts = [convert(part, config.image_size, config.channels) for part in (train, val, test)]
+    digest = hashlib.sha256(repr(classes).encode())
+    for part in parts:
+        digest.update(part.fingerprint().encode())
+
+    rows = _stats_rows(parts[0])
+    if _keep_in_memory(parts, config.resident):
+        parts = [part.load() if isinstance(part, ImageFiles) else part for part in parts]
+    train, val, test = parts
+    mean, std = channel_stats(train, rows)
+    return DataSplits(source.name, classes, train, val, test, mean, std, digest.hexdigest(), len(rows))
+
+
+def check_source(source: Source) -> None:
+    """Raise DataError unless there are two classes or more, each with training images, and labels fit them."""
+    count = len(source.classes)
+    if count < 2:
+        raise DataError(f"data set {source.name!r} has {count} class; a classifier needs at least 2")
+    for part, images in (("train", source.train), ("test", source.test)):
+        if images is None:
+            continue
+        if len(images) == 0:
+            raise DataError(f"data set {source.name!r} has no {part} images")
+        low, high = int(images.labels.min()), int(images.labels.max())
+        if low < 0 or high >= count:
+            raise DataError(
+                f"data set {source.name!r}: {part} labels go from {low} to {high}, expected 0 to {count - 1}"
+            )
+    present = torch.bincount(source.train.labels, minlength=count)
+    missing = [name for name, number in zip(source.classes, present.tolist(), strict=True) if number == 0]
+    if missing:
+        raise DataError(f"data set {source.name!r} has no training images of class {missing[0]!r}")
+    if source.test is not None and source.test.shape != source.train.shape:
+        raise DataError(
+            f"data set {source.name!r}: test images are {source.test.shape}, training images {source.train.shape} "
+            "(channels, height, width)"
+        )
+
+
+def convert(images: Images, image_size: int | None, channels: int | None) -> Images:
+    """Bring images to ``image_size`` x ``image_size`` pixels and ``channels`` (None leaves them as they are).
+
+    Grey is 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601); resizing is bilinear, antialiased.
+    """
+    have, height, width = images.shape
+    want = channels or have
+    size = (image_size, image_size) if image_size else (height, width)
+    if want == have and size == (height, width):
+        return images
+    if isinstance(images, ImageFiles):
+        return replace(images, channels=want, size=size, resize=images.resize or size != (height, width))
+    if have not in (1, 3) and want != have:
+        raise DataError(f"cannot convert images of {have} channels to {want}; leave data.channels unset")
+    out = torch.empty((len(images), want, *size), dtype=torch.uint8)
+    for first in range(0, len(images), CHUNK):
+        out[first : first + CHUNK] = _convert_pixels(images.images[first : first + CHUNK], want, size)
+    return ImageArrays(out, images.labels)
+
+
+def channel_stats(images: Images, rows: Tensor) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation per channel of the images at ``rows``, for pixel values in [0, 1].
+
+    Summed in integers, hence exact in any order; a constant channel has ``std`` 1.
+    """
+    total = torch.zeros(images.shape[0], dtype=torch.int64)
+    squares = torch.zeros_like(total)
+    for chunk in rows.split(CHUNK):
+        pixels = images.gather(chunk).to(torch.int32)
+        total += pixels.sum(dim=(0, 2, 3), dtype=torch.int64)
+        squares += pixels.square_().sum(dim=(0, 2, 3), dtype=torch.int64)
+    count = len(rows) * images.shape[1] * images.shape[2]
+    mean = total.double() / count
+    std = (squares.double() / count - mean.square()).clamp_min(0).sqrt() / 255
+    std = torch.where(std < MIN_STD, 1.0, std)
+    return (mean / 255).tolist(), std.tolist()
+
+
+def available_memory() -> int:
+    """Bytes of memory this process may still take: what the system has free, within its control group."""
+    free = _read_meminfo()
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = int((group / "memory.max").read_text())
+        free = min(free, max(0, limit - int((group / "memory.current").read_text())))
+    except (OSError, ValueError):  # no control group, or no limit ("max")
+        pass
+    return free
+
+
+def _read_meminfo() -> int:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:  # not Linux
+        pass
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def _keep_in_memory(parts: list[Images], resident: bool | None) -> bool:
+    if resident is not None:
+        return resident
+    needed = sum(len(part) * part.shape[0] * part.shape[1] * part.shape[2] for part in parts)
+    return needed <= available_memory() // 4
+
+
+def _stats_rows(train: Images) -> Tensor:
+    count = len(train)
+    if isinstance(train, ImageFiles) and count > STATS_LIMIT:
+        return torch.arange(STATS_LIMIT) * count // STATS_LIMIT
+    return torch.arange(count)
+
+
+def _convert_pixels(pixels: Tensor, channels: int, size: tuple[int, int]) -> Tensor:
+    x = pixels.to(torch.float32)
+    if channels == 1 and x.shape[1] == 3:
+        x = (x * torch.tensor([0.299, 0.587, 0.114]).reshape(1, 3, 1, 1)).sum(1, keepdim=True)
+    if size != tuple(x.shape[2:]):
+        x = F.interpolate(x, size=size, mode="bilinear", antialias=True)
+    return x.round().clamp(0, 255).to(torch.uint8).expand(-1, channels, -1, -1)
