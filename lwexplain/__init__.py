@@ -27,7 +27,7 @@ _HOMES = {
     "StagedModel": "lwexplain.models.staged",
 }
 
-__all__ = ["__version__", *_HOMES]  # noqa: PLE0604
+__all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
     from lwexplain.advice.recommend import Recommendation as Recommendation

@@ -72,9 +72,7 @@ class Registry:
             allowed = [p for p in parameters if p not in positional]
             for option in options:
                 if option not in allowed:
-                    raise UnknownNameError(
-                        f"{self.kind} {name!r} has no option {option!r}; {nearest(option, allowed)}"
-                    )
+                    raise UnknownNameError(f"{self.kind} {name!r} has no option {option!r}; {nearest(option, allowed)}")
         return factory(*args, **options)
 
     def summary(self, name: str) -> str:

@@ -29,7 +29,20 @@ import pandas as pd
 from lwexplain.errors import RunError
 from lwexplain.run import Run, atomic_path
 
-METRIC_COLUMNS = ["stage", "depth", "split", "metric", "class", "value", "low", "high", "n", "seed", "probe", "note"]
+METRIC_COLUMNS = [
+    "stage",
+    "depth",
+    "split",
+    "metric",
+    "class",
+    "value",
+    "low",
+    "high",
+    "n",
+    "seed",
+    "probe",
+    "note",
+]
 PREDICTION_COLUMNS = ["split", "sample", "stage", "depth", "source", "label", "predicted"]
 EMBEDDING_COLUMNS = ["stage", "depth", "split", "sample", "label", "x", "y"]
 
@@ -85,7 +98,11 @@ def correctness_patterns(predictions: pd.DataFrame, stages: list[str]) -> dict[s
         right = part.assign(right=(part["label"] == part["predicted"]).astype(int))
         table = right.pivot(index="sample", columns="stage", values="right")[present]
         keys = ["".join(map(str, row)) for row in table.to_numpy()]
-        patterns[str(source)] = {"stages": present, "n": len(keys), "counts": dict(sorted(Counter(keys).items()))}
+        patterns[str(source)] = {
+            "stages": present,
+            "n": len(keys),
+            "counts": dict(sorted(Counter(keys).items())),
+        }
     return patterns
 
 
@@ -219,5 +236,3 @@ def _read_array(path: Path) -> np.ndarray:
 
 def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-

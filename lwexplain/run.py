@@ -22,7 +22,16 @@ from lwexplain.errors import RunError
 
 SCHEMA_VERSION = 1
 FORMAT = "lwexplain-run"
-RECORDED_PACKAGES = ("lwexplain", "torch", "torchvision", "numpy", "scikit-learn", "captum", "umap-learn", "pandas")
+RECORDED_PACKAGES = (
+    "lwexplain",
+    "torch",
+    "torchvision",
+    "numpy",
+    "scikit-learn",
+    "captum",
+    "umap-learn",
+    "pandas",
+)
 
 
 class Run:
@@ -88,7 +97,9 @@ class Run:
     def find(cls, folder: str | Path) -> list[Path]:
         """Run directories in ``folder`` (itself or its children and grandchildren), in alphabetical order."""
         folder = Path(folder)
-        found = [marker.parent for pattern in ("run.json", "*/run.json", "*/*/run.json") for marker in folder.glob(pattern)]
+        found = [
+            marker.parent for pattern in ("run.json", "*/run.json", "*/*/run.json") for marker in folder.glob(pattern)
+        ]
         return sorted(set(found))
 
     # ------------------------------------------------------------------ what it holds
@@ -172,7 +183,10 @@ class Run:
         """Enter size and SHA-256 of finished files into the manifest."""
         files = self.manifest.setdefault("files", {})
         for path in paths:
-            files[path.relative_to(self.path).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+            files[path.relative_to(self.path).as_posix()] = {
+                "bytes": path.stat().st_size,
+                "sha256": sha256_of(path),
+            }
         self.save_manifest()
 
     # ------------------------------------------------------------------ events

@@ -1,0 +1,28 @@
+"""Build a model from its configuration, always with the same weights for the same seed."""
+
+from collections.abc import Sequence
+
+import torch
+
+from lwexplain.config import ModelConfig
+from lwexplain.models.staged import StagedModel
+from lwexplain.registry import Registry
+
+MODELS = Registry("model", "lwexplain.models", group="lwexplain.models")
+"""Factories ``(input_shape, num_classes, *, width, units, **options) -> StagedModel``."""
+
+
+def build_model(config: ModelConfig, input_shape: Sequence[int], num_classes: int, seed: int) -> StagedModel:
+    """The model of ``config`` for images (C, H, W); leaves the global random state as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = MODELS.create(
+            config.name,
+            tuple(input_shape),
+            num_classes,
+            width=config.width,
+            units=config.units,
+            **config.options,
+        )
+    assert isinstance(model, StagedModel)
+    return model

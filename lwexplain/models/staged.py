@@ -1,0 +1,158 @@
+"""StagedModel: a network as an ordered row of named stages, with a head at some of its depths."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lwexplain.errors import ModelError
+from lwexplain.registry import nearest
+
+State = Tensor | tuple[Tensor, ...]
+"""What one stage hands to the next. In a tuple the first tensor is the stage's features; the rest (a residual
+branch cut in its middle, say) only passes through."""
+
+
+class StagedModel(nn.Module):
+    """Named stages in order; depth ``d`` means the first ``d`` stages and the head at ``d``.
+
+    ``forward(x)`` returns the logits (N, K) of the full depth, ``forward(x, upto=d)`` those of the network cut
+    after stage ``d`` (a depth from 1 or a stage name). Stages hold no head; ``heads`` is filled by ``set_head``.
+    Stages frozen by ``freeze`` keep their parameters and their normalisation statistics also after ``train()``.
+    """
+
+    def __init__(
+        self,
+        stages: Mapping[str, nn.Module],
+        input_shape: Sequence[int],
+        num_classes: int,
+        tail: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        if not stages:
+            raise ModelError("a staged model needs at least one stage")
+        self.names = list(stages)
+        self.body = nn.ModuleList(stages.values())
+        self.heads = nn.ModuleDict()
+        self.input_shape = tuple(input_shape)
+        self.num_classes = num_classes
+        self.own_tail = tail is not None
+        self.frozen_depth = 0
+        if tail is not None:
+            self.set_head(self.depth, tail)
+
+    @property
+    def depth(self) -> int:
+        """Number of stages."""
+        return len(self.body)
+
+    @property
+    def stages(self) -> dict[str, nn.Module]:
+        """Ordered mapping of stage name to module."""
+        return dict(zip(self.names, self.body, strict=True))
+
+    def depth_of(self, stage: int | str) -> int:
+        """Depth (from 1) of a stage given by name or depth; raises ModelError where there is none."""
+        if isinstance(stage, str) and stage in self.names:
+            return self.names.index(stage) + 1
+        if isinstance(stage, int) and 1 <= stage <= self.depth:
+            return stage
+        raise ModelError(f"no stage {stage!r}; {nearest(str(stage), self.names)} (or a depth from 1 to {self.depth})")
+
+    # ------------------------------------------------------------------ forward
+
+    def forward(self, x: Tensor, upto: int | str | None = None) -> Tensor:
+        depth = self.depth if upto is None else self.depth_of(upto)
+        return self.classify(self.run_stages(x, 0, depth), depth)
+
+    def run_stages(self, state: State, start: int, end: int) -> State:
+        """Run the stages after depth ``start`` up to and with depth ``end`` on the state at ``start``."""
+        for stage in self.body[start:end]:
+            state = stage(state)
+        return state
+
+    def classify(self, state: State, depth: int) -> Tensor:
+        """Logits (N, K) of the head at ``depth`` on the state after stage ``depth``."""
+        return self.head(depth)(features_of(state))
+
+    # ------------------------------------------------------------------ heads
+
+    def head(self, stage: int | str) -> nn.Module:
+        """The head at a stage; raises ModelError where that stage was trained without one."""
+        depth = self.depth_of(stage)
+        if str(depth) not in self.heads:
+            raise ModelError(f"stage {self.names[depth - 1]!r} has no head of its own")
+        return self.heads[str(depth)]
+
+    def set_head(self, stage: int | str, head: nn.Module) -> None:
+        self.heads[str(self.depth_of(stage))] = head
+
+    @property
+    def head_depths(self) -> list[int]:
+        """Depths that have a head, ascending."""
+        return sorted(int(key) for key in self.heads)
+
+    # ------------------------------------------------------------------ freezing
+
+    def freeze(self, depth: int) -> None:
+        """Freeze the first ``depth`` stages (and thaw the others): no gradient, evaluation mode for good."""
+        self.frozen_depth = depth
+        for position, stage in enumerate(self.body):
+            stage.requires_grad_(position >= depth)
+        for key, head in self.heads.items():
+            head.requires_grad_(int(key) > depth)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "StagedModel":
+        """Set training mode; frozen stages and their heads stay in evaluation mode."""
+        super().train(mode)
+        for stage in self.body[: self.frozen_depth]:
+            stage.eval()
+        for key, head in self.heads.items():
+            if int(key) <= self.frozen_depth:
+                head.eval()
+        return self
+
+    # ------------------------------------------------------------------ shape
+
+    def feature_shapes(self) -> list[tuple[int, ...]]:
+        """Shape of each stage's features without the batch dimension, found by one forward of a blank image."""
+        parameter = next(self.parameters(), torch.empty(0))
+        state: State = torch.zeros(1, *self.input_shape, device=parameter.device, dtype=parameter.dtype)
+        modes = {module: module.training for module in self.modules()}
+        shapes = []
+        self.eval()
+        try:
+            with torch.no_grad():
+                for name, stage in zip(self.names, self.body, strict=True):
+                    try:
+                        state = stage(state)
+                    except RuntimeError as error:
+                        raise ModelError(
+                            f"stage {name!r} cannot take images of shape {self.input_shape}: {error}"
+                        ) from None
+                    shapes.append(tuple(features_of(state).shape[1:]))
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+        return shapes
+
+    def truncated(self, stage: int | str) -> "StagedModel":
+        """The network cut after a stage, sharing its modules; it has the heads up to there."""
+        depth = self.depth_of(stage)
+        short = StagedModel(dict(list(self.stages.items())[:depth]), self.input_shape, self.num_classes)
+        for key in self.head_depths:
+            if key <= depth:
+                short.set_head(key, self.head(key))
+        short.frozen_depth = min(self.frozen_depth, depth)
+        return short.train(self.training)
+
+
+def features_of(state: State) -> Tensor:
+    """The features in a stage's output: the tensor itself, or the first of a tuple."""
+    return state[0] if isinstance(state, tuple) else state
+
+
+def detach(state: State) -> State:
+    """The same state, cut off from the graph."""
+    return tuple(part.detach() for part in state) if isinstance(state, tuple) else state.detach()

@@ -1,0 +1,47 @@
+"""Progress with the time left, on stderr, for a person at a terminal; silent elsewhere."""
+
+import sys
+from types import TracebackType
+
+
+class Progress:
+    """A progress bar as a context manager. ``quiet=None`` shows it only where stderr is a terminal."""
+
+    def __init__(self, title: str, total: int, *, quiet: bool | None = None) -> None:
+        self._bar = None
+        if quiet is None:
+            quiet = not sys.stderr.isatty()
+        if not quiet:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as RichProgress
+
+            self._bar = RichProgress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=None),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(elapsed_when_finished=True),
+                console=Console(stderr=True),
+            )
+            self._task = self._bar.add_task(title, total=total)
+
+    def __enter__(self) -> "Progress":
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def advance(self, steps: int = 1) -> None:
+        """Count ``steps`` more as done."""
+        if self._bar:
+            self._bar.advance(self._task, steps)
+
+    def describe(self, text: str) -> None:
+        """Show what is going on."""
+        if self._bar:
+            self._bar.update(self._task, description=text)

@@ -1,0 +1,106 @@
+"""Checkpoints: weights, optimizer, random state and position in one safetensors file, whole or not there at all.
+
+The file carries its own position (as safetensors metadata) and a digest of its tensors, so that weights and
+position can never disagree; ``last.json`` beside it repeats the position for people and for the app.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from lwexplain.errors import CheckpointError
+from lwexplain.run import Run, atomic_path
+
+LAST = "last.safetensors"
+
+
+def save_checkpoint(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+    """Write tensors and JSON-able ``state``; on any error the file that was there before stays whole."""
+    cpu = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+    metadata = {"state": json.dumps(state), "sha256": _digest(cpu)}
+    with atomic_path(path) as temporary:
+        try:
+            save_file(cpu, temporary, metadata=metadata)
+        except SafetensorError as error:
+            raise OSError(str(error)) from None
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a checkpoint back; raises CheckpointError where it is missing, cut short or altered."""
+    if not path.exists():
+        raise CheckpointError(f"no checkpoint {path}; train the run anew with another --run-dir")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        state = json.loads(metadata["state"])
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"checkpoint {path} is cut short or damaged ({error}); restore it from a copy, or train the run anew"
+        ) from None
+    if metadata.get("sha256") != _digest(tensors):
+        raise CheckpointError(f"checkpoint {path} does not match its own digest; restore it or train the run anew")
+    return tensors, state
+
+
+def with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors, every name behind ``prefix.``."""
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def under_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names start with ``prefix.``, without it."""
+    return {name[len(prefix) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")}
+
+
+def load_weights(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Put weights into the model; raises CheckpointError where names or shapes differ."""
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        detail = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"checkpoint {path} does not fit the model of config.yaml: {detail}") from None
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's state as named tensors (``3.momentum_buffer``)."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{index}.{key}": torch.as_tensor(value)
+        for index, entry in state.items()
+        for key, value in entry.items()
+        if value is not None
+    }
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """The reverse of ``optimizer_tensors``; learning rates stay as configured."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, _, key = name.partition(".")
+        state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def load_final_weights(run: Run, model: nn.Module) -> str:
+    """Weights of a trained run into ``model``; returns the digest that identifies them."""
+    path = run.checkpoints / LAST
+    tensors, _ = load_checkpoint(path)
+    weights = under_prefix("model", tensors)
+    load_weights(model, weights, path)
+    return _digest(weights)
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
