@@ -10,9 +10,7 @@ from torch import Tensor
 from lwexplain.config import AugmentConfig
 
 
-def augment_batch(
-    x: Tensor, config: AugmentConfig, generator: torch.Generator, fill: Tensor | None = None
-) -> Tensor:
+def augment_batch(x: Tensor, config: AugmentConfig, generator: torch.Generator, fill: Tensor | None = None) -> Tensor:
     """Augmented copy of ``x`` (B, C, H, W), uint8 or float, on the device of ``x``.
 
     Order: pad with zeros and crop, mirror, cutout. ``fill`` (C,) is the value of blanked pixels, 0 if None.
@@ -43,7 +41,7 @@ def random_flip(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def cutout(x: Tensor, side: int, generator: torch.Generator, fill: Tensor | None = None) -> Tensor:
-    """Blank a ``side`` x ``side`` square of each image of ``x`` (B, C, H, W), its centre anywhere in the image.
+    """Blank a ``side`` x ``side`` square of each image of ``x`` (B, C, H, W), its centre anywhere in it.
 
     The square is clipped at the border, so up to three quarters of it may lie outside (DeVries and Taylor
     2017, "Improved Regularization of Convolutional Neural Networks with Cutout").

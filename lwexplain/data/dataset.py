@@ -28,7 +28,7 @@ GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L")
 
 @dataclass(frozen=True, eq=False)
 class ImageArrays:
-    """Images in memory: ``images`` uint8 (N, C, H, W), ``labels`` int64 (N,). Raises DataError if they are not."""
+    """Images in memory: ``images`` uint8 (N, C, H, W), ``labels`` int64 (N,); else DataError."""
 
     images: Tensor
     labels: Tensor
@@ -64,8 +64,8 @@ class ImageArrays:
     def fingerprint(self) -> str:
         """SHA-256 over shape, pixels and labels."""
         digest = hashlib.sha256(repr(tuple(self.images.shape)).encode())
-        digest.update(self.images.contiguous().numpy())
-        digest.update(self.labels.contiguous().numpy())
+        digest.update(self.images.contiguous().numpy().data)
+        digest.update(self.labels.contiguous().numpy().data)
         return digest.hexdigest()
 
 
@@ -133,9 +133,7 @@ class ImageFiles:
         """SHA-256 over format, relative paths, file sizes in bytes and labels; pixels are not read."""
         digest = hashlib.sha256(repr((self.shape, self.resize)).encode())
         for path, label in zip(self.paths, self.labels.tolist(), strict=True):
-            digest.update(
-                f"{path}\0{_file_size(self.root / path)}\0{label}\n".encode(errors="surrogateescape")
-            )
+            digest.update(f"{path}\0{_file_size(self.root / path)}\0{label}\n".encode(errors="surrogateescape"))
         return digest.hexdigest()
 
     def _decode(self, index: int) -> Tensor:
@@ -197,10 +195,10 @@ def decode_image(path: Path, channels: int, size: tuple[int, int], resize: bool)
                     f"{path} is {image.height}x{image.width} pixels, others are {height}x{width}; "
                     "set data.image_size to bring all images to one size"
                 )
-            image = _eight_bit(image, path).convert("L" if channels == 1 else "RGB")
-            if image.size != (width, height):
-                image = image.resize((width, height), Image.Resampling.BILINEAR)
-            pixels = torch.from_numpy(np.array(image))
+            picture = _eight_bit(image, path).convert("L" if channels == 1 else "RGB")
+            if picture.size != (width, height):
+                picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+            pixels = torch.from_numpy(np.array(picture))
     except DataError:
         raise
     except Exception as error:  # damaged files make the decoders raise nearly anything

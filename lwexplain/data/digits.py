@@ -8,7 +8,7 @@ from lwexplain.data.dataset import DATASETS, ImageArrays, Source
 
 @DATASETS.register("digits")
 def digits(config: DataConfig) -> Source:
-    """Handwritten digits of scikit-learn: 1,797 grey images of 8x8 pixels, 10 classes, no test set of its own.
+    """Handwritten digits of scikit-learn: 1,797 grey images of 8x8 pixels, 10 classes, no test set.
 
     Values 0..16 are scaled to 0..255.
     """

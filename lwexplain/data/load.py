@@ -22,7 +22,7 @@ CHUNK = 1024
 def load_data(config: DataConfig, seed: int) -> DataSplits:
     """Build the data set of ``config`` and its splits, which depend on the labels and ``seed`` alone.
 
-    ``test`` is the set's own or ``test_fraction`` of its images; then ``val_fraction`` of the rest is ``val``,
+    ``test`` is the set's own or ``test_fraction`` of its images; then ``val_fraction`` of the rest is ``val``
     and ``train`` is what remains, or a stratified subset of ``train_size``. Images are converted to
     ``image_size`` and ``channels``. File sets are decoded into memory where ``resident`` says so or, if it is
     not set, where they fill at most a quarter of the free memory; sets that come as arrays always stay there.
@@ -34,9 +34,7 @@ def load_data(config: DataConfig, seed: int) -> DataSplits:
     check_source(source)
     train, test, classes = source.train, source.test, source.classes
     if test is None:
-        kept, held_out = stratified_split(
-            train.labels, config.test_fraction, seed, part="test", classes=classes
-        )
+        kept, held_out = stratified_split(train.labels, config.test_fraction, seed, part="test", classes=classes)
         train, test = train.subset(kept), train.subset(held_out)
     kept, held_out = stratified_split(train.labels, config.val_fraction, seed, part="val", classes=classes)
     train, val = train.subset(kept), train.subset(held_out)
@@ -57,7 +55,7 @@ def load_data(config: DataConfig, seed: int) -> DataSplits:
 
 
 def check_source(source: Source) -> None:
-    """Raise DataError unless there are two classes or more, each with training images, and labels fit them."""
+    """Raise DataError unless labels fit the classes: two or more, each with training images."""
     count = len(source.classes)
     if count < 2:
         raise DataError(f"data set {source.name!r} has {count} class; a classifier needs at least 2")
@@ -77,8 +75,8 @@ def check_source(source: Source) -> None:
         raise DataError(f"data set {source.name!r} has no training images of class {missing[0]!r}")
     if source.test is not None and source.test.shape != source.train.shape:
         raise DataError(
-            f"data set {source.name!r}: test images are {source.test.shape}, training images {source.train.shape} "
-            "(channels, height, width)"
+            f"data set {source.name!r}: (channels, height, width) of test images is "
+            f"{source.test.shape}, of training images {source.train.shape}"
         )
 
 

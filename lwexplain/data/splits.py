@@ -33,9 +33,7 @@ def stratified_split(
     return kept.nonzero().flatten(), held_out
 
 
-def stratified_subset(
-    labels: Tensor, size: int, seed: int, *, classes: Sequence[str] | None = None
-) -> Tensor:
+def stratified_subset(labels: Tensor, size: int, seed: int, *, classes: Sequence[str] | None = None) -> Tensor:
     """Indices int64 (size,), ascending, of a subset of ``labels`` (N,) with the same share of every class.
 
     Raises DataError where ``size`` is more than there is, or too small to hold one sample of every class.
