@@ -1,0 +1,255 @@
+"""Forward hooks on named modules that leave no trace behind."""
+
+import contextlib
+import difflib
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from lwexplain.errors import CaptureError
+from lwexplain.registry import nearest
+
+
+class _Enough(BaseException):
+    """Ends a forward pass once every stage has fired; no ``except Exception`` of a model may swallow it."""
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The module inside ``torch.compile``'s wrapper, whose hooks fire reliably, or ``model`` itself."""
+    inner = getattr(model, "_orig_mod", None)
+    return inner if isinstance(inner, nn.Module) else model
+
+
+def find_modules(
+    model: nn.Module, stages: Sequence[str], modules: Mapping[str, nn.Module] | None = None
+) -> dict[str, nn.Module]:
+    """The module of each stage, from ``modules`` where given, else by module path in ``model``.
+
+    Raises CaptureError for no stage, a stage named twice, and an unknown stage (with the nearest names).
+    """
+    if isinstance(stages, str) or not stages:
+        raise CaptureError(f"stages is {stages!r}; expected a list of at least one module name")
+    twice = sorted({name for name in stages if list(stages).count(name) > 1})
+    if twice:
+        raise CaptureError(f"stages named more than once: {', '.join(twice)}")
+    known = dict(modules) if modules is not None else dict(model.named_modules())
+    found = {}
+    for name in stages:
+        if name not in known:
+            try:  # a path through a module that is registered under two names
+                known[name] = model.get_submodule(name) if modules is None else known[name]
+            except (AttributeError, KeyError):
+                raise CaptureError(f"no stage {name!r} in the model; {_nearest_few(name, known)}") from None
+        found[name] = unwrap(known[name])
+    return found
+
+
+def first_tensor(output: Any) -> torch.Tensor | None:
+    """The tensor a module's output stands for: itself, the value named ``out``, or the first one inside."""
+    if isinstance(output, torch.Tensor):
+        return output
+    if isinstance(output, Mapping):
+        if isinstance(output.get("out"), torch.Tensor):
+            return output["out"]
+        output = list(output.values())
+    if isinstance(output, (list, tuple)):
+        return next((tensor for item in output if (tensor := first_tensor(item)) is not None), None)
+    return None
+
+
+class StageTap:
+    """Hooks on the modules of stages; calls ``receive(stage, raw output)`` inside the forward pass.
+
+    ``receive`` must copy what it keeps: the next layer may overwrite the output in place. Use as a context
+    manager, and ``run`` for each forward pass. The first pass goes to the end of the model to count how
+    often each module is called; later ones (all, with ``counted``) stop as soon as every stage has fired.
+    """
+
+    def __init__(
+        self,
+        modules: Mapping[str, nn.Module],
+        receive: Callable[[str, torch.Tensor], None],
+        counted: bool = False,
+    ) -> None:
+        self.modules = dict(modules)
+        self.receive = receive
+        self.calls = dict.fromkeys(self.modules, 0)
+        self._handles: list[Any] = []
+        self.counted = counted
+        self._inside = False
+
+    def __enter__(self) -> "StageTap":
+        for name, module in self.modules.items():
+            self._handles.append(module.register_forward_hook(self._hook(name)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def run(self, model: nn.Module, x: torch.Tensor) -> None:
+        """One forward pass; raises CaptureError for a stage that did not fire exactly once."""
+        self.calls = dict.fromkeys(self.modules, 0)
+        with contextlib.suppress(_Enough):
+            model(x)
+        for name, calls in self.calls.items():
+            if calls == 0:
+                raise CaptureError(
+                    f"stage {name!r} was not called in the forward pass; it may be unused, replaced, or "
+                    f"called by "
+                    "its method instead of as a module; choose another stage"
+                )
+            if calls > 1:
+                raise CaptureError(
+                    f"stage {name!r} is called {calls} times in one forward pass, so its output is "
+                    f"ambiguous; "
+                    "choose the block around it, or give each call its own module"
+                )
+        self.counted = True
+
+    def _hook(self, name: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if self._inside:  # a head that uses a hooked module is not a call of the model
+                return
+            self.calls[name] += 1
+            if self.calls[name] == 1:
+                tensor = first_tensor(output)
+                if tensor is None:
+                    raise CaptureError(
+                        f"stage {name!r} returned {type(output).__name__} without a tensor in it"
+                    )
+                self._inside = True
+                try:
+                    self.receive(name, tensor)
+                finally:
+                    self._inside = False
+            if self.counted and all(self.calls.values()):
+                raise _Enough
+
+        return hook
+
+
+@contextlib.contextmanager
+def undisturbed(modules: Iterable[nn.Module], device: torch.device | str | None = None) -> Iterator[None]:
+    """Evaluation mode and ``device`` for ``modules`` inside; mode, device and random state as before after
+    it.
+
+    Modes are set flag by flag: a ``train()`` that a model overrides is not called. Compiled parts run
+    eagerly, for their hooks would be ignored. Raises CaptureError where modules on several devices would
+    have to move.
+    """
+    everything = {id(part): part for module in modules for part in module.modules()}
+    modes = [(part, part.training) for part in everything.values()]
+    compiled = any(hasattr(p, "_orig_mod") or p._compiled_call_impl is not None for p in everything.values())
+    away = _away_from(everything.values(), device)
+    rng = _rng_state()
+    try:
+        for part, _ in modes:
+            part.training = False
+        for part, _ in away:
+            _move(part, device)
+        with torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext():
+            yield
+    finally:
+        for part, home in away:
+            _move(part, home)
+        for part, mode in modes:
+            part.training = mode
+        _restore_rng(rng)
+
+
+def stage_features(
+    model: nn.Module,
+    x: torch.Tensor,
+    stages: Sequence[str],
+    *,
+    modules: Mapping[str, nn.Module] | None = None,
+    counted: bool = False,
+) -> dict[str, torch.Tensor]:
+    """Raw outputs (copies) of ``stages`` for one batch ``x`` (N, C, H, W), in evaluation mode.
+
+    Gradients flow where autograd is on. The model is left as it was. ``counted`` says that an earlier call
+    has found each stage to be called once, so that the pass may end early. Raises CaptureError.
+    """
+    model = unwrap(model)
+    outputs: dict[str, torch.Tensor] = {}
+
+    def keep(name: str, raw: torch.Tensor) -> None:
+        outputs[name] = raw.clone()
+
+    with undisturbed([model]), StageTap(find_modules(model, stages, modules), keep, counted) as tap:
+        tap.run(model, x)
+    return outputs
+
+
+def stage_function(
+    model: nn.Module, stage: str, *, modules: Mapping[str, nn.Module] | None = None
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The differentiable function from images (N, C, H, W) to the raw output of ``stage``.
+
+    Serves as ``StageData.model_to_stage``. Raises CaptureError at once for an unknown stage.
+    """
+    find_modules(unwrap(model), [stage], modules)
+    counted = False
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        nonlocal counted
+        raw = stage_features(model, x, [stage], modules=modules, counted=counted)[stage]
+        counted = True
+        return raw
+
+    return run
+
+
+def _nearest_few(name: str, known: Mapping[str, Any]) -> str:
+    names = [key for key in known if key]
+    if len(names) > 30:
+        names = difflib.get_close_matches(name, names, n=8, cutoff=0.3) or names[:8]
+    return nearest(name, names)
+
+
+def _away_from(
+    parts: Iterable[nn.Module], device: torch.device | str | None
+) -> list[tuple[nn.Module, torch.device]]:
+    """Modules whose own tensors do not lie on ``device``, each with the one device they lie on."""
+    if device is None:
+        return []
+    wanted = torch.empty(0, device=device).device
+    away = []
+    for part in parts:
+        places = {t.device for t in (*part._parameters.values(), *part._buffers.values()) if t is not None}
+        if len(places) > 1:
+            raise CaptureError(
+                f"{type(part).__name__} lies on several devices {sorted(map(str, places))}; move it first"
+            )
+        if places and places != {wanted}:
+            away.append((part, places.pop()))
+    return away
+
+
+def _move(part: nn.Module, device: torch.device | str | None) -> None:
+    """Move a module's own parameters and buffers, not those of its children."""
+    children, part._modules = part._modules, {}
+    try:
+        part.to(device)
+    finally:
+        part._modules = children
+
+
+def _rng_state() -> tuple[Any, ...]:
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    return random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda
+
+
+def _restore_rng(state: tuple[Any, ...]) -> None:
+    python, numpy, cpu, cuda = state
+    random.setstate(python)
+    np.random.set_state(numpy)
+    torch.set_rng_state(cpu)
+    if cuda is not None:
+        torch.cuda.set_rng_state_all(cuda)

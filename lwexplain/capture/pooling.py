@@ -1,0 +1,50 @@
+"""From the raw output of a stage to one row of features a sample."""
+
+from collections.abc import Callable
+
+import torch
+
+from lwexplain.errors import CaptureError
+from lwexplain.registry import nearest
+
+Pooling = str | Callable[[torch.Tensor], torch.Tensor]
+
+POOLINGS = ("mean", "max", "flatten")
+
+
+def pool(output: torch.Tensor, pooling: Pooling = "mean") -> torch.Tensor:
+    """Pool a raw stage output to (N, D) float32, in new memory, differentiably.
+
+    ``mean`` and ``max`` go over space for (N, C, H, W) and over tokens for (N, T, D); (N, D) stays as it is.
+    ``flatten`` keeps every value. A callable maps the float32 output to (N, D) itself; it is the way for
+    channels-last outputs (N, H, W, C), which no shape tells from (N, C, H, W).
+
+    Raises CaptureError for an unknown pooling, or for a shape the pooling has no rule for.
+    """
+    output = output.float()
+    if callable(pooling):
+        pooled = pooling(output)
+    elif pooling == "flatten" and output.ndim >= 2:
+        pooled = output.flatten(1)
+    elif pooling not in POOLINGS:
+        raise CaptureError(f"unknown pooling {pooling!r}; {nearest(str(pooling), list(POOLINGS))}")
+    elif output.ndim == 2:
+        pooled = output
+    elif output.ndim in (3, 4):
+        axes = (1,) if output.ndim == 3 else (2, 3)
+        pooled = output.mean(axes) if pooling == "mean" else output.amax(axes)
+    else:
+        raise CaptureError(
+            f"no {pooling} pooling for an output of shape {tuple(output.shape)}; expected (N, D), (N, T, D) "
+            f"or "
+            "(N, C, H, W); use pooling='flatten' or a callable"
+        )
+    if not isinstance(pooled, torch.Tensor) or pooled.ndim != 2:
+        shape = tuple(pooled.shape) if isinstance(pooled, torch.Tensor) else type(pooled).__name__
+        raise CaptureError(f"pooling {pooling!r} gave {shape}; expected a tensor (N, D)")
+    pooled = pooled.float()
+    return (
+        pooled.clone()
+        if pooled.untyped_storage().data_ptr() == output.untyped_storage().data_ptr()
+        else pooled
+    )

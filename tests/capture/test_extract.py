@@ -1,0 +1,315 @@
+"""Capture reads every stage as it is, once, and leaves no trace."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from torchvision.models.feature_extraction import create_feature_extractor
+
+from lwexplain.capture.extract import extract
+from lwexplain.capture.hooks import stage_features, stage_function
+from lwexplain.capture.pooling import pool
+from lwexplain.errors import CaptureError
+
+
+def batches(n: int = 6, size: int = 32, batch_size: int = 4, channels: int = 3) -> DataLoader:
+    x = torch.randn(n, channels, size, size, generator=torch.Generator().manual_seed(0))
+    return DataLoader(TensorDataset(x, torch.arange(n) % 3, torch.arange(n) + 10), batch_size)
+
+
+class Net(nn.Module):
+    """Three stages, an in-place ReLU after the first, dropout, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(3, 4, 3)
+        self.relu = nn.ReLU(inplace=True)
+        self.b = nn.Sequential(nn.Conv2d(4, 5, 3), nn.BatchNorm2d(5), nn.Dropout(0.5))
+        self.c = nn.AdaptiveAvgPool2d(1)
+        self.unused = nn.Linear(2, 2)
+        self.fc = nn.Linear(5, 3)
+        self.deepest_calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.c(self.b(self.relu(self.a(x)))).flatten(1)
+        self.deepest_calls += 1
+        return self.fc(x)
+
+
+def fingerprint(model: nn.Module) -> tuple:
+    return (
+        [(m.training, len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()],
+        [(p.requires_grad, p.grad is None, p.detach().clone().numpy().tobytes()) for p in model.parameters()],
+        [b.clone().numpy().tobytes() for b in model.buffers()],
+        random.getstate(),
+        torch.get_rng_state().tolist(),
+        np.random.get_state()[1].tolist(),
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "stages", "size", "n"),
+    [
+        (
+            "mobilenet_v3_small",
+            ["features.0", "features.3", "features.6.block.2", "features.12", "avgpool"],
+            64,
+            3,
+        ),
+        (
+            "vit_b_16",
+            ["conv_proj", *(f"encoder.layers.encoder_layer_{i}" for i in (0, 5))],
+            224,
+            2,
+        ),
+    ],
+)
+def test_features_equal_torchvisions_extractor(name: str, stages: list[str], size: int, n: int) -> None:
+    model = torchvision.models.get_model(name, weights=None).eval()
+    loader = batches(n, size, 2)
+    captured = extract(model, loader, stages)
+    reference = create_feature_extractor(model, return_nodes={stage: stage for stage in stages})
+    with torch.no_grad():
+        expected = [reference(x) for x, _, _ in loader]
+    for stage in stages:
+        raw = torch.cat([part[stage] for part in expected])
+        mean = raw.mean((2, 3)) if raw.ndim == 4 else raw.mean(1)
+        np.testing.assert_allclose(captured.features[stage], mean.numpy(), rtol=1e-6, atol=1e-6)
+    assert captured.labels.tolist() == [0, 1, 2][:n]
+    assert captured.index is not None
+    assert captured.index.tolist() == [10, 11, 12][:n]
+
+
+def test_an_output_overwritten_in_place_is_captured_before() -> None:
+    model = torchvision.models.resnet18(weights=None).eval()
+    with torch.no_grad():
+        model.bn1.bias.fill_(-0.5)
+    x = next(iter(batches()))[0]
+    assert extract(model, batches(), ["bn1"], pooling="flatten").features["bn1"].min() < -0.5
+    assert stage_features(model, x, ["bn1"])["bn1"].min() < -0.5
+
+
+@pytest.mark.parametrize(("pooling", "width"), [("mean", 4), ("max", 4), ("flatten", 4 * 30 * 30)])
+def test_pooling(pooling: str, width: int) -> None:
+    model = Net()
+    captured = extract(model, batches(), ["a"], pooling=pooling)
+    raw = torch.cat([model.a(x) for x, _, _ in batches()]).detach()
+    expected = {"mean": raw.mean((2, 3)), "max": raw.amax((2, 3)), "flatten": raw.flatten(1)}[pooling]
+    assert captured.features["a"].shape == (6, width)
+    assert captured.features["a"].dtype == np.float32
+    np.testing.assert_allclose(captured.features["a"], expected.numpy(), atol=1e-6)
+
+
+def test_pooling_of_tokens_and_of_own_making() -> None:
+    tokens = torch.randn(2, 5, 3)
+    assert torch.equal(pool(tokens, "max"), tokens.amax(1))
+    assert torch.equal(pool(tokens, lambda raw: raw[:, 0]), tokens[:, 0])
+    with pytest.raises(CaptureError, match="did you mean 'mean'"):
+        pool(tokens, "men")
+    with pytest.raises(CaptureError, match=r"shape \(2, 3, 4, 5, 6\)"):
+        pool(torch.zeros(2, 3, 4, 5, 6))
+    with pytest.raises(CaptureError, match=r"expected a tensor \(N, D\)"):
+        pool(tokens, lambda raw: raw)
+
+
+def test_pooling_always_copies() -> None:
+    features = torch.randn(3, 4)
+    for pooling in ("mean", "max", "flatten", lambda raw: raw[:, :2]):
+        assert pool(features, pooling).untyped_storage().data_ptr() != features.untyped_storage().data_ptr()
+
+
+def test_heads_see_the_raw_output_in_the_same_pass() -> None:
+    model = Net()
+    captured = extract(model, batches(), ["a", "c"], heads={"c": nn.Sequential(nn.Flatten(), model.fc)})
+    model.eval()
+    with torch.no_grad():
+        expected = torch.cat([model(x) for x, _, _ in batches()])
+    assert list(captured.logits) == ["c"]
+    np.testing.assert_allclose(captured.logits["c"], expected.numpy(), atol=1e-6)
+
+
+def test_a_head_that_is_itself_a_stage_counts_once() -> None:
+    model = Net()
+    captured = extract(model, batches(), ["c", "fc"], heads={"c": lambda raw: model.fc(raw.flatten(1))})
+    np.testing.assert_allclose(captured.logits["c"], captured.features["fc"], atol=1e-6)
+
+
+def test_a_head_with_an_in_place_layer_does_not_reach_deeper_stages() -> None:
+    model = Net()
+    head = nn.Sequential(nn.ReLU(inplace=True), nn.Flatten(), nn.LazyLinear(3))
+    head(torch.zeros(1, 5, 28, 28))
+    with_head = extract(model, batches(), ["b", "c"], heads={"b": head})
+    np.testing.assert_array_equal(with_head.features["c"], extract(model, batches(), ["c"]).features["c"])
+
+
+def test_the_pass_ends_after_the_deepest_stage_once_calls_are_counted() -> None:
+    model = Net()
+    extract(model, batches(12, batch_size=4), ["relu", "a"])
+    assert model.deepest_calls == 1
+
+
+def test_batch_size_does_not_matter() -> None:
+    model = Net()
+    one, all_ = (extract(model, batches(batch_size=size), ["a", "b", "c"]) for size in (1, 6))
+    for stage in one.features:
+        np.testing.assert_allclose(one.features[stage], all_.features[stage], atol=1e-6)
+
+
+def test_a_store_holds_the_same_features_in_npy_files(tmp_path) -> None:
+    model = Net()
+    memory = extract(model, batches(), ["a", "b.0"])
+    stored = extract(model, batches(), ["a", "b.0"], store=tmp_path / "features")
+    assert sorted(p.name for p in (tmp_path / "features").iterdir()) == ["a.npy", "b.0.npy"]
+    for stage in memory.features:
+        assert isinstance(stored.features[stage], np.memmap)
+        np.testing.assert_array_equal(memory.features[stage], np.load(tmp_path / "features" / f"{stage}.npy"))
+    strange = extract(model, batches(), ["x/../y"], modules={"x/../y": model.a}, store=tmp_path / "other")
+    assert len(list((tmp_path / "other").iterdir())) == 1
+    np.testing.assert_array_equal(strange.features["x/../y"], memory.features["a"])
+
+
+def test_a_failed_pass_leaves_no_file(tmp_path) -> None:
+    def broken():
+        yield from batches()
+        raise OSError("disk gone")
+
+    with pytest.raises(OSError, match="disk gone"):
+        extract(Net(), broken(), ["a"], store=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_changes_in_model_modes_or_random_state() -> None:
+    model = Net()
+    model.b[1].eval()
+    model.a.weight.requires_grad_(False)
+    head = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(5, 3))
+    loader = DataLoader(batches().dataset, 4, shuffle=True)
+    before = fingerprint(model), fingerprint(head)
+    extract(model, loader, ["a", "c"], heads={"c": head})
+    assert (fingerprint(model), fingerprint(head)) == before
+
+
+def test_nothing_is_left_behind_by_an_exception() -> None:
+    class Failing(Net):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            torch.rand(1)
+            super().forward(x)
+            raise RuntimeError("inside the model")
+
+    model = Failing()
+    before = fingerprint(model)
+    for stages in (["a", "c"], ["c"]):
+        with pytest.raises(RuntimeError, match="inside the model"):
+            extract(model, batches(), stages)
+        assert fingerprint(model) == before
+    with pytest.raises(RuntimeError, match="inside the model"):
+        stage_features(model, torch.zeros(1, 3, 32, 32), ["a"])
+    assert fingerprint(model) == before
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda t: (t, 1), lambda t: [None, t], lambda t: {"aux": t * 0, "out": t}, lambda t: {"z": [t]}]
+)
+def test_the_first_tensor_of_an_output_counts(wrap) -> None:
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Conv2d(3, 2, 3)
+
+        def forward(self, x: torch.Tensor):
+            return wrap(self.inner(x))
+
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = Wrapped()
+
+        def forward(self, x: torch.Tensor):
+            return self.w(x)
+
+    captured = extract(Outer(), batches(), ["w", "w.inner"])
+    np.testing.assert_array_equal(captured.features["w"], captured.features["w.inner"])
+
+
+def test_a_reused_module_is_refused_with_its_count() -> None:
+    model = torchvision.models.resnet18(weights=None)
+    with pytest.raises(CaptureError, match=r"'layer1.0.relu' is called 2 times"):
+        extract(model, batches(), ["layer1.0.relu"])
+    with pytest.raises(CaptureError, match=r"'layer1.0.relu' is called 2 times"):
+        stage_function(model, "layer1.0.relu")(torch.zeros(1, 3, 32, 32))
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        (["b.3"], "no stage 'b.3' in the model; did you mean 'b.2'"),
+        (["unused"], "'unused' was not called"),
+        ([], "at least one"),
+        ("a", "expected a list"),
+        (["a", "a"], "more than once: a"),
+    ],
+)
+def test_wrong_stages(stages, message: str) -> None:
+    model = Net()
+    with pytest.raises(CaptureError, match=message):
+        extract(model, batches(), stages)
+    assert fingerprint(model)[0] == fingerprint(Net())[0]
+
+
+def test_wrong_data_and_heads() -> None:
+    model = Net()
+    with pytest.raises(CaptureError, match="loader is empty"):
+        extract(model, [], ["a"])
+    with pytest.raises(CaptureError, match="not among the stages"):
+        extract(model, batches(), ["a"], heads={"b": nn.Identity()})
+    x = torch.zeros(2, 3, 32, 32)
+    x[1, 0, 5, 5] = torch.nan
+    with pytest.raises(CaptureError, match="features of stage 'a' are not finite for 1 of 2"):
+        extract(model, [(x, torch.zeros(2))], ["a"])
+    with pytest.raises(CaptureError, match="first dimension must be the samples"):
+        extract(
+            nn.Sequential(nn.Flatten(), nn.Linear(3072, 4), nn.Flatten(0)),
+            batches(),
+            ["1"],
+            pooling=lambda r: r.T,
+        )
+
+
+def test_a_compiled_model_is_unwrapped() -> None:
+    model = Net()
+    expected = extract(model, batches(), ["a", "b.0"])
+    compiled = torch.compile(model, backend="eager")
+    np.testing.assert_array_equal(
+        extract(compiled, batches(), ["b.0"]).features["b.0"], expected.features["b.0"]
+    )
+    model.b = torch.compile(model.b, backend="eager")
+    np.testing.assert_array_equal(
+        extract(model, batches(), ["b.0"]).features["b.0"], expected.features["b.0"]
+    )
+
+
+def test_half_precision_becomes_float32() -> None:
+    model = Net().bfloat16()
+    x = next(iter(batches()))[0].bfloat16()
+    captured = extract(model, [(x, torch.zeros(4))], ["a"])
+    assert captured.features["a"].dtype == np.float32
+    with torch.no_grad():
+        np.testing.assert_allclose(captured.features["a"], model.a(x).float().mean((2, 3)).numpy(), rtol=1e-6)
+
+
+def test_stage_function_is_differentiable_and_stops_early() -> None:
+    model = Net()
+    function = stage_function(model, "a")
+    x = torch.randn(2, 3, 32, 32, requires_grad=True)
+    for _ in range(3):
+        function(x).sum().backward()
+    assert x.grad is not None
+    assert x.grad.abs().sum() > 0
+    assert model.deepest_calls == 1
+    assert model.training
+    with pytest.raises(CaptureError, match="no stage 'z'"):
+        stage_function(model, "z")
