@@ -1,0 +1,156 @@
+"""What a run directory holds for a page to show, checked: a run from a stranger may lack or break any part."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from lwexplain.errors import RunError
+from lwexplain.results import (
+    EMBEDDING_COLUMNS,
+    PREDICTION_COLUMNS,
+    read_embedding,
+    read_metrics,
+    read_predictions,
+)
+from lwexplain.run import Run
+from lwexplain.views.depth_curve import accuracy_metrics, per_depth
+from lwexplain.views.theme import COSTS, metric_title
+
+VERDICTS = {
+    "stop_here": "Stop early",
+    "use_full_depth": "Use the full depth",
+    "go_deeper": "Go deeper",
+    "heads_too_weak": "The heads are too weak to judge",
+    "no_signal": "No signal to decide on",
+}
+
+# Accuracy of these sources decides; a recommendation names one of them.
+SOURCES = {"head": "the trained head of each stage", "linear_probe": "a linear probe on each stage"}
+
+
+def checked_metrics(run: Run) -> pd.DataFrame:
+    """The long table; raises RunError where it is missing, damaged or empty."""
+    table = read_metrics(run)
+    if table.empty:
+        raise RunError(f"{run.metrics_path} holds no measurement; run lwexplain analyze again")
+    for column in ("depth", "value", "low", "high"):
+        if not pd.api.types.is_numeric_dtype(table[column]):
+            raise RunError(f"{run.metrics_path}: column {column!r} holds no numbers; run lwexplain analyze again")
+    return table
+
+
+def checked_predictions(run: Run) -> pd.DataFrame:
+    """Per-sample predictions; raises RunError where they are missing or damaged."""
+    return _with_columns(read_predictions(run), PREDICTION_COLUMNS, f"{run.analysis}/predictions.parquet")
+
+
+def checked_embedding(run: Run, method: str) -> pd.DataFrame:
+    """One embedding table; raises RunError where it is missing or damaged."""
+    path = f"{run.analysis}/embeddings/{method}.parquet"
+    return _with_columns(read_embedding(run, method), EMBEDDING_COLUMNS, path)
+
+
+def _with_columns(frame: pd.DataFrame, columns: Sequence[str], path: str) -> pd.DataFrame:
+    missing = [column for column in columns if column not in frame.columns]
+    if missing:
+        raise RunError(f"{path} lacks the columns {missing}; run lwexplain analyze again")
+    return frame
+
+
+def stage_names(table: pd.DataFrame) -> list[str]:
+    """Stages in order of depth."""
+    named = table.attrs.get("stages")
+    if isinstance(named, list) and named:
+        return [str(name) for name in named]
+    return [str(name) for name in table.sort_values("depth")["stage"].drop_duplicates()]
+
+
+def class_names(table: pd.DataFrame) -> list[str]:
+    """Class names; empty where the table does not carry them."""
+    classes = table.attrs.get("classes")
+    return [str(name) for name in classes] if isinstance(classes, list) else []
+
+
+def failures(table: pd.DataFrame) -> pd.DataFrame:
+    """Probes that raised: ``probe, stage, error``."""
+    rows = []
+    for item in table.attrs.get("failures") or []:
+        if isinstance(item, Mapping):
+            rows.append([str(item.get(key) or "") for key in ("probe", "stage", "error")])
+        else:
+            rows.append([str(item), "", ""])
+    return pd.DataFrame(rows, columns=["probe", "stage", "error"])
+
+
+def notes(table: pd.DataFrame) -> list[str]:
+    """What a reader must know of the measurements (sub-samples, no convergence), each with its metrics."""
+    noted = table[table["note"].fillna("") != ""]
+    return [
+        f"{note}: {', '.join(sorted({metric_title(str(m)).title for m in part['metric']}))}"
+        for note, part in noted.groupby("note", sort=False)
+    ]
+
+
+def stage_predictions(predictions: pd.DataFrame, stage: str) -> pd.Series:
+    """Predicted class by val sample at one stage: from its trained head, else from the linear probe."""
+    part = predictions[(predictions["split"] == "val") & (predictions["stage"] == stage)]
+    for source in SOURCES:
+        chosen = part[part["source"] == source]
+        if not chosen.empty:
+            return chosen.drop_duplicates("sample").set_index("sample")["predicted"]
+    return pd.Series(dtype="int64")
+
+
+def depth_table(table: pd.DataFrame, split: str = "val") -> pd.DataFrame:
+    """One row a depth: stage, each accuracy with its 95 % interval as text, and the costs.
+
+    Cost columns hold numbers: parameters, FLOPs per image, latency in milliseconds.
+    """
+    rows = table[["depth", "stage"]].drop_duplicates("depth").sort_values("depth")
+    frame = rows.set_index("depth")
+    for metric in accuracy_metrics(table):
+        found = per_depth(table, metric, split)
+        if not found.empty:
+            texts = [_with_interval(row) for row in found.to_dict("records")]
+            frame[metric_title(metric).title] = pd.Series(texts, index=found["depth"], dtype="object")
+    for metric in COSTS:
+        found = per_depth(table, metric, "none")
+        if not found.empty:
+            in_milliseconds = metric == "latency_seconds"
+            title = "latency (ms)" if in_milliseconds else metric_title(metric).title
+            frame[title] = found.set_index("depth")["value"] * (1000.0 if in_milliseconds else 1.0)
+    return frame.reset_index()
+
+
+def _with_interval(row: Mapping[Any, Any]) -> str:
+    if pd.isna(row["low"]) or pd.isna(row["high"]):
+        return f"{row['value']:.4f}"
+    return f"{row['value']:.4f}  [{row['low']:.3f}, {row['high']:.3f}]"
+
+
+def is_sequential(run: Run) -> bool:
+    """True where the stages were trained one after another."""
+    try:
+        return run.config().get("training", {}).get("strategy") == "greedy"
+    except (RunError, AttributeError):
+        return False
+
+
+def saving(ratio: float | None) -> str | None:
+    """A cost ratio as what is saved: 0.25 -> ``75 %``; None where it was not measured."""
+    return None if ratio is None or pd.isna(ratio) else f"{100 * (1 - ratio):.0f} %"
+
+
+def flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Leaves of a JSON tree as (dotted name, text); lists of plain values on one line."""
+    if isinstance(tree, Mapping):
+        for key, value in tree.items():
+            yield from flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(tree, list) and not any(isinstance(item, (Mapping, list)) for item in tree):
+        yield prefix, ", ".join(map(str, tree))
+    elif isinstance(tree, list):
+        for index, item in enumerate(tree):
+            yield from flatten(item, f"{prefix}[{index}]")
+    elif tree is not None:
+        yield prefix, f"{tree:.6g}" if isinstance(tree, float) else str(tree)

@@ -1,0 +1,53 @@
+"""What each depth costs: parameters, FLOPs and measured latency of the network cut there."""
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from lwexplain.views.depth_curve import per_depth
+from lwexplain.views.theme import ACCENT, COSTS, TEMPLATE, empty_figure, label
+
+TITLES = {"parameters": "parameters", "flops": "FLOPs per image", "latency_seconds": "latency (ms)"}
+BAR = "#9db8d2"
+
+
+def cost_figure(table: pd.DataFrame, *, depth: int | None = None, height: int = 320) -> go.Figure:
+    """Bars over depth, one chart a cost; the bar of ``depth`` (the recommended one) is dark."""
+    found = {metric: per_depth(table, metric, "none") for metric in COSTS}
+    found = {metric: rows for metric, rows in found.items() if not rows.empty}
+    if not found:
+        return empty_figure("Costs were not measured in this analysis.")
+    figure = make_subplots(
+        rows=1, cols=len(found), subplot_titles=[f"<b>{TITLES[m]}</b>" for m in found], horizontal_spacing=0.08
+    )
+    for column, (metric, rows) in enumerate(found.items(), start=1):
+        scale = 1000.0 if metric == "latency_seconds" else 1.0
+        full = float(rows["value"].iloc[-1]) or 1.0
+        figure.add_bar(
+            x=rows["depth"],
+            y=rows["value"] * scale,
+            marker={"color": [ACCENT if d == depth else BAR for d in rows["depth"]]},
+            text=[label(stage) for stage in rows["stage"]],
+            textposition="none",
+            customdata=100 * rows["value"] / full,
+            hovertemplate=f"depth %{{x}}: %{{text}}<br>{TITLES[metric]}: %{{y:.4s}}"
+            "<br>%{customdata:.0f} % of full depth<extra></extra>",
+            name=TITLES[metric],
+            row=1,
+            col=column,
+        )
+        depths = [int(d) for d in rows["depth"]]
+        figure.update_xaxes(title="depth (stages)", tickvals=depths[:: max(1, len(depths) // 9)], row=1, col=column)
+        figure.update_yaxes(
+            tickformat="~s" if metric != "latency_seconds" else "~g", rangemode="tozero", row=1, col=column
+        )
+    figure.update_layout(template=TEMPLATE, height=height, showlegend=False, bargap=0.25, margin={"t": 40})
+    return figure
+
+
+def human(value: float) -> str:
+    """``1234567`` as ``1.23 M``."""
+    for limit, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= limit:
+            return f"{value / limit:.3g} {unit}"
+    return f"{value:.3g}"

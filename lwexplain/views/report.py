@@ -1,0 +1,224 @@
+"""The HTML report of a run: one file that opens offline, with every figure, number and its provenance."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+from jinja2 import Environment, FileSystemLoader, select_autoescape
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from lwexplain.errors import AdviceError, LwexplainError
+from lwexplain.results import list_embeddings, read_attributions
+from lwexplain.run import Run, atomic_path
+from lwexplain.views import contents
+from lwexplain.views.costs import cost_figure, human
+from lwexplain.views.depth_curve import depth_figure
+from lwexplain.views.embedding import embedding_overview
+from lwexplain.views.gallery import attribution_grid_html, invalid_reasons, legend_html
+from lwexplain.views.separability import panel_metrics, separability_figure
+from lwexplain.views.theme import COSTS
+from lwexplain.views.training_curves import training_figure
+
+DEFAULT_TOLERANCE = 0.005
+MOST_IMAGES = 8  # rows of the attribution grid
+MOST_POINTS = 4000  # points of an embedding, over all the stages shown
+LONGEST_LIST = 60  # provenance entries of one kind
+
+
+def write_report(run: Run, out: Path | None = None) -> Path:
+    """Write the report to ``out`` (default: ``report.html`` in the run directory) and return its path."""
+    out = run.path / "report.html" if out is None else Path(out)
+    text = render_report(run)
+    with atomic_path(out) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return out
+
+
+def render_report(run: Run) -> str:
+    """The report as HTML text. Raises RunError where the run has no readable analysis.
+
+    A part that is missing or damaged (embeddings, attributions, events) is named in the report; the rest stands.
+    """
+    table = contents.checked_metrics(run)
+    figures = _Figures()
+    problems: list[str] = []
+
+    def attempt(part: Callable[[], Any]) -> Any:
+        try:
+            return part()
+        except LwexplainError as error:
+            problems.append(str(error))
+            return None
+
+    stages, classes = contents.stage_names(table), contents.class_names(table)
+    config = attempt(run.config) or {}
+    tolerance = _tolerance(attempt(lambda: run.read_json("analysis/recommendation.json")))
+    advice, no_advice = _advice(table, tolerance)
+    depth = advice.depth if advice else None
+    events = run.read_events()
+    page = {
+        "name": run.path.resolve().name,
+        "strategy": table.attrs.get("strategy"),
+        "model": _section(config, "model").get("name"),
+        "data": _section(config, "data").get("name"),
+        "created": run.manifest.get("created"),
+        "advice": advice,
+        "no_advice": no_advice,
+        "verdict": contents.VERDICTS.get(advice.verdict, advice.verdict) if advice else None,
+        "source": contents.SOURCES.get(advice.source, advice.source) if advice else None,
+        "full_depth": len(stages),
+        "savings": _savings(advice),
+        "curve": figures.add(depth_figure(table, recommendation=advice, tolerance=tolerance if advice else None)),
+        "depths": {split: _depth_rows(table, split) for split in _splits(table)},
+        "panel": figures.add(separability_figure(table, depth=depth)) if panel_metrics(table) else None,
+        "costs": figures.add(cost_figure(table, depth=depth)) if table["metric"].isin(COSTS).any() else None,
+        "training": figures.add(training_figure(events, sequential=contents.is_sequential(run))) if events else None,
+        "embeddings": attempt(lambda: _embeddings(run, stages, classes, depth, figures)) or [],
+        "attributions": attempt(lambda: _attributions(run)) or [],
+        "legend": Markup(legend_html()),
+        "failures": contents.failures(table).to_dict("records"),
+        "notes": contents.notes(table),
+        "provenance": _provenance(run, config, attempt),
+        "problems": problems,
+        "figures": figures.scripts,
+        "plotly": Markup(get_plotlyjs()),
+    }
+    folder = Path(__file__).parent
+    environment = Environment(
+        loader=FileSystemLoader(folder), autoescape=select_autoescape(default=True, default_for_string=True)
+    )
+    return environment.get_template("report.html.j2").render(page)
+
+
+class _Figures:
+    """Figures of the page, numbered, as JSON that is safe inside a script element."""
+
+    def __init__(self) -> None:
+        self.scripts: list[Markup] = []
+
+    def add(self, figure: go.Figure) -> int:
+        text = figure.to_json()
+        assert text is not None
+        for character, escaped in (("&", "\\u0026"), ("<", "\\u003c"), (">", "\\u003e"), ("\u2028", "\\u2028")):
+            text = text.replace(character, escaped)
+        self.scripts.append(Markup(text))
+        return len(self.scripts) - 1
+
+
+def _advice(table: pd.DataFrame, tolerance: float) -> tuple[Any, str | None]:
+    from lwexplain.advice.recommend import recommend
+
+    try:
+        return recommend(table, tolerance), None
+    except AdviceError as error:
+        return None, str(error)
+
+
+def _tolerance(recommendation: Any) -> float:
+    """The tolerance of the recommendation on file, so that the report says what the command line said."""
+    value = recommendation.get("tolerance") if isinstance(recommendation, dict) else None
+    usable = isinstance(value, (int, float)) and 0 <= value < 1
+    return float(value) if usable and value is not None else DEFAULT_TOLERANCE
+
+
+def _section(config: dict[str, Any], name: str) -> dict[str, Any]:
+    section = config.get(name)
+    return section if isinstance(section, dict) else {}
+
+
+def _savings(advice: Any) -> list[tuple[str, str]]:
+    if advice is None:
+        return []
+    ratios = (("parameters", advice.params_ratio), ("FLOPs", advice.flops_ratio), ("latency", advice.latency_ratio))
+    return [(name, text) for name, ratio in ratios if (text := contents.saving(ratio)) is not None]
+
+
+def _splits(table: pd.DataFrame) -> list[str]:
+    present = set(table.loc[table["metric"].str.endswith("_accuracy"), "split"])
+    return [split for split in ("val", "test") if split in present]
+
+
+def _depth_rows(table: pd.DataFrame, split: str) -> dict[str, Any]:
+    frame = contents.depth_table(table, split)
+    return {
+        "columns": list(frame.columns),
+        "rows": [[_text(value) for value in row] for row in frame.itertuples(index=False, name=None)],
+        "depths": [int(depth) for depth in frame["depth"]],
+    }
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if value is None or pd.isna(value):
+        return "–"
+    return human(value) if isinstance(value, float) else str(value)
+
+
+def _embeddings(
+    run: Run, stages: list[str], classes: list[str], depth: int | None, figures: _Figures
+) -> list[dict[str, Any]]:
+    shown = _few(stages, depth)
+    found = []
+    for method in list_embeddings(run):
+        frame = contents.checked_embedding(run, method)
+        samples = frame["sample"].drop_duplicates()
+        most = max(1, MOST_POINTS // len(shown))
+        note = ""
+        if len(samples) > most:
+            frame = frame[frame["sample"].isin(samples.sample(most, random_state=0))]
+            note = f"{most} of {len(samples)} samples are drawn."
+        found.append({"method": method, "figure": figures.add(embedding_overview(frame, shown, classes)), "note": note})
+    return found
+
+
+def _few(stages: list[str], depth: int | None) -> list[str]:
+    """At most four stages: the first, the middle, the recommended one and the last."""
+    last = len(stages) - 1
+    wanted = {0, last, last // 2 if depth is None else max(0, min(depth - 1, last))}
+    for extra in (last // 2, last // 3, 2 * last // 3):
+        if len(wanted) < min(4, len(stages)):
+            wanted.add(extra)
+    return [stages[index] for index in sorted(wanted)]
+
+
+def _attributions(run: Run) -> list[dict[str, Any]]:
+    found = read_attributions(run)
+    if found is None or found.attribution_images is None or found.attribution_labels is None:
+        return []
+    images, labels, classes = found.attribution_images, found.attribution_labels, found.summary["classes"]
+    return [
+        {
+            "method": method,
+            "grid": Markup(
+                attribution_grid_html(item, images, labels, classes, rows=range(min(MOST_IMAGES, len(images))), side=64)
+            ),
+            "invalid": invalid_reasons(item),
+            "note": f"{MOST_IMAGES} of {len(images)} images are shown." if len(images) > MOST_IMAGES else "",
+        }
+        for method, item in found.attributions.items()
+    ]
+
+
+def _provenance(
+    run: Run, config: dict[str, Any], attempt: Callable[..., Any]
+) -> list[tuple[str, list[tuple[str, str]]]]:
+    manifest = {key: value for key, value in run.manifest.items() if key not in ("files", "format")}
+    parts = (
+        ("Run", manifest),
+        ("Analysis", attempt(lambda: run.read_json("analysis/analysis.json"))),
+        ("Environment", attempt(lambda: run.read_json("environment.json"))),
+        ("Configuration", config),
+        ("Files (SHA-256)", _hashes(run)),
+    )
+    return [(title, list(contents.flatten(tree))[:LONGEST_LIST]) for title, tree in parts if tree]
+
+
+def _hashes(run: Run) -> dict[str, str]:
+    files = run.manifest.get("files")
+    if not isinstance(files, dict):
+        return {}
+    return {str(name): str(entry.get("sha256")) for name, entry in files.items() if isinstance(entry, dict)}
