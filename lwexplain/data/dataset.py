@@ -75,7 +75,7 @@ class ImageFiles:
 
     ``paths`` are relative to ``root`` (or absolute). Every image is converted to ``channels`` (1 grey,
     3 colour); 16-bit grey keeps its high byte. With ``resize`` it is scaled to ``size`` (height, width) in
-    pixels, antialiased; without, an image of another size is an error.
+    pixels, antialiased; without, an image of another size is an error. EXIF rotation is not applied.
     """
 
     paths: Sequence[str]

@@ -18,9 +18,10 @@ SAMPLED = 1000  # headers read to find the format
 def folder(config: DataConfig) -> Source:
     """Your own images: root/CLASS/*.png, or root/train/CLASS/* and root/test/CLASS/*.
 
-    Images may lie deeper in a class folder; hidden files and other file types are left out. Grey where all
-    images are (judged by the headers of up to 1,000, evenly spaced), else colour, unless ``channels`` says
-    which. Images of several sizes need ``image_size``, which does not keep the aspect ratio.
+    Images may lie deeper in a class folder; hidden files, other file types and other folders beside train/
+    and test/ are left out. Grey where all images are (judged by the headers of up to 1,000, evenly spaced),
+    else colour, unless ``channels`` says which. Images of several sizes need ``image_size``, which does not
+    keep the aspect ratio.
     Raises DataError for a missing root, fewer than two classes, an empty class, a test class that train
     lacks, several sizes without ``image_size``, and an image that cannot be read.
     """
@@ -30,6 +31,8 @@ def folder(config: DataConfig) -> Source:
     if not root.is_dir():
         raise DataError(f"no folder {root}; set data.root to the folder that holds the class folders")
     split = bool(_class_folders(root / "train"))
+    if not split and _class_folders(root / "test"):
+        raise DataError(f"{root} has class folders in test/ but none in train/; put the training images there")
     train_root = root / "train" if split else root
     classes = _class_folders(train_root)
     if len(classes) < 2:

@@ -16,13 +16,17 @@ import torch
 
 from lwexplain.config import DataConfig
 from lwexplain.data.dataset import DATASETS, ImageArrays, Source
-from lwexplain.data.idx import damaged, find_idx, read_pair
+from lwexplain.data.idx import find_idx, read_pair
 from lwexplain.errors import DataError
 from lwexplain.registry import nearest
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # package dataset-fashion-mnist
-MNIST_FILES = [f"{part}-ubyte" for part in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3")]
-MNIST_FILES.append("t10k-labels-idx1-ubyte")
+MNIST_FILES = [
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+]
 
 
 @DATASETS.register("mnist")
@@ -150,7 +154,10 @@ def _array_set(name: str, class_name: str, config: DataConfig, marker: str) -> S
         try:
             loaded = _torchvision(class_name)(root, **which)
         except Exception as error:  # torchvision says "corrupted" in many ways, and so do pickle and scipy
-            raise damaged(root / marker, _first_line(error)) from None
+            raise DataError(
+                f"{name} in {root} is incomplete or damaged: {_first_line(error)}; "
+                f"remove {root / marker}, then set data.download=true or copy the files again"
+            ) from None
         classes = list(getattr(loaded, "classes", classes))
         parts.append(_arrays(loaded))
     return Source(name, classes, *parts)

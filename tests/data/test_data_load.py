@@ -1,0 +1,203 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import lwexplain.data.load as load_module
+from lwexplain.config import DataConfig
+from lwexplain.data.dataset import DATASETS, ImageArrays, ImageFiles, Source
+from lwexplain.data.load import available_memory, channel_stats, check_source, convert, load_data
+from lwexplain.errors import DataError, UnknownNameError
+
+
+@pytest.fixture
+def image_root(tmp_path):
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 12), ("test", 3)):
+        for name in ("cat", "dog"):
+            (tmp_path / part / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / part / name / f"{number}.png")
+    return tmp_path
+
+
+def rows(images):
+    """Each image as bytes, to compare splits by content."""
+    return [image.numpy().tobytes() for image in images.gather(torch.arange(len(images)))]
+
+
+def source(count=12, channels=1, labels=None, classes=("a", "b"), test=None):
+    images = torch.randint(0, 256, (count, channels, 4, 4), generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(count) % 2 if labels is None else torch.tensor(labels)
+    return Source("mine", list(classes), ImageArrays(images.to(torch.uint8), labels), test)
+
+
+def test_digits_are_split_in_three_without_overlap():
+    data = load_data(DataConfig(name="synthetic", options={"samples": 500}), 0)
+    train, val, test = (set(rows(part)) for part in (data.train, data.val, data.test))
+    assert (len(train), len(val), len(test)) == (360, 40, 100)
+    assert not train & val
+    assert not train & test
+    assert not val & test
+
+
+def test_splits_hold_every_class_in_proportion():
+    data = load_data(DataConfig(name="synthetic", options={"samples": 1000, "classes": 10}), 0)
+    for part, each in ((data.train, 72), (data.val, 8), (data.test, 20)):
+        assert torch.bincount(part.labels).tolist() == [each] * 10
+
+
+def test_a_test_set_of_its_own_is_kept_whole(image_root):
+    data = load_data(DataConfig(name="folder", root=image_root, val_fraction=0.25), 0)
+    assert (len(data.train), len(data.val), len(data.test)) == (18, 6, 6)
+
+
+def test_the_seed_alone_decides_the_split():
+    config = DataConfig()
+    assert load_data(config, 1).fingerprint == load_data(config, 1).fingerprint
+    assert load_data(config, 1).fingerprint != load_data(config, 2).fingerprint
+
+
+def test_train_size_changes_train_alone():
+    whole, part = load_data(DataConfig(), 0), load_data(DataConfig(train_size=100), 0)
+    assert len(part.train) == 100
+    assert set(rows(part.train)) <= set(rows(whole.train))
+    assert torch.equal(part.val.images, whole.val.images)
+    assert torch.equal(part.test.images, whole.test.images)
+
+
+def test_a_train_size_beyond_the_data_is_refused():
+    with pytest.raises(DataError, match=r"train_size=5000 is more than the 1294"):
+        load_data(DataConfig(train_size=5000), 0)
+
+
+def test_the_fingerprint_covers_all_three_splits(image_root):
+    def fingerprint():
+        return load_data(DataConfig(name="folder", root=image_root), 0).fingerprint
+
+    before = fingerprint()
+    path = image_root / "test" / "dog" / "0.png"
+    Image.new("RGB", (6, 6)).save(path)
+    assert fingerprint() != before
+
+
+def test_resident_or_not_the_data_is_the_same(image_root):
+    config = DataConfig(name="folder", root=image_root, image_size=5)
+    held, read = (load_data(config.model_copy(update={"resident": choice}), 3) for choice in (True, False))
+    assert isinstance(held.train, ImageArrays)
+    assert isinstance(read.train, ImageFiles)
+    assert held.fingerprint == read.fingerprint
+    assert (held.mean, held.std) == (read.mean, read.std)
+    for name in ("train", "val", "test"):
+        assert rows(getattr(held, name)) == rows(getattr(read, name))
+
+
+def test_files_stay_on_disk_where_memory_is_short(image_root, monkeypatch):
+    config = DataConfig(name="folder", root=image_root)
+    needed = 30 * 3 * 6 * 6
+    monkeypatch.setattr(load_module, "available_memory", lambda: 4 * needed)
+    assert isinstance(load_data(config, 0).train, ImageArrays)
+    monkeypatch.setattr(load_module, "available_memory", lambda: 4 * needed - 4)
+    assert isinstance(load_data(config, 0).train, ImageFiles)
+
+
+def test_available_memory_is_a_plausible_number_of_bytes():
+    assert 2**20 < available_memory() < 2**50
+
+
+def test_mean_and_std_are_those_of_train_alone():
+    data = load_data(DataConfig(name="synthetic", options={"channels": 3, "samples": 200}), 0)
+    pixels = data.train.images.double() / 255
+    assert data.mean == pytest.approx(pixels.mean((0, 2, 3)).tolist())
+    assert data.std == pytest.approx(pixels.std((0, 2, 3), correction=0).tolist())
+    assert data.stats_count == len(data.train)
+
+
+def test_a_constant_channel_has_std_one():
+    images = ImageArrays(torch.full((4, 1, 3, 3), 128, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64))
+    mean, std = channel_stats(images, torch.arange(4))
+    assert mean == pytest.approx([128 / 255])
+    assert std == [1.0]
+
+
+def test_large_file_sets_say_how_many_images_the_statistics_rest_on(image_root, monkeypatch):
+    monkeypatch.setattr(load_module, "STATS_LIMIT", 7)
+    config = DataConfig(name="folder", root=image_root)
+    held, read = (load_data(config.model_copy(update={"resident": choice}), 0) for choice in (True, False))
+    assert held.stats_count == read.stats_count == 7
+    assert held.mean == read.mean
+
+
+def test_colour_becomes_grey_by_luma_and_grey_becomes_colour_by_repetition():
+    colour = source(channels=3).train
+    grey = convert(colour, None, 1)
+    luma = (colour.images.double() * torch.tensor([0.299, 0.587, 0.114]).reshape(1, 3, 1, 1)).sum(1)
+    assert grey.shape == (1, 4, 4)
+    assert (grey.images[:, 0] - luma).abs().max() <= 0.51
+    back = convert(grey, None, 3)
+    assert torch.equal(back.images, grey.images.expand(-1, 3, -1, -1))
+
+
+def test_arrays_and_files_are_resized_alike(tmp_path):
+    ramp = torch.arange(0, 256, 4, dtype=torch.uint8).repeat(64, 1)
+    Image.fromarray(ramp.numpy()).save(tmp_path / "ramp.png")
+    zero = torch.zeros(1, dtype=torch.int64)
+    held = convert(ImageArrays(ramp[None, None], zero), 16, None)
+    read = convert(ImageFiles(["ramp.png"], zero, channels=1, size=(64, 64), root=tmp_path), 16, None)
+    assert held.shape == read.shape == (1, 16, 16)
+    assert (held.images.int() - read.gather(torch.tensor([0])).int()).abs().max() <= 1
+
+
+def test_image_size_and_channels_reach_all_splits():
+    data = load_data(DataConfig(image_size=12, channels=3), 0)
+    assert data.shape == data.val.shape == data.test.shape == (3, 12, 12)
+    assert len(data.mean) == len(data.std) == 3
+
+
+def test_conversion_that_changes_nothing_copies_nothing():
+    images = source().train
+    assert convert(images, None, None) is images
+    assert convert(images, 4, 1) is images
+
+
+def test_channels_without_a_meaning_are_not_converted():
+    with pytest.raises(DataError, match="images of 2 channels"):
+        convert(source(channels=2).train, None, 3)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (lambda: source(classes=["a"]), "has 1 class; a classifier needs at least 2"),
+        (lambda: source(classes=["a", "b", "c"]), "no training images of class 'c'"),
+        (lambda: source(labels=[0, 1] * 5 + [0, 7]), "labels go from 0 to 7, expected 0 to 1"),
+        (lambda: source(test=source(channels=3).train), r"test images is \(3, 4, 4\), of training images \(1, 4, 4\)"),
+        (lambda: source(count=0), "has no train images"),
+    ],
+)
+def test_a_source_that_cannot_be_used_is_refused(bad, message):
+    with pytest.raises(DataError, match=message):
+        check_source(bad())
+
+
+def test_a_data_set_is_added_by_registering_a_function():
+    name = "registered by a test"
+
+    @DATASETS.register(name)
+    def mine(config, *, count=12):
+        return source(count)
+
+    try:
+        data = load_data(DataConfig(name=name, options={"count": 20}), 0)
+        assert len(data.train) + len(data.val) + len(data.test) == 20
+        with pytest.raises(UnknownNameError, match="no option 'cuont'"):
+            load_data(DataConfig(name=name, options={"cuont": 20}), 0)
+    finally:
+        del DATASETS._factories[name]
+
+
+def test_loading_leaves_the_global_random_state_alone():
+    before = torch.get_rng_state()
+    load_data(DataConfig(name="synthetic", options={"samples": 100}, train_size=50), 0)
+    assert torch.equal(before, torch.get_rng_state())
