@@ -33,6 +33,10 @@ class TrainingError(LwexplainError):
     """Training cannot go on (for example, the loss is not finite)."""
 
 
+class TrainingInterrupted(LwexplainError):
+    """Training was asked to stop (Ctrl-C, SIGTERM) and has saved a checkpoint to go on from."""
+
+
 class CaptureError(LwexplainError):
     """Features of a stage cannot be captured."""
 

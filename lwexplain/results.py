@@ -121,6 +121,22 @@ def write_analysis(run: Run, analysis: Analysis) -> None:
     run.write_json("analysis/analysis.json", analysis.summary)
 
 
+def read_analysis(run: Run) -> Analysis:
+    """Everything a finished analysis wrote."""
+    metrics = read_metrics(run)
+    pictures = read_attributions(run)
+    return Analysis(
+        metrics=metrics,
+        predictions=read_predictions(run),
+        embeddings={method: read_embedding(run, method) for method in list_embeddings(run)},
+        attributions=pictures.attributions if pictures else {},
+        thumbnails=read_thumbnails(run),
+        attribution_images=pictures.attribution_images if pictures else None,
+        attribution_labels=pictures.attribution_labels if pictures else None,
+        summary=run.read_json("analysis/analysis.json"),
+    )
+
+
 def is_analyzed(run: Run) -> bool:
     """True where a whole analysis lies in the run directory."""
     return (run.analysis / "analysis.json").exists()

@@ -137,13 +137,14 @@ class StagedModel(nn.Module):
                 module.training = mode
         return shapes
 
-    def truncated(self, stage: int | str) -> "StagedModel":
-        """The network cut after a stage, sharing its modules; it has the heads up to there."""
+    def truncated(self, stage: int | str, head: nn.Module | None = None) -> "StagedModel":
+        """The network cut after a stage, sharing its modules, with one head: the given one, or the stage's own.
+
+        Raises ModelError where neither is there.
+        """
         depth = self.depth_of(stage)
         short = StagedModel(dict(list(self.stages.items())[:depth]), self.input_shape, self.num_classes)
-        for key in self.head_depths:
-            if key <= depth:
-                short.set_head(key, self.head(key))
+        short.set_head(depth, head if head is not None else self.head(depth))
         short.frozen_depth = min(self.frozen_depth, depth)
         return short.train(self.training)
 

@@ -28,15 +28,15 @@ def default_stages(model: nn.Module, family: str) -> list[str]:
     """Names of the modules that end a block in a torchvision model; raises ModelError for an unknown family."""
     key = next((key for key in sorted(BLOCK_PATTERNS, key=len, reverse=True) if family.startswith(key)), None)
     if key is None:
-        names = ", ".join(name for name, _ in model.named_modules() if name)
-        raise ModelError(f"no default stages for {family!r}; name them in model.options.stages, out of: {names}")
+        known = ", ".join(name for name, _ in model.named_modules() if name)
+        raise ModelError(f"no default stages for {family!r}; name them in model.options.stages, out of: {known}")
     modules = dict(model.named_modules())
-    names = [name for name in modules if re.fullmatch(BLOCK_PATTERNS[key], name)]
+    found = [name for name in modules if re.fullmatch(BLOCK_PATTERNS[key], name)]
     if key == "vgg":
-        names = [name for name in names if isinstance(modules[name], nn.ReLU)]
-    if "maxpool" in names and "relu" in names:
-        names.remove("relu")
-    return names
+        found = [name for name in found if isinstance(modules[name], nn.ReLU)]
+    if "maxpool" in found and "relu" in found:
+        found.remove("relu")
+    return found
 
 
 @MODELS.register("torchvision")

@@ -13,7 +13,7 @@ from torch import Tensor
 from lwexplain.config import Config
 from lwexplain.data.batches import Batches
 from lwexplain.data.dataset import DataSplits
-from lwexplain.errors import CheckpointError, TrainingError
+from lwexplain.errors import CheckpointError, TrainingError, TrainingInterrupted
 from lwexplain.models.build import build_model
 from lwexplain.models.heads import HEADS
 from lwexplain.models.staged import StagedModel
@@ -73,11 +73,13 @@ def build_trainable(config: Config, input_shape: tuple[int, ...], num_classes: i
 class Trainer:
     """Trains the model of one run. It sees ``train`` and ``val`` only."""
 
-    def __init__(self, run: Run, config: Config, data: DataSplits, stop_rule: StopRule | None = None) -> None:
+    run: Run
+
+    def __init__(self, config: Config, data: DataSplits, stop_rule: StopRule | None = None) -> None:
         recipe = config.training
         if recipe.stop == "auto" and recipe.strategy != "greedy":
             raise TrainingError("training.stop=auto needs training.strategy=greedy: only there stages come one by one")
-        self.run, self.config, self.recipe, self.stop_rule = run, config, recipe, stop_rule
+        self.config, self.recipe, self.stop_rule = config, recipe, stop_rule
         self.device = pick_device(config.device)
         self.model = build_trainable(config, data.shape, data.num_classes)
         memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
@@ -112,13 +114,20 @@ class Trainer:
 
     # ------------------------------------------------------------------ the loop
 
-    def fit(self, *, quiet: bool | None = None) -> None:
-        """Train every phase from the current position on; leaves a checkpoint behind whatever happens."""
+    def fit(self, run: Run, *, resume: bool = False, quiet: bool | None = None) -> None:
+        """Train every phase into ``run``, from the start or from its last checkpoint.
+
+        Raises TrainingError on a loss or weight that is not finite, TrainingInterrupted (after a checkpoint) on
+        Ctrl-C or SIGTERM, and CheckpointError where there is nothing sound to resume from.
+        """
+        self.run = run
+        if resume:
+            self.restore()
         self.run.update(status="training", strategy=self.recipe.strategy, stages=self.model.names)
         steps = len(self.train_batches) * self.recipe.epochs
         with self._catch_signals(), Progress("train", steps * len(self.phases), quiet=quiet) as progress:
             progress.advance(steps * self.position.phase + self._steps_into_phase())
-            if self.optimizer is None and self.position == Position():
+            if not resume:
                 self.save()
             while self.position.phase < len(self.phases) and self.position.stopped is None:
                 self._fit_phase(self.phases[self.position.phase], progress)
@@ -158,7 +167,10 @@ class Trainer:
                         started = last_save = now
                         self.save()
                     if self.interrupted:
-                        raise KeyboardInterrupt
+                        raise TrainingInterrupted(
+                            f"interrupted in {phase.name}, epoch {epoch + 1}; everything so far is saved: go on with "
+                            f"lwexplain train {self.run.path}/config.yaml --run-dir {self.run.path} --resume"
+                        )
             seconds = time.perf_counter() - epoch_started
             speed = (self.position.step - first_step) * self.config.data.batch_size / seconds
             self._log_epoch(phase, epoch, lr, seconds, speed)

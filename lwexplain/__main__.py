@@ -1,0 +1,5 @@
+"""``python -m lwexplain``."""
+
+from lwexplain.cli import main
+
+main()

@@ -1,0 +1,80 @@
+"""Depth rules: from a depth curve to a depth. Decisions see val only."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lwexplain.advice.curve import DepthCurve, curve_of_hits
+
+CONFIDENCE = 0.9
+"""Share of the resamples in which a depth must hold its promise."""
+
+SLACK = 1e-9
+"""Room for rounding where an accuracy lies on the tolerance exactly."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A chosen position on the curve, the depths a 90 % interval spans, and the share of resamples in favour."""
+
+    position: int
+    interval: tuple[int, int]
+    support: float
+    gap: float
+
+
+def non_inferior_depth(curve: DepthCurve, tolerance: float) -> Choice:
+    """The smallest depth that is not worse than the best depth by more than ``tolerance``.
+
+    Not worse: in at least CONFIDENCE of the paired bootstrap resamples the accuracy of the best depth exceeds it by
+    no more than the tolerance. The interval holds the central 90 % of the smallest sufficient depths that single
+    resamples would choose.
+    """
+    best = curve.best
+    gaps = curve.resampled[:, [best]] - curve.resampled
+    support = (gaps <= tolerance + SLACK).mean(axis=0)
+    position = int(np.argmax(support >= CONFIDENCE))
+    sufficient = curve.resampled.max(axis=1, keepdims=True) - curve.resampled <= tolerance + SLACK
+    low, high = np.quantile(sufficient.argmax(axis=1), [0.05, 0.95], method="nearest")
+    interval = (curve.depths[min(int(low), position)], curve.depths[max(int(high), position)])
+    return Choice(position, interval, float(support[position]), float(curve.accuracy[best] - curve.accuracy[position]))
+
+
+def has_signal(curve: DepthCurve, chance: float) -> bool:
+    """True where the best depth beats guessing the most frequent class by more than three standard errors.
+
+    Three rather than two, because the best of several depths is looked at.
+    """
+    accuracy = float(curve.accuracy[curve.best])
+    error = np.sqrt(max(accuracy * (1 - accuracy), chance * (1 - chance)) / curve.n)
+    return bool(accuracy > chance + 3 * error)
+
+
+def still_rising(curve: DepthCurve, tolerance: float) -> bool:
+    """True where the last stage alone surely gains more than ``tolerance`` over every depth before it."""
+    if len(curve.stages) < 2:
+        return False
+    gain = curve.resampled[:, [-1]] - curve.resampled[:, :-1]
+    return bool((gain > tolerance + SLACK).mean(axis=0).min() >= CONFIDENCE)
+
+
+def stop_training(hits: list[np.ndarray], chance: float, tolerance: float = 0.005, patience: int = 2) -> str | None:
+    """Whether greedy training may stop after the stages so far; the reason, or None to go on.
+
+    ``hits``: which val samples (N,) bool each trained stage got right. Training stops where no stage has found a
+    signal in ``patience`` stages, or where ``patience`` stages in a row were not needed: the non-inferior depth of the
+    curve so far lies that far back.
+    """
+    if len(hits) < patience:
+        return None
+    curve = curve_of_hits(hits)
+    if not has_signal(curve, chance):
+        return f"no signal: {curve.accuracy.max():.1%} on val after {len(hits)} stages, by chance {chance:.1%}"
+    choice = non_inferior_depth(curve, tolerance)
+    depth = curve.depths[choice.position]
+    if len(hits) - depth < patience:
+        return None
+    return (
+        f"depth {depth} is enough: the {len(hits) - depth} stages after it do not bring more than "
+        f"{100 * tolerance:.1f} points on val"
+    )

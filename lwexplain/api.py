@@ -1,0 +1,207 @@
+"""The Python interface: train, analyze, recommend, report and compare in one call each."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from lwexplain.config import Config, load_config
+from lwexplain.errors import ConfigError, RunError
+from lwexplain.run import Run
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lwexplain.advice.recommend import Recommendation
+    from lwexplain.probes.base import Probe
+
+
+def train(
+    config: str | Path | dict[str, Any] | Config,
+    overrides: dict[str, Any] | None = None,
+    *,
+    run_dir: str | Path | None = None,
+    resume: bool = False,
+    quiet: bool | None = None,
+) -> Run:
+    """Train a network as configured and return its run.
+
+    ``config`` is a YAML file, a mapping or a Config; ``overrides`` are dotted keys on top. The run directory is
+    ``run_dir``, by default ``runs/<name of the file>``. With ``resume`` a run that was interrupted goes on exactly where
+    its last checkpoint lies (on the CPU bit for bit); a finished one is returned as it is.
+
+    Raises ConfigError, UnknownNameError, DataError, ModelError, RunError and TrainingError (a loss that is not finite;
+    the last good checkpoint stays).
+    """
+    settings = load_config(config, overrides)
+    path = Path(run_dir) if run_dir else Path("runs") / (_stem(config) or settings.data.name)
+    run = _resumed(path, settings) if resume else None
+    if run is not None and run.status == "trained":
+        return run
+
+    from lwexplain.data.load import load_data
+    from lwexplain.training.loop import Trainer
+
+    data = load_data(settings.data, settings.seed)
+    chance = float(data.val.labels.bincount().max() / len(data.val))
+    if run is None:
+        # everything that a wrong configuration could raise comes before the directory is made
+        trainer = Trainer(settings, data.for_training(), stop_rule=_stop_rule(chance))
+        run = Run.create(path, settings.to_yaml())
+        run.update(
+            data={
+                "name": data.name,
+                "classes": data.classes,
+                "shape": list(data.shape),
+                "sizes": {"train": len(data.train), "val": len(data.val), "test": len(data.test or ())},
+                "fingerprint": data.fingerprint,
+            },
+            model=settings.model.name,
+            strategy=settings.training.strategy,
+        )
+        with run.lock("lwexplain train"):
+            trainer.fit(run, quiet=quiet)
+    else:
+        if data.fingerprint != run.manifest["data"]["fingerprint"]:
+            raise RunError(f"the images of {data.name!r} differ from those {path} was started on; restore them")
+        trainer = Trainer(settings, data.for_training(), stop_rule=_stop_rule(chance))
+        with run.lock("lwexplain train --resume"):
+            trainer.fit(run, resume=run.status != "created", quiet=quiet)
+    return run
+
+
+def analyze(
+    run: "Run | str | Path",
+    probes: "Sequence[str | Probe] | None" = None,
+    *,
+    max_samples: int | None = 10_000,
+    device: str | None = None,
+    quiet: bool | None = None,
+) -> pd.DataFrame:
+    """Capture every stage of a trained run, measure the probes, and return (and write) the long table.
+
+    ``probes``: names of ``lwexplain list probes`` or objects with ``name`` and ``measure(stage)``; None = all built-in
+    ones. ``max_samples`` bounds each split by a stratified sub-sample (None = all). Columns and ``attrs`` of the table
+    are described in ``lwexplain.results``; probes that raised are listed in ``attrs["failures"]``.
+    """
+    from lwexplain.analysis import analyze_run
+
+    return analyze_run(_open(run), probes, max_samples=max_samples, device=device, quiet=quiet).metrics
+
+
+def analyze_model(
+    model: "nn.Module",
+    loaders: Mapping[str, Iterable[Sequence[Any]]],
+    stages: Sequence[str],
+    probes: "Sequence[str | Probe] | None" = None,
+    *,
+    classes: Sequence[str] | None = None,
+    pooling: Any = "mean",
+    device: str | None = None,
+    seed: int = 0,
+    quiet: bool | None = None,
+) -> pd.DataFrame:
+    """Analyze any module at its named submodules; no run directory is needed or written.
+
+    ``loaders`` maps ``train``, ``val`` and (optionally) ``test`` to iterables of (images float32 (N, C, H, W), labels
+    int64 (N,)). ``stages`` are module names in the order in which they run. The model is left exactly as it was.
+    """
+    from lwexplain.analysis import analyze_model as analyze_module
+
+    result = analyze_module(
+        model, loaders, stages, probes, classes=classes, pooling=pooling, device=device, seed=seed, quiet=quiet
+    )
+    return result.metrics
+
+
+def recommend(table: "pd.DataFrame | Run | str | Path", tolerance: float = 0.005) -> "Recommendation":
+    """Advice on depth from an analysis table or an analyzed run; see ``lwexplain.advice.recommend``.
+
+    For a run the recommendation is also written to ``analysis/recommendation.json``.
+    """
+    from lwexplain.advice.recommend import recommend as advise
+    from lwexplain.results import read_metrics
+
+    if isinstance(table, pd.DataFrame):
+        return advise(table, tolerance)
+    run = _open(table)
+    advice = advise(read_metrics(run), tolerance)
+    run.write_json("analysis/recommendation.json", advice.to_dict())
+    return advice
+
+
+def report(run: "Run | str | Path", out: str | Path | None = None) -> Path:
+    """Write the self-contained HTML report of an analyzed run; returns its path (default ``report.html`` in the run)."""
+    from lwexplain.views.report import write_report
+
+    return write_report(_open(run), Path(out) if out else None)
+
+
+def compare(runs: "Sequence[Run | str | Path]", tolerance: float = 0.005) -> pd.DataFrame:
+    """One row a run: strategy, recommendation, accuracies, costs and training time."""
+    from lwexplain.advice.recommend import recommend as advise
+    from lwexplain.results import read_metrics
+
+    if len(runs) < 2:
+        raise ConfigError("compare needs two or more runs")
+    rows = []
+    for item in runs:
+        run = _open(item)
+        advice = advise(read_metrics(run), tolerance)
+        rows.append(
+            {
+                "run": run.name,
+                "data": run.manifest.get("data", {}).get("name"),
+                "model": run.manifest.get("model"),
+                "strategy": run.manifest.get("strategy"),
+                "training_seconds": run.manifest.get("seconds"),
+                **advice.to_dict(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _open(run: "Run | str | Path") -> Run:
+    return run if isinstance(run, Run) else Run.open(run)
+
+
+def _stem(config: Any) -> str | None:
+    return Path(config).stem if isinstance(config, (str, Path)) else None
+
+
+def _stop_rule(chance: float) -> Any:
+    from lwexplain.advice.rules import stop_training
+
+    return lambda hits: stop_training([hit.numpy() for hit in hits], chance)
+
+
+def _resumed(path: Path, settings: Config) -> Run | None:
+    """The run to go on with, after checking that it was started with the same configuration; None for a fresh start."""
+    if not path.exists() or not any(path.iterdir()):
+        return None
+    run = Run.open(path)
+    before = _comparable(load_config(run.config()))
+    now = _comparable(settings)
+    different = sorted(key for key in before | now if before.get(key) != now.get(key))
+    if different:
+        changes = ", ".join(f"{key} ({before.get(key)!r} then, {now.get(key)!r} now)" for key in different)
+        raise ConfigError(f"{path} was started with another configuration: {changes}; use another --run-dir")
+    return run
+
+
+def _comparable(config: Config) -> dict[str, Any]:
+    """Dotted keys of everything that changes the result."""
+    flat: dict[str, Any] = {}
+
+    def walk(prefix: str, tree: Any) -> None:
+        if isinstance(tree, dict) and tree:
+            for key, value in tree.items():
+                walk(f"{prefix}.{key}" if prefix else key, value)
+        else:
+            flat[prefix] = tree
+
+    walk("", config.model_dump(mode="json"))
+    for free in ("device", "training.checkpoint_seconds", "data.workers", "data.root", "data.download"):
+        flat.pop(free, None)
+    return flat

@@ -1,0 +1,286 @@
+"""The command line: parse, call, print. Results go to stdout, progress and errors to stderr."""
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lwexplain.errors import LwexplainError, TrainingInterrupted
+
+if TYPE_CHECKING:
+    from lwexplain.run import Run
+
+app = typer.Typer(
+    name="lwexplain",
+    help="Train image classifiers layer-wise or by back-propagation, look inside every stage, and learn where to stop.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory made by lwexplain train.")]
+Tolerance = Annotated[float, typer.Option(help="Accuracy one is willing to lose, in [0, 1): 0.005 is half a point.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+class Kind(StrEnum):
+    """What ``lwexplain list`` can list."""
+
+    datasets = "datasets"
+    models = "models"
+    strategies = "strategies"
+    losses = "losses"
+    heads = "heads"
+    probes = "probes"
+
+
+@app.callback()
+def options(
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Read by ``main``, which accepts --verbose anywhere on the line."""
+
+
+@app.command()
+def demo(out: Annotated[Path, typer.Option(help="Folder for the two runs.")] = Path("runs/demo")) -> None:
+    """Train on the embedded digits by bp and greedy, analyze, recommend, and write the reports."""
+    from lwexplain.demo import run_demo
+
+    reports = run_demo(out, say=lambda text: typer.echo(f"\n{text}"), show=_print_run)
+    typer.echo("")
+    for path in reports:
+        typer.echo(f"report: {path}")
+    typer.echo(f"explore: streamlit run apps/explorer.py -- {out}")
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="A YAML file such as configs/digits_greedy.yaml.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, e.g. training.epochs=3.")
+    ] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Run directory (default: runs/<name of the config>).")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+) -> None:
+    """Train a network as configured, stage by stage or by back-propagation."""
+    from lwexplain import api
+    from lwexplain.config import parse_overrides
+
+    run = api.train(config, parse_overrides(overrides or []), run_dir=run_dir, resume=resume)
+    _print_training(run)
+    typer.echo(f"trained: {run.path}\nnext: lwexplain analyze {run.path}")
+
+
+@app.command()
+def analyze(
+    run_dir: RunDir,
+    probes: Annotated[str | None, typer.Option(help="Comma-separated probes (default: all built-in ones).")] = None,
+    max_samples: Annotated[int, typer.Option(min=1, help="Largest number of images used of each split.")] = 10_000,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps (default: as trained).")] = None,
+) -> None:
+    """Capture every stage and measure the probes."""
+    from lwexplain import api
+    from lwexplain.run import Run
+
+    names = [name.strip() for name in probes.split(",") if name.strip()] if probes is not None else None
+    run = Run.open(run_dir)
+    api.analyze(run, names, max_samples=max_samples, device=device)
+    _print_table(run)
+    typer.echo(f"analyzed: {run.metrics_path}\nnext: lwexplain recommend {run_dir}")
+
+
+@app.command()
+def recommend(run_dir: RunDir, tolerance: Tolerance = 0.005, as_json: AsJson = False) -> None:
+    """Recommend the stage to stop at, with the reason."""
+    from lwexplain import api
+
+    advice = api.recommend(run_dir, tolerance)
+    if as_json:
+        typer.echo(json.dumps(advice.to_dict(), indent=2))
+    else:
+        _print_advice(advice)
+
+
+@app.command()
+def compare(
+    run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Two or more analyzed runs.")],
+    tolerance: Tolerance = 0.005,
+    as_json: AsJson = False,
+) -> None:
+    """Put the recommendations of several runs side by side."""
+    from lwexplain import api
+
+    frame = api.compare(run_dirs, tolerance)
+    if as_json:
+        typer.echo(json.dumps(json.loads(frame.to_json(orient="records")), indent=2))
+        return
+    columns = {
+        "run": str,
+        "strategy": str,
+        "verdict": str,
+        "stage": lambda value: value or "-",
+        "depth": lambda value: "-" if _missing(value) else str(int(value)),
+        "expected_accuracy": _share,
+        "full_accuracy": _share,
+        "params_ratio": _ratio,
+        "training_seconds": lambda value: "-" if _missing(value) else f"{value:.0f}",
+    }
+    _print_grid(list(columns), [[write(row[name]) for name, write in columns.items()] for _, row in frame.iterrows()])
+
+
+@app.command()
+def report(
+    run_dir: RunDir,
+    out: Annotated[Path | None, typer.Option(help="File to write (default: report.html in the run).")] = None,
+) -> None:
+    """Write the self-contained HTML report of an analyzed run."""
+    from lwexplain import api
+
+    typer.echo(f"report: {api.report(run_dir, out)}")
+
+
+@app.command("list")
+def list_names(kind: Annotated[Kind, typer.Argument(help="What to list.")]) -> None:
+    """List what can be named in a configuration or on the command line."""
+    registry = _registry(kind)
+    width = max(len(name) for name in registry.names())
+    for name in registry.names():
+        typer.echo(f"{name:<{width}}  {registry.summary(name)}")
+
+
+def _registry(kind: Kind) -> Any:
+    match kind:
+        case Kind.datasets:
+            from lwexplain.data.dataset import DATASETS as registry
+        case Kind.models:
+            from lwexplain.models.build import MODELS as registry
+        case Kind.strategies:
+            from lwexplain.training.strategy import STRATEGIES as registry
+        case Kind.losses:
+            from lwexplain.training.losses import LOSSES as registry
+        case Kind.heads:
+            from lwexplain.models.heads import HEADS as registry
+        case Kind.probes:
+            from lwexplain.probes.base import PROBES as registry
+    return registry
+
+
+# ---------------------------------------------------------------------- printing
+
+
+def _print_run(run: "Run") -> None:
+    from lwexplain import api
+
+    _print_table(run)
+    _print_advice(api.recommend(run))
+
+
+def _print_training(run: "Run") -> None:
+    last = {event["depth"]: event for event in run.read_events() if event.get("event") == "epoch"}
+    rows = [
+        [str(depth), event["stage"], f"{event['train_loss']:.4f}", _share(event["val_accuracy"]), f"{event['lr']:.2g}"]
+        for depth, event in sorted(last.items())
+    ]
+    _print_grid(["depth", "stage", "train loss", "val accuracy", "last lr"], rows)
+    if run.manifest.get("stopped"):
+        typer.echo(f"stopped early: {run.manifest['stopped']}")
+
+
+def _print_table(run: "Run") -> None:
+    from lwexplain.results import read_metrics
+
+    table = read_metrics(run)
+    overall = table[table["class"].isna()]
+    columns = [
+        ("head val", "head_accuracy", "val", _share),
+        ("head test", "head_accuracy", "test", _share),
+        ("linear val", "linear_probe_accuracy", "val", _share),
+        ("linear test", "linear_probe_accuracy", "test", _share),
+        ("kNN val", "knn_accuracy", "val", _share),
+        ("separability", "separability_index", "val", _share),
+        ("parameters", "parameters", "none", lambda value: f"{int(value):,}"),
+    ]
+    known = {column[1] for column in columns} | {"flops", "latency_seconds"}
+    custom = [name for name in overall[overall["probe"].isin(_third_party(table))]["metric"].unique() if name not in known]
+    columns += [(name, name, "val", lambda value: f"{value:.4g}") for name in custom]
+    present = [column for column in columns if (overall["metric"] == column[1]).any()]
+    rows = []
+    for depth, stage in enumerate(table.attrs["stages"], start=1):
+        row = [str(depth), stage]
+        for _, metric, split, write in present:
+            cell = overall[
+                (overall["stage"] == stage) & (overall["metric"] == metric) & (overall["split"] == split)
+            ]
+            row.append("-" if cell.empty or _missing(cell["value"].iloc[0]) else write(cell["value"].iloc[0]))
+        rows.append(row)
+    _print_grid(["depth", "stage", *(column[0] for column in present)], rows)
+    for failure in table.attrs["failures"]:
+        where = f" at stage {failure['stage']}" if failure["stage"] else ""
+        typer.echo(f"probe {failure['probe']} failed{where}: {failure['error']}")
+
+
+def _third_party(table: Any) -> list[str]:
+    """Probes of the table that are not built in."""
+    from lwexplain.probes.engine import DEFAULT_PROBES
+
+    return [probe for probe in table["probe"].unique() if probe not in DEFAULT_PROBES and probe != "cost"]
+
+
+def _print_advice(advice: Any) -> None:
+    where = "none" if advice.depth is None else f"{advice.stage}, depth {advice.depth} of {advice.full_depth}"
+    if advice.depth_interval and advice.depth_interval[0] != advice.depth_interval[1]:
+        where += f" (90 % interval {advice.depth_interval[0]} to {advice.depth_interval[1]})"
+    typer.echo(f"recommendation: {advice.verdict} - {where}")
+    typer.echo(f"  {advice.reason}")
+    if advice.expected_accuracy is not None:
+        low, high = advice.expected_accuracy_interval
+        full = "" if advice.full_accuracy is None else f"; full depth {_share(advice.full_accuracy)}"
+        typer.echo(f"  test accuracy {_share(advice.expected_accuracy)} ({_share(low)} to {_share(high)}){full}")
+    if advice.params_ratio is not None:
+        typer.echo(
+            f"  of the full network's cost: parameters {_ratio(advice.params_ratio)}, "
+            f"FLOPs {_ratio(advice.flops_ratio)}, latency {_ratio(advice.latency_ratio)}"
+        )
+
+
+def _print_grid(header: list[str], rows: list[list[str]]) -> None:
+    """A plain table: text to the left, numbers to the right."""
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    left = [not any(character.isdigit() for row in rows for character in row[column][:1]) for column in range(len(header))]
+    for row in [header, ["-" * width for width in widths], *rows]:
+        cells = [
+            cell.ljust(width) if to_left else cell.rjust(width)
+            for cell, width, to_left in zip(row, widths, left, strict=True)
+        ]
+        typer.echo("  ".join(cells).rstrip())
+
+
+def _share(value: Any) -> str:
+    return "-" if _missing(value) else f"{value:.4f}"
+
+
+def _ratio(value: Any) -> str:
+    return "-" if _missing(value) else f"{100 * value:.1f} %"
+
+
+def _missing(value: Any) -> bool:
+    return value is None or value != value
+
+
+def main() -> None:
+    """Entry point: errors for a person in one or two lines and exit code 2; ``--verbose`` shows the traceback."""
+    arguments = sys.argv[1:]
+    verbose = "--verbose" in arguments
+    try:
+        app(args=[argument for argument in arguments if argument != "--verbose"], prog_name="lwexplain")
+    except LwexplainError as error:
+        if verbose:
+            raise
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(130 if isinstance(error, TrainingInterrupted) else 2)
+
+
+if __name__ == "__main__":
+    main()
