@@ -142,6 +142,27 @@ def saving(ratio: float | None) -> str | None:
     return None if ratio is None or pd.isna(ratio) else f"{100 * (1 - ratio):.0f} %"
 
 
+def advice_numbers(advice: Any) -> list[tuple[str, str, str]]:
+    """What a recommendation promises and saves: (title, value, remark) each; empty without one."""
+    if advice is None or advice.depth is None:
+        return []
+    numbers = []
+    if advice.expected_accuracy is not None:
+        low, high = advice.expected_accuracy_interval
+        numbers.append(("expected accuracy", f"{advice.expected_accuracy:.4f}", f"95 % interval {low:.3f}–{high:.3f}"))
+    if advice.full_accuracy is not None and advice.expected_accuracy is not None:
+        difference = advice.expected_accuracy - advice.full_accuracy
+        numbers.append(("full depth", f"{advice.full_accuracy:.4f}", f"recommended {difference:+.4f}"))
+    low, high = advice.depth_interval
+    numbers.append(("depth", f"{advice.depth} of {advice.full_depth}", f"90 % interval {low}–{high}"))
+    ratios = (("parameters", advice.params_ratio), ("FLOPs", advice.flops_ratio), ("latency", advice.latency_ratio))
+    for title, ratio in ratios:
+        saved = saving(ratio)
+        if saved is not None:
+            numbers.append((f"{title} saved", saved, f"{ratio:.3g} of full depth"))
+    return numbers
+
+
 def flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
     """Leaves of a JSON tree as (dotted name, text); lists of plain values on one line."""
     if isinstance(tree, Mapping):

@@ -38,9 +38,8 @@ def cost_figure(table: pd.DataFrame, *, depth: int | None = None, height: int = 
         )
         depths = [int(d) for d in rows["depth"]]
         figure.update_xaxes(title="depth (stages)", tickvals=depths[:: max(1, len(depths) // 9)], row=1, col=column)
-        figure.update_yaxes(
-            tickformat="~s" if metric != "latency_seconds" else "~g", rangemode="tozero", row=1, col=column
-        )
+        tickformat = "~g" if metric == "latency_seconds" else "~s"
+        figure.update_yaxes(tickformat=tickformat, rangemode="tozero", row=1, col=column)
     figure.update_layout(template=TEMPLATE, height=height, showlegend=False, bargap=0.25, margin={"t": 40})
     return figure
 

@@ -1,7 +1,7 @@
 """Accuracy over depth: the curve a recommendation is read from, and several runs on one chart."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -22,10 +22,10 @@ ACCURACY_ORDER = ("head_accuracy", "linear_probe_accuracy", "mlp_probe_accuracy"
 
 
 class Advised(Protocol):
-    """What a depth curve shows of a recommendation."""
+    """What a depth curve shows of a recommendation; ``depth`` is None where there is no signal."""
 
     @property
-    def depth(self) -> int: ...
+    def depth(self) -> int | None: ...
     @property
     def source(self) -> str: ...
 
@@ -94,12 +94,17 @@ def comparison_figure(
         title = label(name) if metric else f"{label(name)} ({metric_title(str(wanted)).title})"
         _add_curve(figure, rows, title, colour, dash="solid")
         point = rows[rows["depth"] == advised[name].depth] if name in advised else rows.iloc[:0]
-        if not point.empty:
+        if not point.empty:  # stars at one place stay visible: the later, the smaller
             figure.add_scatter(
                 x=point["depth"],
                 y=point["value"],
                 mode="markers",
-                marker={"symbol": "star", "size": 17, "color": colour, "line": {"width": 1.5, "color": "white"}},
+                marker={
+                    "symbol": "star",
+                    "size": 15 + 5 * (len(tables) - 1 - index),
+                    "color": colour,
+                    "line": {"width": 1.5, "color": "white"},
+                },
                 hovertemplate=f"{label(name)}: recommended depth %{{x}}<extra></extra>",
                 legendgroup=title,
                 showlegend=False,
@@ -148,12 +153,12 @@ def _add_curve(figure: go.Figure, rows: pd.DataFrame, title: str, colour: str, d
     )
 
 
-def _hover(row: dict[str, object]) -> str:
+def _hover(row: Mapping[Any, Any]) -> str:
     value, low, high, n = row["value"], row["low"], row["high"], row["n"]
     parts = [f"depth {row['depth']}: {label(row['stage'])}", f"accuracy {value:.4f}"]
-    if not (pd.isna(low) or pd.isna(high)):  # type: ignore[call-overload]
+    if not (pd.isna(low) or pd.isna(high)):
         parts.append(f"95 % interval {low:.4f} to {high:.4f}")
-    if not pd.isna(n):  # type: ignore[call-overload]
+    if not pd.isna(n):
         parts.append(f"n = {n} samples")
     if row.get("note"):
         parts.append(label(row["note"], 80))
@@ -173,6 +178,8 @@ def _mark(figure: go.Figure, table: pd.DataFrame, advised: Advised, tolerance: f
             marker={"symbol": "square", "size": 13, "color": "rgba(240, 180, 40, 0.5)"},
             name=f"within {100 * tolerance:g} points of the best",
         )
+    if advised.depth is None:
+        return
     figure.add_vline(x=advised.depth, line={"color": ACCENT, "width": 1.5, "dash": "dash"}, layer="below")
     point = rows[rows["depth"] == advised.depth]
     if not point.empty:

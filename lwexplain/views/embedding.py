@@ -1,7 +1,7 @@
 """Two-dimensional layouts of the val samples: one stage as a scatter, or a few stages side by side."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -120,14 +120,20 @@ def _groups(points: pd.DataFrame, classes: Sequence[str], predicted: pd.Series |
         guess = points["sample"].map(predicted)
         right = guess.eq(points["label"])
         parts = [
-            ("right", RIGHT, "circle", points[right]),
-            ("wrong", WRONG, "x", points[~right & guess.notna()]),
-            ("no prediction", UNKNOWN, "circle", points[guess.isna()]),
+            Group("right", RIGHT, "circle", points[right]),
+            Group("wrong", WRONG, "x", points[~right & guess.notna()]),
+            Group("no prediction", UNKNOWN, "circle", points[guess.isna()]),
         ]
-        return [Group(f"{title} ({len(part)})", *rest, part) for title, *rest, part in parts if len(part)]  # type: ignore[arg-type]
+        return [replace(part, title=f"{part.title} ({len(part.members)})") for part in parts if len(part.members)]
+    numbers = sorted(int(number) for number in points["label"].unique())
     return [
-        Group(label(class_name(classes, index), 28), class_colour(int(index)), class_symbol(int(index)), part)
-        for index, part in points.groupby("label", sort=True)
+        Group(
+            label(class_name(classes, number), 28),
+            class_colour(number),
+            class_symbol(number),
+            points[points["label"] == number],
+        )
+        for number in numbers
     ]
 
 

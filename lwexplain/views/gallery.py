@@ -121,14 +121,9 @@ def _heat_cell(
     target = class_name(classes, item.targets[s, m])
     right = int(item.targets[s, m]) == int(labels[m])
     said = f"{stage}, image {m}: why {target}" + (f" ({item.notes[s]})" if item.notes[s] else "")
-    mark = "✓" if right else "✗"
-    return _cell(
-        data_uri(overlay(images[m], item.maps[s, m]), side),
-        said,
-        f"{mark} {_short(target)}",
-        side,
-        GOOD if right else BAD,
-    )
+    caption = f"{'✓' if right else '✗'} {_short(target)}"
+    uri = data_uri(overlay(images[m], item.maps[s, m]), side)
+    return _cell(uri, said, caption, side, GOOD if right else BAD)
 
 
 def _cell(uri: str, said: str, caption: str, side: int, colour: str = "#1f2933") -> str:

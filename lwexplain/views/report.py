@@ -69,8 +69,8 @@ def render_report(run: Run) -> str:
         "no_advice": no_advice,
         "verdict": contents.VERDICTS.get(advice.verdict, advice.verdict) if advice else None,
         "source": contents.SOURCES.get(advice.source, advice.source) if advice else None,
-        "full_depth": len(stages),
-        "savings": _savings(advice),
+        "full_depth": advice.full_depth if advice else len(stages),
+        "numbers": [(value, f"{title}, {small}") for title, value, small in contents.advice_numbers(advice)],
         "curve": figures.add(depth_figure(table, recommendation=advice, tolerance=tolerance if advice else None)),
         "depths": {split: _depth_rows(table, split) for split in _splits(table)},
         "panel": figures.add(separability_figure(table, depth=depth)) if panel_metrics(table) else None,
@@ -127,13 +127,6 @@ def _tolerance(recommendation: Any) -> float:
 def _section(config: dict[str, Any], name: str) -> dict[str, Any]:
     section = config.get(name)
     return section if isinstance(section, dict) else {}
-
-
-def _savings(advice: Any) -> list[tuple[str, str]]:
-    if advice is None:
-        return []
-    ratios = (("parameters", advice.params_ratio), ("FLOPs", advice.flops_ratio), ("latency", advice.latency_ratio))
-    return [(name, text) for name, ratio in ratios if (text := contents.saving(ratio)) is not None]
 
 
 def _splits(table: pd.DataFrame) -> list[str]:

@@ -80,8 +80,8 @@ def _add_lines(
 ) -> None:
     """One line; or, where stages train side by side, one a stage, from pale (shallow) to full colour (deep)."""
     colour = {"train": SERIES[1], "val": SERIES[0]}.get(split, SERIES[2])
-    parts = [(stage, rows[rows["stage"] == stage]) for stage in stages] if len(stages) > 1 else [("", rows)]
-    for number, (stage, part) in enumerate(parts, start=1):
+    parts = [rows[rows["stage"] == stage] for stage in stages] if len(stages) > 1 else [rows]
+    for number, part in enumerate(parts, start=1):
         title = f"{split} ({len(parts)} stages, pale = shallow)" if len(parts) > 1 else split
         part = part.sort_values("epoch")
         figure.add_scatter(
@@ -95,7 +95,7 @@ def _add_lines(
             legendgroup=split,
             showlegend=split not in named and number == len(parts),
             text=[label(name) for name in part["stage"]],
-            hovertemplate=f"<b>{split} {panel}</b> {label(stage)}<br>epoch %{{x}} %{{text}}<br>%{{y:.4g}}<extra></extra>",
+            hovertemplate=f"<b>{split} {panel}</b><br>epoch %{{x}} %{{text}}<br>%{{y:.4g}}<extra></extra>",
             row=1,
             col=column,
         )

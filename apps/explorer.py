@@ -1,0 +1,29 @@
+"""The explorer: looks into run directories. Start it with ``streamlit run apps/explorer.py [-- RUNS_FOLDER]``.
+
+It reads files that an analysis left behind, computes nothing heavy and loads no torch.
+"""
+
+import sys
+from pathlib import Path
+
+import streamlit as st
+
+HERE = Path(__file__).resolve().parent
+if str(HERE) not in sys.path:  # `streamlit run` puts it there, other ways of starting the script do not
+    sys.path.insert(0, str(HERE))
+
+from run_picker import choose_run, default_folder  # noqa: E402
+
+st.set_page_config(page_title="lwexplain explorer", page_icon="◧", layout="wide")
+st.html("<style>.stMainBlockContainer { padding-top: 3rem; }</style>")
+
+page = st.navigation(
+    [
+        st.Page("pages/overview.py", title="Overview", icon=":material/insights:", default=True),
+        st.Page("pages/embeddings.py", title="Embeddings", icon=":material/scatter_plot:"),
+        st.Page("pages/attributions.py", title="Attributions", icon=":material/center_focus_strong:"),
+        st.Page("pages/compare.py", title="Compare", icon=":material/compare_arrows:"),
+    ]
+)
+choose_run(default_folder(Path(__file__)))
+page.run()

@@ -1,0 +1,94 @@
+"""Compare: two or more runs on one chart, and what is recommended for each."""
+
+from typing import Any
+
+import pandas as pd
+import run_reader as reader
+import streamlit as st
+from run_picker import keep, restore
+from run_reader import CHART, friendly, plain
+
+from lwexplain.errors import LwexplainError
+from lwexplain.run import Run
+from lwexplain.views import contents
+from lwexplain.views.depth_curve import accuracy_metrics, comparison_figure
+from lwexplain.views.theme import metric_title
+
+DECIDING = "the one advice is decided on"
+
+
+def show(runs: dict[str, str]) -> None:
+    """Choice of runs, the chart and the table of recommendations."""
+    st.title("Compare runs")
+    names = list(runs)
+    usual = list(dict.fromkeys([st.session_state["run_name"], *names]))[:2]
+    restore("compared", usual)
+    st.session_state["compared"] = [name for name in st.session_state["compared"] if name in runs]
+    st.multiselect("Runs", names, key="compared", placeholder="Choose two or more runs")
+    tables, problems = _read({name: runs[name] for name in keep("compared")})
+    for name, problem in problems.items():
+        st.warning(f"{plain(name)}: {plain(problem)}", icon=":material/warning:")
+    if not tables:
+        st.info("Choose two or more analyzed runs.", icon=":material/compare_arrows:")
+        return
+    if len(tables) == 1:
+        st.info("One run is on the chart; choose another to compare it with.", icon=":material/compare_arrows:")
+    metrics = [DECIDING, *dict.fromkeys(metric for table in tables.values() for metric in accuracy_metrics(table))]
+    left, right = st.columns(2, vertical_alignment="bottom")
+    with left:
+        restore("compared_metric", DECIDING, metrics)
+        st.selectbox(
+            "Accuracy",
+            metrics,
+            key="compared_metric",
+            format_func=lambda metric: metric if metric == DECIDING else metric_title(metric).title,
+        )
+    with right:
+        restore("compared_split", "val", ["val", "test"])
+        st.radio("Split", ["val", "test"], key="compared_split", horizontal=True)
+    metric, split = keep("compared_metric"), keep("compared_split")
+    tolerance = st.session_state.get("kept_tolerance", 0.5) / 100
+    advised = {name: reader.advice(Run.open(runs[name]), tolerance) for name in tables}
+    figure = comparison_figure(
+        tables,
+        metric=None if metric == DECIDING else metric,
+        recommendations={name: advice for name, (advice, _) in advised.items() if advice is not None},
+        split=split,
+    )
+    st.plotly_chart(figure, theme=None, key="comparison", config=CHART)
+    st.subheader("Recommendations")
+    st.caption(f"★ marks the recommended depth at a tolerance of {100 * tolerance:g} points (set it on Overview).")
+    rows = [_row(name, tables[name], advice) for name, (advice, _) in advised.items()]
+    st.dataframe(pd.DataFrame(rows), hide_index=True)
+    reasons = {name: advice.reason if advice else problem for name, (advice, problem) in advised.items()}
+    st.markdown("\n".join(f"- **{plain(name)}**: {plain(reason)}" for name, reason in reasons.items()))
+
+
+def _read(runs: dict[str, str]) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
+    """Tables by run name, and by run name what is wrong with the others."""
+    tables, problems = {}, {}
+    for name, path in runs.items():
+        try:
+            tables[name] = reader.metrics(Run.open(path))
+        except LwexplainError as error:
+            problems[name] = str(error)
+    return tables, problems
+
+
+def _row(name: str, table: pd.DataFrame, advice: Any) -> dict[str, Any]:
+    start = {"run": name, "strategy": table.attrs.get("strategy") or "–"}
+    if advice is None:
+        return start | {"verdict": "none", "stage": "–"}
+    numbers = {title: value for title, value, _ in contents.advice_numbers(advice)}
+    start |= {"verdict": contents.VERDICTS.get(advice.verdict, advice.verdict), "stage": advice.stage or "–"}
+    if advice.expected_accuracy_interval is not None:
+        low, high = advice.expected_accuracy_interval
+        numbers["expected accuracy"] += f"  [{low:.3f}, {high:.3f}]"
+    return start | numbers
+
+
+with friendly():
+    runs = st.session_state.get("runs") or {}
+    if not runs:
+        reader.current_run()  # explains what is missing
+    show(runs)

@@ -1,0 +1,137 @@
+"""Embeddings: the val samples in two dimensions, stage by stage; a selection shows its images."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+import run_reader as reader
+import streamlit as st
+from run_picker import keep, restore
+from run_reader import friendly, plain
+
+from lwexplain.run import Run
+from lwexplain.views import contents
+from lwexplain.views.embedding import class_name, embedding_figure
+from lwexplain.views.gallery import Shown, gallery_html
+
+MOST_SHOWN = 64
+CHART = {"displaylogo": False, "scrollZoom": True, "modeBarButtonsToRemove": ["autoScale2d"]}
+COLOURINGS = {"class": "class", "outcome": "right or wrong"}
+
+
+def show(run: Run, table: pd.DataFrame) -> None:
+    """Controls, the scatter on the left, the images of the selection on the right."""
+    st.title("Embeddings")
+    methods = reader.embedding_methods(run)
+    if not methods:
+        st.info("This analysis holds no embedding. Make one with:", icon=":material/scatter_plot:")
+        st.code(f"lwexplain analyze {run.path} --probes umap", language="bash")
+        return
+    left, middle, right = st.columns([1, 2, 1], vertical_alignment="bottom")
+    with left:
+        restore("method", methods[0], methods)
+        st.selectbox("Method", methods, key="method")
+    frame = reader.embedding(run, keep("method"))
+    stage = _choose_stage(frame, contents.stage_names(table), middle)
+    predicted = contents.stage_predictions(reader.predictions(run), stage)
+    with right:
+        restore("colouring", "class", list(COLOURINGS))
+        st.radio("Colour by", list(COLOURINGS), format_func=COLOURINGS.get, key="colouring", horizontal=True)
+    colouring = keep("colouring")
+    if colouring == "outcome" and predicted.empty:
+        st.caption("No prediction was recorded at this stage, so right and wrong cannot be told.")
+    classes = contents.class_names(table)
+
+    chart, gallery = st.columns([3, 2])
+    place = f"{run.path}|{st.session_state['method']}|{stage}"
+    chosen, chosen_at = st.session_state.get("chosen_samples", ([], ""))
+    elsewhere = chosen if chosen_at != place and chosen_at.startswith(f"{run.path}|") else []
+    with chart:
+        figure = embedding_figure(
+            frame,
+            stage,
+            classes,
+            predicted=None if predicted.empty else predicted,
+            colour_by=colouring,
+            selected=elsewhere,
+        )
+        event = st.plotly_chart(
+            figure,
+            theme=None,
+            key=f"embedding_{stage}",
+            on_select="rerun",
+            selection_mode=("box", "lasso", "points"),
+            config=CHART,
+        )
+        st.caption("Draw a lasso or a box around points, or click one. Axes have no unit; only closeness counts.")
+    samples = selected_samples(event)
+    if samples:
+        st.session_state["chosen_samples"] = (samples, place)
+    elif chosen_at == place:
+        st.session_state["chosen_samples"] = ([], "")
+    with gallery:
+        _show_gallery(run, frame, samples or elsewhere, predicted, classes)
+
+
+def selected_samples(event: Mapping[str, Any]) -> list[int]:
+    """Sample numbers of a selection. Point indices are per trace, so each point carries its sample number."""
+    samples = []
+    for point in event["selection"]["points"]:
+        carried = point.get("customdata")
+        if isinstance(carried, (list, tuple)):
+            carried = carried[0] if carried else None
+        if carried is not None:
+            samples.append(int(carried))
+    return list(dict.fromkeys(samples))
+
+
+def _choose_stage(frame: pd.DataFrame, stages: list[str], place: Any) -> str:
+    """The stage slider; stages without points are left out."""
+    depths = dict(frame[["stage", "depth"]].drop_duplicates("stage").itertuples(index=False, name=None))
+    present = set(depths)
+    stages = [stage for stage in stages if stage in present] or sorted(present)
+    restore("stage", stages[-1], stages)
+    with place:
+        if len(stages) == 1:
+            st.markdown(f"Stage: {plain(stages[0])}")
+        else:
+            st.select_slider(
+                "Stage (shallow to deep)",
+                stages,
+                key="stage",
+                format_func=lambda stage: f"depth {depths.get(stage, '?')}: {stage}",
+            )
+    return keep("stage")
+
+
+def _show_gallery(run: Run, frame: pd.DataFrame, samples: list[int], predicted: pd.Series, classes: list[str]) -> None:
+    st.subheader("Selected images", anchor=False)
+    pictures = reader.thumbnails(run)
+    if pictures is None:
+        st.caption("This analysis kept no thumbnails.")
+        return
+    if not samples:
+        st.caption("Nothing is selected. Images of selected points appear here, with their true and predicted class.")
+        return
+    labels = frame.drop_duplicates("sample").set_index("sample")["label"]
+    samples = [sample for sample in samples if 0 <= sample < len(pictures) and sample in labels.index]
+    wrong = sum(1 for sample in samples if sample in predicted.index and predicted[sample] != labels[sample])
+    counts = f"{len(samples)} selected" + (f", {wrong} of them wrong at this stage" if not predicted.empty else "")
+    more = f"; the first {MOST_SHOWN} are shown" if len(samples) > MOST_SHOWN else ""
+    st.caption(f"{counts}{more}. Below each image: true class, then the predicted one.")
+    shown = [
+        Shown(
+            sample,
+            pictures[sample],
+            class_name(classes, labels[sample]),
+            class_name(classes, predicted[sample]) if sample in predicted.index else None,
+        )
+        for sample in samples[:MOST_SHOWN]
+    ]
+    with st.container(height=540, border=False):
+        st.html(gallery_html(shown))
+
+
+with friendly():
+    run = reader.current_run()
+    show(run, reader.analyzed_table(run))

@@ -1,0 +1,211 @@
+"""What the pages read of a run: cached by path and time of change, and friendly where something is amiss."""
+
+import contextlib
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from lwexplain.errors import AdviceError, LwexplainError
+from lwexplain.results import Analysis, is_analyzed, list_embeddings, read_attributions, read_thumbnails
+from lwexplain.run import Run
+from lwexplain.views import contents
+from lwexplain.views.training_curves import training_figure
+
+log = logging.getLogger("lwexplain.explorer")
+
+Stamp = tuple[tuple[int, int] | None, ...]
+
+# ---------------------------------------------------------------------- the run of the page
+
+
+@contextlib.contextmanager
+def friendly(what: str = "This page") -> Iterator[None]:
+    """Turn any error of the block into a message that names the mend; the traceback goes to the server's log."""
+    try:
+        yield
+    except LwexplainError as error:
+        st.error(f"{plain(what)} cannot be shown: {plain(error)}", icon=":material/error:")
+    except Exception as error:  # the files of a run are a stranger's data: any shape of damage may lie in them
+        log.exception("%s cannot be shown", what)
+        st.error(
+            f"{plain(what)} cannot be shown: the files of this run do not have the expected form "
+            f"({plain(type(error).__name__)}: {plain(error)}).",
+            icon=":material/error:",
+        )
+        st.markdown("Analyze the run again; if that does not help, the log of the explorer holds the details.")
+
+
+def current_run() -> Run:
+    """The run picked in the sidebar; stops the page with an explanation where there is none."""
+    runs = st.session_state.get("runs") or {}
+    name = st.session_state.get("run_name")
+    if name not in runs:
+        _explain_no_runs()
+        st.stop()
+    try:
+        return Run.open(runs[name])
+    except LwexplainError as error:
+        st.title(plain(name))
+        st.error(f"This run cannot be opened: {plain(error)}", icon=":material/error:")
+        st.markdown("The other runs in the sidebar are not affected. To train it anew, move this directory away first.")
+        st.stop()
+
+
+def analyzed_table(run: Run) -> pd.DataFrame:
+    """The measurements of the run; stops the page with its state and the next command where there are none."""
+    if not is_analyzed(run):
+        st.title(plain(st.session_state["run_name"]))
+        if run.status == "trained":
+            st.info("This run is trained, but not analyzed yet. Analyze it with:", icon=":material/science:")
+            st.code(f"lwexplain analyze {run.path}", language="bash")
+            show_training(run)
+        else:
+            show_unfinished(run)
+        st.stop()
+    try:
+        return metrics(run)
+    except LwexplainError:
+        st.title(plain(st.session_state["run_name"]))
+        raise
+
+
+def show_unfinished(run: Run) -> None:
+    """Status, progress and curve so far of a run whose training has not ended; follows it while it trains."""
+
+    def state() -> None:
+        now = Run.open(run.path)
+        progress = f" ({plain(now.manifest['progress'])})" if now.manifest.get("progress") else ""
+        text = f"Training has not finished: status **{plain(now.status)}**{progress}."
+        (st.error if now.status == "failed" else st.info)(text, icon=":material/hourglass_top:")
+        show_training(now)
+
+    with friendly("The training so far"):
+        if run.status == "training":
+            st.fragment(state, run_every="10s")()
+        else:
+            state()
+    st.markdown("If no process is training it any more, go on with:")
+    st.code(f"lwexplain train {run.path / 'config.yaml'} --run-dir {run.path} --resume", language="bash")
+
+
+def show_training(run: Run) -> None:
+    """The training curve, from the events logged so far."""
+    figure = training_figure(events(run), sequential=contents.is_sequential(run))
+    st.plotly_chart(figure, theme=None, key="training_curve", config=CHART)
+
+
+def _explain_no_runs() -> None:
+    folder = Path(str(st.session_state.get("folder") or "."))
+    st.title("No run to show")
+    if not folder.expanduser().exists():
+        st.warning(
+            f"There is no folder {plain(folder)}. Type another one in the sidebar.", icon=":material/folder_off:"
+        )
+    else:
+        st.info(f"The folder {plain(folder)} holds no run directory.", icon=":material/folder_open:")
+    st.markdown("Make one: the demo trains and analyzes two small networks on embedded digits in a few minutes.")
+    st.code("lwexplain demo --out runs/demo\nstreamlit run apps/explorer.py -- runs/demo", language="bash")
+    st.markdown("Or train and analyze one of your own:")
+    st.code(
+        "lwexplain train configs/digits_greedy.yaml --run-dir runs/mine\nlwexplain analyze runs/mine", language="bash"
+    )
+
+
+# ---------------------------------------------------------------------- cached readers
+
+CHART = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
+
+
+def metrics(run: Run) -> pd.DataFrame:
+    """The long table of measurements."""
+    return _metrics(str(run.path), _stamp(run.metrics_path, run.analysis / "analysis.json"))
+
+
+def predictions(run: Run) -> pd.DataFrame:
+    """Predicted class per sample, stage and source."""
+    return _predictions(str(run.path), _stamp(run.analysis / "predictions.parquet"))
+
+
+def embedding_methods(run: Run) -> list[str]:
+    return list_embeddings(run)
+
+
+def embedding(run: Run, method: str) -> pd.DataFrame:
+    """One embedding table."""
+    return _embedding(str(run.path), method, _stamp(run.analysis / "embeddings" / f"{method}.parquet"))
+
+
+def thumbnails(run: Run) -> np.ndarray | None:
+    """Thumbnails of the val samples, memory-mapped: not worth a cache."""
+    return read_thumbnails(run)
+
+
+def attributions(run: Run) -> Analysis | None:
+    """Heat maps, memory-mapped."""
+    return read_attributions(run)
+
+
+def events(run: Run) -> list[dict[str, Any]]:
+    """Training events."""
+    return _events(str(run.path), _stamp(run.events_path))
+
+
+def advice(run: Run, tolerance: float) -> tuple[Any, str | None]:
+    """The recommendation at ``tolerance`` (accuracy) and None, or None and why there is none."""
+    return _advice(str(run.path), _stamp(run.metrics_path, run.analysis / "analysis.json"), tolerance)
+
+
+def _stamp(*paths: Path) -> Stamp:
+    """Time of change and size of each file: the key under which its contents are cached."""
+    stamps: list[tuple[int, int] | None] = []
+    for path in paths:
+        try:
+            state = path.stat()
+            stamps.append((state.st_mtime_ns, state.st_size))
+        except OSError:
+            stamps.append(None)
+    return tuple(stamps)
+
+
+@st.cache_data(max_entries=16, show_spinner=False)
+def _metrics(path: str, stamp: Stamp) -> pd.DataFrame:
+    return contents.checked_metrics(Run.open(path))
+
+
+@st.cache_data(max_entries=8, show_spinner=False)
+def _predictions(path: str, stamp: Stamp) -> pd.DataFrame:
+    return contents.checked_predictions(Run.open(path))
+
+
+@st.cache_data(max_entries=8, show_spinner=False)
+def _embedding(path: str, method: str, stamp: Stamp) -> pd.DataFrame:
+    return contents.checked_embedding(Run.open(path), method)
+
+
+@st.cache_data(max_entries=16, show_spinner=False)
+def _events(path: str, stamp: Stamp) -> list[dict[str, Any]]:
+    return Run.open(path).read_events()
+
+
+@st.cache_data(max_entries=256, show_spinner=False)
+def _advice(path: str, stamp: Stamp, tolerance: float) -> tuple[Any, str | None]:
+    from lwexplain.advice.recommend import recommend
+
+    try:
+        return recommend(_metrics(path, stamp), tolerance), None
+    except AdviceError as error:
+        return None, str(error)
+
+
+# ---------------------------------------------------------------------- text
+
+
+def plain(text: object) -> str:
+    """Foreign text (names, notes, errors, paths) so that Markdown shows it as it is."""
+    return re.sub(r"([\\`*_{}\[\]()#+\-.!|$:~<>&])", r"\\\1", " ".join(str(text).split()))
