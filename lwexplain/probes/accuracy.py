@@ -1,0 +1,26 @@
+"""Accuracy with its interval."""
+
+import math
+
+import numpy as np
+
+from lwexplain.probes.base import Measurement
+
+Z95 = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
+
+
+def wilson_interval(p: float, n: int) -> tuple[float, float]:
+    """95 % score interval for a proportion ``p`` of ``n`` samples (Wilson 1927, eq. of the score test)."""
+    if n < 1:
+        return 0.0, 1.0
+    z2 = Z95 * Z95
+    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def accuracy_of(metric: str, predicted: np.ndarray, labels: np.ndarray, split: str, note: str = "") -> Measurement:
+    """Share of ``predicted`` (N,) equal to ``labels`` (N,), in [0, 1], with its Wilson interval."""
+    value = float(np.mean(predicted == labels))
+    low, high = wilson_interval(value, len(labels))
+    return Measurement(metric, value, split, low=low, high=high, n=len(labels), note=note)
