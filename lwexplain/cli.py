@@ -203,16 +203,16 @@ def _print_table(run: "Run") -> None:
         ("parameters", "parameters", "none", lambda value: f"{int(value):,}"),
     ]
     known = {column[1] for column in columns} | {"flops", "latency_seconds"}
-    custom = [name for name in overall[overall["probe"].isin(_third_party(table))]["metric"].unique() if name not in known]
+    custom = [
+        name for name in overall[overall["probe"].isin(_third_party(table))]["metric"].unique() if name not in known
+    ]
     columns += [(name, name, "val", lambda value: f"{value:.4g}") for name in custom]
     present = [column for column in columns if (overall["metric"] == column[1]).any()]
     rows = []
     for depth, stage in enumerate(table.attrs["stages"], start=1):
         row = [str(depth), stage]
         for _, metric, split, write in present:
-            cell = overall[
-                (overall["stage"] == stage) & (overall["metric"] == metric) & (overall["split"] == split)
-            ]
+            cell = overall[(overall["stage"] == stage) & (overall["metric"] == metric) & (overall["split"] == split)]
             row.append("-" if cell.empty or _missing(cell["value"].iloc[0]) else write(cell["value"].iloc[0]))
         rows.append(row)
     _print_grid(["depth", "stage", *(column[0] for column in present)], rows)
@@ -248,7 +248,9 @@ def _print_advice(advice: Any) -> None:
 def _print_grid(header: list[str], rows: list[list[str]]) -> None:
     """A plain table: text to the left, numbers to the right."""
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
-    left = [not any(character.isdigit() for row in rows for character in row[column][:1]) for column in range(len(header))]
+    left = [
+        not any(character.isdigit() for row in rows for character in row[column][:1]) for column in range(len(header))
+    ]
     for row in [header, ["-" * width for width in widths], *rows]:
         cells = [
             cell.ljust(width) if to_left else cell.rjust(width)

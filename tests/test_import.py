@@ -8,9 +8,7 @@ def fresh(code):
 
 
 def test_import_loads_neither_torch_nor_numba_nor_pandas():
-    heavy = fresh(
-        "import lwexplain, sys; print([m for m in ('torch', 'numba', 'pandas', 'umap') if m in sys.modules])"
-    )
+    heavy = fresh("import lwexplain, sys; print([m for m in ('torch', 'numba', 'pandas', 'umap') if m in sys.modules])")
     assert heavy.strip() == "[]"
 
 

@@ -88,7 +88,9 @@ def test_a_damaged_file_is_named_with_the_mend(run, name):
 
 def test_an_analysis_that_died_while_writing_does_not_look_whole(run, monkeypatch):
     write_analysis(run, analysis())
-    monkeypatch.setattr(pd.DataFrame, "to_parquet", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left")))
+    monkeypatch.setattr(
+        pd.DataFrame, "to_parquet", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left"))
+    )
     with pytest.raises(RunError, match="No space left"):
         write_analysis(run, analysis())
     with pytest.raises(RunError, match="lwexplain analyze"):

@@ -51,7 +51,9 @@ def recommend(table: pd.DataFrame, tolerance: float = 0.005, *, seed: int = 0) -
     Raises AdviceError where the table lacks the evidence or the tolerance is not in [0, 1).
     """
     if not 0 <= tolerance < 1:
-        raise AdviceError(f"tolerance is a difference of accuracies in [0, 1), found {tolerance!r}; 0.005 is half a point")
+        raise AdviceError(
+            f"tolerance is a difference of accuracies in [0, 1), found {tolerance!r}; 0.005 is half a point"
+        )
     curve = bootstrap_curve(table, seed=seed)
     chance = float(table.attrs.get("chance") or 1 / len(table.attrs["classes"]))
     full_accuracy, _ = _reported(table, curve, len(curve.stages) - 1)
@@ -148,9 +150,7 @@ def _silent(curve: DepthCurve, tolerance: float, chance: float, full_accuracy: f
     )
 
 
-def _reported(
-    table: pd.DataFrame, curve: DepthCurve, position: int
-) -> tuple[float | None, tuple[float, float] | None]:
+def _reported(table: pd.DataFrame, curve: DepthCurve, position: int) -> tuple[float | None, tuple[float, float] | None]:
     """Accuracy and interval of a depth for the report: on test, or on val where there is no test split."""
     for split in ("test", "val"):
         rows = depth_curve(table, split, curve.source)
