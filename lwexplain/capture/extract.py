@@ -165,9 +165,7 @@ class _StoredRows(_Rows):
         self.file.write(np.ascontiguousarray(block, dtype="<f4").data)
 
     def finish(self) -> np.ndarray:
-        about = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({self.n}, {self.width}), }}".encode(
-            "ascii"
-        )
+        about = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({self.n}, {self.width}), }}".encode("ascii")
         prefix = b"\x93NUMPY\x01\x00" + (self.HEADER - 10).to_bytes(2, "little")
         self.file.seek(0)
         self.file.write(prefix + about.ljust(self.HEADER - 11) + b"\n")

@@ -120,9 +120,7 @@ class StageTap:
             if self.calls[name] == 1:
                 tensor = first_tensor(output)
                 if tensor is None:
-                    raise CaptureError(
-                        f"stage {name!r} returned {type(output).__name__} without a tensor in it"
-                    )
+                    raise CaptureError(f"stage {name!r} returned {type(output).__name__} without a tensor in it")
                 self._inside = True
                 try:
                     self.receive(name, tensor)
@@ -213,9 +211,7 @@ def _nearest_few(name: str, known: Mapping[str, Any]) -> str:
     return nearest(name, names)
 
 
-def _away_from(
-    parts: Iterable[nn.Module], device: torch.device | str | None
-) -> list[tuple[nn.Module, torch.device]]:
+def _away_from(parts: Iterable[nn.Module], device: torch.device | str | None) -> list[tuple[nn.Module, torch.device]]:
     """Modules whose own tensors do not lie on ``device``, each with the one device they lie on."""
     if device is None:
         return []

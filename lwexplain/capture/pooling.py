@@ -43,8 +43,4 @@ def pool(output: torch.Tensor, pooling: Pooling = "mean") -> torch.Tensor:
         shape = tuple(pooled.shape) if isinstance(pooled, torch.Tensor) else type(pooled).__name__
         raise CaptureError(f"pooling {pooling!r} gave {shape}; expected a tensor (N, D)")
     pooled = pooled.float()
-    return (
-        pooled.clone()
-        if pooled.untyped_storage().data_ptr() == output.untyped_storage().data_ptr()
-        else pooled
-    )
+    return pooled.clone() if pooled.untyped_storage().data_ptr() == output.untyped_storage().data_ptr() else pooled

@@ -46,13 +46,13 @@ def run_probes(
     stages: Sequence[StageData],
     probes: Sequence[str | Probe] = tuple(DEFAULT_PROBES),
     *,
-    on_progress: Callable[[str, int, int], None] | None = None,
+    on_progress: Callable[[str], None] | None = None,
 ) -> ProbeRun:
     """Run each probe (a registered name or an object) on each stage.
 
-    A probe that raises is recorded in ``failures`` and the others finish. ``on_progress(probe name, done,
-    total)`` is called before each step. Raises UnknownNameError or ProbeError before anything runs: no
-    stage, two stages of one name, an unknown probe, an object that is no probe, two probes of one name.
+    A probe that raises is recorded in ``failures`` and the others finish. ``on_progress(probe name)`` is
+    called before each probe. Raises UnknownNameError or ProbeError before anything runs: no stage, two stages
+    of one name, an unknown probe, an object that is no probe, two probes of one name.
     """
     chosen = _resolve(probes)
     stages = sorted(stages, key=lambda stage: stage.depth)
@@ -63,29 +63,21 @@ def run_probes(
     predictions: list[pd.DataFrame] = []
     layouts: dict[str, list[pd.DataFrame]] = defaultdict(list)
     maps: dict[str, dict[str, Attribution]] = defaultdict(dict)
-    steps = [(probe, part) for probe in chosen for part in _parts(probe, stages)]
-    for done, (probe, part) in enumerate(steps):
+    for probe in chosen:
         if on_progress:
-            on_progress(probe.name, done, len(steps))
+            on_progress(probe.name)
         started = time.perf_counter()
-        for stage, results in _attempt(probe, part, run.failures):
-            try:
-                tables = [_table(stage, item) for item in results]
-            except Exception as error:
-                run.failures.append(_failure(probe, stage, error))
-                continue
-            for item, table in zip(results, tables, strict=True):
+        for stage, results in _results_of(probe, stages, run.failures):
+            for item in results:
                 if isinstance(item, Measurement):
                     run.rows.append(_row(probe, stage, item))
                 elif isinstance(item, Predictions):
-                    predictions.append(table)
+                    predictions.append(_prediction_rows(stage, item))
                 elif isinstance(item, Embedding):
-                    layouts[item.method].append(table)
+                    layouts[item.method].append(_embedding_rows(stage, item))
                 else:
                     maps[item.method][stage.name] = item
-        run.seconds[probe.name] = run.seconds.get(probe.name, 0.0) + time.perf_counter() - started
-    if on_progress:
-        on_progress("", len(steps), len(steps))
+        run.seconds[probe.name] = time.perf_counter() - started
     if predictions:
         run.predictions = pd.concat(predictions, ignore_index=True)
     run.embeddings = {method: pd.concat(parts, ignore_index=True) for method, parts in layouts.items()}
@@ -114,39 +106,60 @@ def _resolve(probes: Sequence[str | Probe]) -> list[Any]:
     return chosen
 
 
-def _parts(probe: Any, stages: Sequence[StageData]) -> list[list[StageData]]:
-    """What the probe is given step by step: all stages together, or one after the other."""
-    together = callable(getattr(probe, "measure_all", None))
-    return [list(stages)] if together else [[stage] for stage in stages]
-
-
-def _attempt(
-    probe: Any, part: list[StageData], failures: list[dict[str, str | None]]
+def _results_of(
+    probe: Any, stages: Sequence[StageData], failures: list[dict[str, str | None]]
 ) -> Iterator[tuple[StageData, list[Result]]]:
-    together = callable(getattr(probe, "measure_all", None))
-    try:
-        if together:
-            returned = probe.measure_all(part)
-            if not isinstance(returned, Mapping):
-                raise ProbeError(
-                    f"measure_all returned {type(returned).__name__}; expected a dict of stage name to results"
-                )
-            strangers = [str(name) for name in returned if name not in {stage.name for stage in part}]
-            if strangers:
-                raise ProbeError(f"measure_all returned results for unknown stages: {', '.join(strangers)}")
+    """The checked results stage by stage; what raises, or does not fit its stage, becomes a failure."""
+    together: Mapping[str, Any] | None = None
+    if callable(getattr(probe, "measure_all", None)):
+        try:
+            together = _measure_all(probe, stages)
+        except Exception as error:
+            failures.append(_failure(probe, None, error))
+            return
+    for stage in stages:
+        if together is not None and stage.name not in together:
+            continue
+        try:
+            results = as_results(probe.name, probe.measure(stage) if together is None else together[stage.name])
+            for item in results:
+                _check_fit(stage, item)
+        except Exception as error:
+            failures.append(_failure(probe, stage, error))
         else:
-            returned = {part[0].name: probe.measure(part[0])}
-    except Exception as error:
-        failures.append(_failure(probe, None if together else part[0], error))
+            yield stage, results
+
+
+def _measure_all(probe: Any, stages: Sequence[StageData]) -> Mapping[str, Any]:
+    returned = probe.measure_all(list(stages))
+    if not isinstance(returned, Mapping):
+        raise ProbeError(f"measure_all returned {type(returned).__name__}; expected a dict of stage name to results")
+    strangers = [str(name) for name in returned if name not in {stage.name for stage in stages}]
+    if strangers:
+        raise ProbeError(f"measure_all returned results for unknown stages: {', '.join(strangers)}")
+    return returned
+
+
+def _check_fit(stage: StageData, item: Result) -> None:
+    """Raise ProbeError where a result does not fit the split it is about."""
+    if isinstance(item, Measurement):
         return
-    for stage in part:
-        if stage.name in returned:
-            try:
-                results = as_results(probe.name, returned[stage.name])
-            except Exception as error:
-                failures.append(_failure(probe, stage, error))
-            else:
-                yield stage, results
+    if isinstance(item, Attribution):
+        if np.ndim(item.maps) != 3 or np.shape(item.targets) != np.shape(item.maps)[:1]:
+            shapes = f"maps {np.shape(item.maps)} and targets {np.shape(item.targets)}"
+            raise ProbeError(f"{item.method}: {shapes}; expected (M, H, W) and (M,)")
+        return
+    if item.split not in stage.labels:
+        raise ProbeError(f"results for split {item.split!r}, which the stage does not have")
+    n = len(stage.labels[item.split])
+    if isinstance(item, Predictions):
+        if np.shape(item.predicted) != (n,):
+            raise ProbeError(f"{np.shape(item.predicted)} predictions for {n} {item.split} samples")
+        return
+    if np.shape(item.coordinates) != (len(item.samples), 2):
+        raise ProbeError(f"{item.method}: coordinates {np.shape(item.coordinates)}; expected ({len(item.samples)}, 2)")
+    if len(item.samples) and not 0 <= np.min(item.samples) <= np.max(item.samples) < n:
+        raise ProbeError(f"{item.method}: samples beyond the {n} of {item.split}")
 
 
 def _failure(probe: Any, stage: StageData | None, error: Exception) -> dict[str, str | None]:
@@ -175,34 +188,32 @@ def _row(probe: Any, stage: StageData, item: Measurement) -> dict[str, Any]:
     }
 
 
-def _table(stage: StageData, item: Result) -> pd.DataFrame | None:
-    """The rows of predictions or of an embedding; raises ProbeError where they do not fit the split."""
-    if isinstance(item, Attribution) and (
-        np.ndim(item.maps) != 3 or np.shape(item.targets) != np.shape(item.maps)[:1]
-    ):
-        raise ProbeError(
-            f"{item.method}: maps {np.shape(item.maps)} and targets {np.shape(item.targets)}; "
-            "expected (M, H, W) and (M,)"
-        )
-    if not isinstance(item, (Predictions, Embedding)):
-        return None
-    if item.split not in stage.labels:
-        raise ProbeError(f"results for split {item.split!r}, which the stage does not have")
+def _prediction_rows(stage: StageData, item: Predictions) -> pd.DataFrame:
     labels = np.asarray(stage.labels[item.split])
-    if isinstance(item, Predictions):
-        if np.shape(item.predicted) != labels.shape:
-            raise ProbeError(f"{np.shape(item.predicted)} predictions for {len(labels)} {item.split} samples")
-        columns = {"sample": np.arange(len(labels)), "source": item.source, "label": labels}
-        columns |= {"predicted": np.asarray(item.predicted, dtype=np.int64)}
-        order = PREDICTION_COLUMNS
-    else:
-        samples, points = np.asarray(item.samples), np.asarray(item.coordinates)
-        if points.shape != (len(samples), 2):
-            raise ProbeError(f"{item.method}: coordinates {points.shape}; expected ({len(samples)}, 2)")
-        columns = {"sample": samples, "label": labels[samples], "x": points[:, 0], "y": points[:, 1]}
-        order = EMBEDDING_COLUMNS
-    columns |= {"split": item.split, "stage": stage.name, "depth": stage.depth}
-    return pd.DataFrame(columns)[order]
+    columns = {
+        "split": item.split,
+        "sample": np.arange(len(labels)),
+        "stage": stage.name,
+        "depth": stage.depth,
+        "source": item.source,
+        "label": labels,
+        "predicted": np.asarray(item.predicted, dtype=np.int64),
+    }
+    return pd.DataFrame(columns)[PREDICTION_COLUMNS]
+
+
+def _embedding_rows(stage: StageData, item: Embedding) -> pd.DataFrame:
+    samples, points = np.asarray(item.samples), np.asarray(item.coordinates)
+    columns = {
+        "stage": stage.name,
+        "depth": stage.depth,
+        "split": item.split,
+        "sample": samples,
+        "label": np.asarray(stage.labels[item.split])[samples],
+        "x": points[:, 0],
+        "y": points[:, 1],
+    }
+    return pd.DataFrame(columns)[EMBEDDING_COLUMNS]
 
 
 def _stack(method: str, found: dict[str, Attribution], run: ProbeRun) -> None:

@@ -283,13 +283,9 @@ def test_a_compiled_model_is_unwrapped() -> None:
     model = Net()
     expected = extract(model, batches(), ["a", "b.0"])
     compiled = torch.compile(model, backend="eager")
-    np.testing.assert_array_equal(
-        extract(compiled, batches(), ["b.0"]).features["b.0"], expected.features["b.0"]
-    )
+    np.testing.assert_array_equal(extract(compiled, batches(), ["b.0"]).features["b.0"], expected.features["b.0"])
     model.b = torch.compile(model.b, backend="eager")
-    np.testing.assert_array_equal(
-        extract(model, batches(), ["b.0"]).features["b.0"], expected.features["b.0"]
-    )
+    np.testing.assert_array_equal(extract(model, batches(), ["b.0"]).features["b.0"], expected.features["b.0"])
 
 
 def test_half_precision_becomes_float32() -> None:

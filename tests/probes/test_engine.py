@@ -93,7 +93,7 @@ def test_a_failing_probe_is_recorded_and_the_others_finish(make_stage) -> None:
         ({"s1": [Predictions("p", "val", np.zeros(3))]}, "predictions for"),
         ({"s1": [Predictions("p", "ood", np.zeros(3))]}, "split 'ood'"),
         ({"s1": [Embedding("e", "val", np.zeros((3, 3)), np.arange(3))]}, "coordinates"),
-        ({"s1": [Embedding("e", "val", np.zeros((1, 2)), np.array([10**6]))]}, "IndexError"),
+        ({"s1": [Embedding("e", "val", np.zeros((1, 2)), np.array([10**6]))]}, "samples beyond"),
         ({"s1": [Attribution("a", np.zeros((2, 2)), np.zeros(2))]}, "maps"),
     ],
 )
@@ -158,8 +158,8 @@ def test_stages_need_names_of_their_own(make_stage) -> None:
 
 def test_progress_is_told(make_stage) -> None:
     told = []
-    run_probes(stages_of(make_stage), [Simple(), Rich()], on_progress=lambda *step: told.append(step))
-    assert told == [("simple", 0, 3), ("simple", 1, 3), ("rich", 2, 3), ("", 3, 3)]
+    run_probes(stages_of(make_stage), [Simple(), Rich()], on_progress=told.append)
+    assert told == ["simple", "rich"]
 
 
 def test_quick_built_in_probes_by_name(make_stage) -> None:
