@@ -115,6 +115,15 @@ class Probe(Protocol):
     def measure(self, stage: StageData) -> "Mapping[str, float] | Sequence[Result]": ...
 
 
+@runtime_checkable
+class ProbeOfAllStages(Protocol):
+    """Anything with a name and ``measure_all(stages)``: the probe that needs all stages together."""
+
+    name: str
+
+    def measure_all(self, stages: list[StageData]) -> "Mapping[str, Mapping[str, float] | Sequence[Result]]": ...
+
+
 METRIC_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 

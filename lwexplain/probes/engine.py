@@ -17,6 +17,7 @@ from lwexplain.probes.base import (
     Measurement,
     Predictions,
     Probe,
+    ProbeOfAllStages,
     Result,
     StageData,
     as_results,
@@ -44,14 +45,14 @@ class ProbeRun:
 
 def run_probes(
     stages: Sequence[StageData],
-    probes: Sequence[str | Probe] = tuple(DEFAULT_PROBES),
+    probes: Sequence[str | Probe | ProbeOfAllStages] = tuple(DEFAULT_PROBES),
     *,
-    on_progress: Callable[[str], None] | None = None,
+    on_progress: Callable[[str, int, int], None] | None = None,
 ) -> ProbeRun:
     """Run each probe (a registered name or an object) on each stage.
 
-    A probe that raises is recorded in ``failures`` and the others finish. ``on_progress(probe name)`` is
-    called before each probe. Raises UnknownNameError or ProbeError before anything runs: no stage, two stages
+    A probe that raises is recorded in ``failures`` and the others finish. ``on_progress(probe name, done,
+    total)`` is called before each step (a probe on a stage, or on all together) and after the last. Raises UnknownNameError or ProbeError before anything runs: no stage, two stages
     of one name, an unknown probe, an object that is no probe, two probes of one name.
     """
     chosen = _resolve(probes)
@@ -63,11 +64,18 @@ def run_probes(
     predictions: list[pd.DataFrame] = []
     layouts: dict[str, list[pd.DataFrame]] = defaultdict(list)
     maps: dict[str, dict[str, Attribution]] = defaultdict(dict)
-    for probe in chosen:
+    total = sum(1 if _takes_all(probe) else len(stages) for probe in chosen)
+    done = 0
+
+    def tell(probe: Any) -> None:
+        nonlocal done
         if on_progress:
-            on_progress(probe.name)
+            on_progress(probe.name, done, total)
+        done += 1
+
+    for probe in chosen:
         started = time.perf_counter()
-        for stage, results in _results_of(probe, stages, run.failures):
+        for stage, results in _results_of(probe, stages, run.failures, tell):
             for item in results:
                 if isinstance(item, Measurement):
                     run.rows.append(_row(probe, stage, item))
@@ -78,6 +86,8 @@ def run_probes(
                 else:
                     maps[item.method][stage.name] = item
         run.seconds[probe.name] = time.perf_counter() - started
+    if chosen:
+        tell(chosen[-1])
     if predictions:
         run.predictions = pd.concat(predictions, ignore_index=True)
     run.embeddings = {method: pd.concat(parts, ignore_index=True) for method, parts in layouts.items()}
@@ -86,7 +96,7 @@ def run_probes(
     return run
 
 
-def _resolve(probes: Sequence[str | Probe]) -> list[Any]:
+def _resolve(probes: Sequence[str | Probe | ProbeOfAllStages]) -> list[Any]:
     if isinstance(probes, str) or not isinstance(probes, Sequence):
         raise ProbeError(f"probes is {probes!r}; expected a list of names or probe objects")
     chosen: list[Any] = []
@@ -107,18 +117,24 @@ def _resolve(probes: Sequence[str | Probe]) -> list[Any]:
 
 
 def _results_of(
-    probe: Any, stages: Sequence[StageData], failures: list[dict[str, str | None]]
+    probe: Any,
+    stages: Sequence[StageData],
+    failures: list[dict[str, str | None]],
+    tell: Callable[[Any], None],
 ) -> Iterator[tuple[StageData, list[Result]]]:
     """The checked results stage by stage; what raises, or does not fit its stage, becomes a failure."""
     together: Mapping[str, Any] | None = None
-    if callable(getattr(probe, "measure_all", None)):
+    if _takes_all(probe):
+        tell(probe)
         try:
             together = _measure_all(probe, stages)
         except Exception as error:
             failures.append(_failure(probe, None, error))
             return
     for stage in stages:
-        if together is not None and stage.name not in together:
+        if together is None:
+            tell(probe)
+        elif stage.name not in together:
             continue
         try:
             results = as_results(probe.name, probe.measure(stage) if together is None else together[stage.name])
@@ -128,6 +144,10 @@ def _results_of(
             failures.append(_failure(probe, stage, error))
         else:
             yield stage, results
+
+
+def _takes_all(probe: Any) -> bool:
+    return callable(getattr(probe, "measure_all", None))
 
 
 def _measure_all(probe: Any, stages: Sequence[StageData]) -> Mapping[str, Any]:

@@ -103,9 +103,7 @@ def _fit(stage: StageData, grid: Sequence[float]) -> LinearProbe:
     varies = std > 1e-7 * mean.abs()
     scale = torch.where(varies, 1 / std, torch.zeros_like(std))
     x = (x - mean) * scale
-    variances, axes = torch.linalg.eigh(x.T @ x / len(x))
-    kept = variances > 1e-12 * variances.amax().clamp(min=1e-300)
-    variances, axes = variances[kept], axes[:, kept]
+    variances, axes = _principal_axes(x)
     z = x @ axes
     to_raw = scale[:, None] * axes  # (D, R): weights on principal axes -> weights on raw features
 
@@ -123,6 +121,15 @@ def _fit(stage: StageData, grid: Sequence[float]) -> LinearProbe:
             best = (accuracies[c], c, probe)
     assert best is not None
     return best[2]
+
+
+def _principal_axes(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Variances (R,) and axes (D, R) of centred ``x`` (N, D), by the smaller of its two products; R is its rank."""
+    n, d = x.shape
+    variances, vectors = torch.linalg.eigh((x.T @ x if d <= n else x @ x.T) / n)
+    kept = variances > 1e-12 * variances.amax().clamp(min=1e-300)
+    variances, vectors = variances[kept], vectors[:, kept]
+    return variances, vectors if d <= n else x.T @ vectors / (n * variances).sqrt()
 
 
 def _solve(z: torch.Tensor, y: torch.Tensor, variances: torch.Tensor, start: torch.Tensor, c: float) -> Minimum:

@@ -158,8 +158,8 @@ def test_stages_need_names_of_their_own(make_stage) -> None:
 
 def test_progress_is_told(make_stage) -> None:
     told = []
-    run_probes(stages_of(make_stage), [Simple(), Rich()], on_progress=told.append)
-    assert told == ["simple", "rich"]
+    run_probes(stages_of(make_stage), [Simple(), Rich()], on_progress=lambda *step: told.append(step))
+    assert told == [("simple", 0, 3), ("simple", 1, 3), ("rich", 2, 3), ("rich", 3, 3)]
 
 
 def test_quick_built_in_probes_by_name(make_stage) -> None:

@@ -12,10 +12,10 @@ from lwexplain.probes.lbfgs import minimise
 from lwexplain.probes.linear import Linear, fit_linear_probe
 
 
-@pytest.mark.parametrize("c", [1e-3, 1e-1, 1e2])
-def test_weights_and_accuracy_equal_scikit_learns(make_stage, c: float) -> None:
-    stage = make_stage(classes=4, dims=12, spread=3.0, sizes=dict.fromkeys(("train", "val"), (150, 60, 90, 200)))
-    stage.features = {split: x * np.logspace(-2, 2, 12).astype("f") + 3 for split, x in stage.features.items()}
+@pytest.mark.parametrize(("c", "dims"), [(1e-3, 12), (1e-1, 12), (1e2, 12), (1e-2, 700)])
+def test_weights_and_accuracy_equal_scikit_learns(make_stage, c: float, dims: int) -> None:
+    stage = make_stage(classes=4, dims=dims, spread=3.0, sizes=dict.fromkeys(("train", "val"), (150, 60, 90, 200)))
+    stage.features = {split: x * np.logspace(-2, 2, dims).astype("f") + 3 for split, x in stage.features.items()}
     probe = fit_linear_probe(stage, (c,))
     scaler = StandardScaler().fit(stage.features["train"].astype(np.float64))
     reference = LogisticRegression(C=c, tol=1e-9, max_iter=10_000)
