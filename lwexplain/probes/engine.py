@@ -51,9 +51,10 @@ def run_probes(
 ) -> ProbeRun:
     """Run each probe (a registered name or an object) on each stage.
 
-    A probe that raises is recorded in ``failures`` and the others finish. ``on_progress(probe name, done,
-    total)`` is called before each step (a probe on a stage, or on all together) and after the last. Raises UnknownNameError or ProbeError before anything runs: no stage, two stages
-    of one name, an unknown probe, an object that is no probe, two probes of one name.
+    A probe that raises is recorded in ``failures`` and the others finish. ``on_progress(probe name, done, total)``
+    is called before each step (a probe on a stage, or on all together) and after the last. Raises
+    UnknownNameError or ProbeError before anything runs: no stage, two stages of one name, an unknown probe, an
+    object that is no probe, two probes of one name.
     """
     chosen = _resolve(probes)
     stages = sorted(stages, key=lambda stage: stage.depth)
