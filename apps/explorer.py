@@ -12,18 +12,19 @@ HERE = Path(__file__).resolve().parent
 if str(HERE) not in sys.path:  # `streamlit run` puts it there, other ways of starting the script do not
     sys.path.insert(0, str(HERE))
 
-from run_picker import choose_run, default_folder  # noqa: E402
+from run_picker import OPENED, choose_run, default_folder  # noqa: E402
 
 st.set_page_config(page_title="lwexplain explorer", page_icon="◧", layout="wide")
 st.html("<style>.stMainBlockContainer { padding-top: 3rem; }</style>")
 
 page = st.navigation(
     [
-        st.Page("pages/overview.py", title="Overview", icon=":material/insights:", default=True),
-        st.Page("pages/embeddings.py", title="Embeddings", icon=":material/scatter_plot:"),
-        st.Page("pages/attributions.py", title="Attributions", icon=":material/center_focus_strong:"),
-        st.Page("pages/compare.py", title="Compare", icon=":material/compare_arrows:"),
+        st.Page(HERE / "pages" / "overview.py", title="Overview", icon=":material/insights:", default=True),
+        st.Page(HERE / "pages" / "embeddings.py", title="Embeddings", icon=":material/scatter_plot:"),
+        st.Page(HERE / "pages" / "attributions.py", title="Attributions", icon=":material/center_focus_strong:"),
+        st.Page(HERE / "pages" / "compare.py", title="Compare", icon=":material/compare_arrows:"),
     ]
 )
 choose_run(default_folder(Path(__file__)))
+st.session_state[OPENED] = True
 page.run()

@@ -1,6 +1,7 @@
 """Which run the pages show: the sidebar, its memory in session and address, and what is said where there is none."""
 
 import os
+import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,19 @@ import streamlit as st
 from lwexplain.run import Run
 
 FOLDER_VARIABLE = "LWEXPLAIN_RUNS"
+EXPLORER = Path(__file__).resolve().with_name("explorer.py")
+OPENED = "opened_by_explorer"
+
+
+def open_by_explorer() -> None:
+    """Every page begins with this, for Streamlit starts a file of ``pages/`` without the explorer around it.
+
+    It does so on the first request after a start, where that asks for a page by its address. The explorer then
+    runs after all and opens the page again, with sidebar and navigation.
+    """
+    if not st.session_state.pop(OPENED, False):
+        runpy.run_path(str(EXPLORER))
+        st.stop()
 
 
 def default_folder(script: Path) -> str:

@@ -63,16 +63,18 @@ def analyzed_table(run: Run) -> pd.DataFrame:
         st.title(plain(st.session_state["run_name"]))
         if run.status == "trained":
             st.info("This run is trained, but not analyzed yet. Analyze it with:", icon=":material/science:")
-            st.code(f"lwexplain analyze {run.path}", language="bash")
+            st.code(f"lwexplain analyze {run.path}", language="bash", wrap_lines=True)
             show_training(run)
         else:
             show_unfinished(run)
         st.stop()
     try:
         return metrics(run)
-    except LwexplainError:
+    except LwexplainError as error:
         st.title(plain(st.session_state["run_name"]))
-        raise
+        st.error(f"The measurements of this run cannot be read: {plain(error)}", icon=":material/error:")
+        st.code(f"lwexplain analyze {run.path}", language="bash", wrap_lines=True)
+        st.stop()
 
 
 def show_unfinished(run: Run) -> None:
@@ -91,7 +93,9 @@ def show_unfinished(run: Run) -> None:
         else:
             state()
     st.markdown("If no process is training it any more, go on with:")
-    st.code(f"lwexplain train {run.path / 'config.yaml'} --run-dir {run.path} --resume", language="bash")
+    st.code(
+        f"lwexplain train {run.path / 'config.yaml'} --run-dir {run.path} --resume", language="bash", wrap_lines=True
+    )
 
 
 def show_training(run: Run) -> None:

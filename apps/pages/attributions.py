@@ -3,14 +3,14 @@
 import pandas as pd
 import run_reader as reader
 import streamlit as st
-from run_picker import keep, restore
+from run_picker import keep, open_by_explorer, restore
 from run_reader import friendly, plain
 
 from lwexplain.run import Run
 from lwexplain.views.gallery import attribution_grid_html, invalid_reasons, legend_html
 
 ROWS = 12
-PAGE_WIDTH = 1000  # pixels that the grid should fill on a common screen
+PAGE_WIDTH = 920  # pixels that the grid should fill on a common screen
 
 
 def show(run: Run, table: pd.DataFrame) -> None:
@@ -55,6 +55,7 @@ def show(run: Run, table: pd.DataFrame) -> None:
     st.html(attribution_grid_html(item, images, found.attribution_labels, classes, rows=rows, side=side))
 
 
+open_by_explorer()
 with friendly():
     run = reader.current_run()
     show(run, reader.analyzed_table(run))

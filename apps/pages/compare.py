@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 import run_reader as reader
 import streamlit as st
-from run_picker import keep, restore
+from run_picker import keep, open_by_explorer, restore
 from run_reader import CHART, friendly, plain
 
 from lwexplain.errors import LwexplainError
@@ -87,6 +87,7 @@ def _row(name: str, table: pd.DataFrame, advice: Any) -> dict[str, Any]:
     return start | numbers
 
 
+open_by_explorer()
 with friendly():
     runs = st.session_state.get("runs") or {}
     if not runs:

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import run_reader as reader
 import streamlit as st
-from run_picker import keep, restore
+from run_picker import keep, open_by_explorer, restore
 from run_reader import friendly, plain
 
 from lwexplain.run import Run
@@ -69,7 +69,7 @@ def show(run: Run, table: pd.DataFrame) -> None:
         st.session_state["chosen_samples"] = (samples, place)
     elif chosen_at == place:
         st.session_state["chosen_samples"] = ([], "")
-    with gallery:
+    with gallery, friendly("The gallery"):
         _show_gallery(run, frame, samples or elsewhere, predicted, classes)
 
 
@@ -115,9 +115,10 @@ def _show_gallery(run: Run, frame: pd.DataFrame, samples: list[int], predicted: 
         return
     labels = frame.drop_duplicates("sample").set_index("sample")["label"]
     samples = [sample for sample in samples if 0 <= sample < len(pictures) and sample in labels.index]
-    wrong = sum(1 for sample in samples if sample in predicted.index and predicted[sample] != labels[sample])
-    counts = f"{len(samples)} selected" + (f", {wrong} of them wrong at this stage" if not predicted.empty else "")
-    more = f"; the first {MOST_SHOWN} are shown" if len(samples) > MOST_SHOWN else ""
+    wrong = {sample for sample in samples if sample in predicted.index and predicted[sample] != labels[sample]}
+    samples.sort(key=lambda sample: sample not in wrong)  # wrong ones first, otherwise in the order selected
+    counts = f"{len(samples)} selected" + (f", {len(wrong)} of them wrong at this stage" if not predicted.empty else "")
+    more = f"; {MOST_SHOWN} are shown, wrong ones first" if len(samples) > MOST_SHOWN else ""
     st.caption(f"{counts}{more}. Below each image: true class, then the predicted one.")
     shown = [
         Shown(
@@ -132,6 +133,7 @@ def _show_gallery(run: Run, frame: pd.DataFrame, samples: list[int], predicted: 
         st.html(gallery_html(shown))
 
 
+open_by_explorer()
 with friendly():
     run = reader.current_run()
     show(run, reader.analyzed_table(run))

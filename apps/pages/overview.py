@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 import run_reader as reader
 import streamlit as st
-from run_picker import keep, restore
+from run_picker import keep, open_by_explorer, restore
 from run_reader import CHART, friendly, plain
 
 from lwexplain.run import Run
@@ -131,6 +131,7 @@ def _show_depths(table: pd.DataFrame, advice: Any, tolerance: float) -> None:
     )
 
 
+open_by_explorer()
 with friendly():
     run = reader.current_run()
     show(run, reader.analyzed_table(run))

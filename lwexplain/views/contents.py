@@ -34,6 +34,9 @@ def checked_metrics(run: Run) -> pd.DataFrame:
     table = read_metrics(run)
     if table.empty:
         raise RunError(f"{run.metrics_path} holds no measurement; run lwexplain analyze again")
+    for name in ("stages", "classes"):
+        if not isinstance(table.attrs.get(name), list) or not table.attrs[name]:
+            raise RunError(f"{run.metrics_path} does not name its {name}; run lwexplain analyze again")
     for column in ("depth", "value", "low", "high"):
         if not pd.api.types.is_numeric_dtype(table[column]):
             raise RunError(f"{run.metrics_path}: column {column!r} holds no numbers; run lwexplain analyze again")

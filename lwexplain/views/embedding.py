@@ -55,7 +55,7 @@ def embedding_figure(
         height=height,
         dragmode="lasso",
         uirevision="embedding",
-        margin={"l": 8, "r": 8, "t": 8, "b": 8},
+        margin={"l": 8, "r": 8, "t": 34, "b": 8},
         legend={"orientation": "v", "x": 1.01, "y": 1, "yanchor": "top", "itemsizing": "constant"},
     )
     return figure
@@ -162,9 +162,9 @@ def _scatter(
         mode="markers",
         name=group.title,
         marker={"color": group.colour, "symbol": group.symbol, "size": size, "opacity": 0.8},
-        customdata=samples[:, None],
+        customdata=samples.tolist(),  # a list: of a typed array, a selection would report the buffer
         text=names,
-        hovertemplate=f"sample %{{customdata[0]}}<br>%{{text}}<extra>{label(stage, 24)}</extra>",
+        hovertemplate=f"sample %{{customdata}}<br>%{{text}}<extra>{label(stage, 24)}</extra>",
         selectedpoints=positions,
         unselected={"marker": {"opacity": 0.12}},
     )

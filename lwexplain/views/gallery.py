@@ -100,7 +100,7 @@ def legend_html() -> str:
     return (
         '<div style="font-size:12px;color:#5f6c7b;display:flex;gap:8px;align-items:center">against the class'
         '<span style="display:inline-block;width:140px;height:12px;border-radius:3px;'
-        'background:linear-gradient(90deg,rgb(33,102,172),#808080,rgb(178,24,43))"></span>for the class'
+        'background:linear-gradient(90deg,rgb(33,102,172),#b9b9b9,rgb(178,24,43))"></span>for the class'
         "<span>· each map on its own scale · striped: not valid</span></div>"
     )
 

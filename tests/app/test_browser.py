@@ -1,0 +1,127 @@
+"""The explorer in a real browser: pages open, points are selected, their images appear."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
+
+EXPLORER = Path(__file__).parents[2] / "apps" / "explorer.py"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator["sync_api.Page"]:
+    """An empty page of a headless Chromium."""
+    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if found is None:
+        pytest.skip(f"no Chromium: none of {', '.join(BROWSERS)} is installed")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1400, "height": 1000})
+        page.set_default_timeout(30_000)
+        yield page
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def address(runs_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The explorer, served on a free port of this machine only."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = tmp_path_factory.mktemp("server") / "log"
+    options = ["--server.port", str(port), "--server.address", "127.0.0.1", "--server.headless", "true"]
+    options += ["--browser.gatherUsageStats", "false", "--server.fileWatcherType", "none"]
+    command = [sys.executable, "-m", "streamlit", "run", str(EXPLORER), *options, "--", str(runs_folder)]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("LWEXPLAIN_")}
+    with log.open("w") as file:
+        server = subprocess.Popen(command, stdout=file, stderr=file, env=environment)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        _wait(f"{address}/_stcore/health", server, log)
+        yield address
+    finally:
+        server.terminate()
+        server.wait(timeout=20)
+
+
+def _wait(url: str, server: subprocess.Popen, log: Path) -> None:
+    for _ in range(120):
+        assert server.poll() is None, log.read_text()
+        try:
+            with urllib.request.urlopen(url, timeout=2):
+                return
+        except OSError:
+            time.sleep(0.25)
+    raise AssertionError(f"the explorer did not start: {log.read_text()}")
+
+
+def _assert_no_traceback(page: "sync_api.Page") -> None:
+    assert page.locator("[data-testid=stException]").count() == 0
+    assert "Traceback" not in page.inner_text("body")
+
+
+def test_the_address_of_a_page_opens_it_on_a_fresh_server(page: "sync_api.Page", address: str) -> None:
+    page.goto(f"{address}/embeddings?run=greedy")
+    page.get_by_role("heading", name="Embeddings").wait_for()
+    assert page.get_by_role("textbox", name="Runs folder").is_visible()
+    assert page.get_by_role("link", name="Compare").is_visible()
+    _assert_no_traceback(page)
+
+
+def test_from_the_overview_to_the_images_of_a_selection(page: "sync_api.Page", address: str) -> None:
+    page.goto(f"{address}/?run=greedy")
+    page.get_by_role("heading", name="Stop early").wait_for()
+    page.locator(".js-plotly-plot .star, .js-plotly-plot .point").first.wait_for()
+    _assert_no_traceback(page)
+
+    page.get_by_role("link", name="Embeddings").click()
+    page.get_by_role("heading", name="Embeddings").wait_for()
+    assert page.locator(".gallery img").count() == 0
+    area = page.locator(".js-plotly-plot .nsewdrag").first
+    area.wait_for()
+    page.wait_for_timeout(500)  # the chart attaches its handlers after it is drawn
+    _drag_lasso(page, area.bounding_box())
+    page.locator(".gallery img").first.wait_for()
+    shown = page.locator(".gallery img")
+    assert 1 <= shown.count() <= 64
+    assert "sample" in (shown.first.get_attribute("alt") or "")
+    assert shown.first.evaluate("image => image.naturalWidth") > 0
+    _assert_no_traceback(page)
+
+    for name in ("Attributions", "Compare"):
+        page.get_by_role("link", name=name).click()
+        page.get_by_role("heading", name=name).first.wait_for()
+        _assert_no_traceback(page)
+
+
+def _drag_lasso(page: "sync_api.Page", box: dict[str, float] | None) -> None:
+    """Draw around the right half of the plot."""
+    assert box is not None
+    left, right = box["x"] + 0.5 * box["width"], box["x"] + 0.98 * box["width"]
+    top, bottom = box["y"] + 0.02 * box["height"], box["y"] + 0.98 * box["height"]
+    page.mouse.move(left, top)
+    page.mouse.down()
+    for x, y in ((right, top), (right, bottom), (left, bottom), (left, top)):
+        page.mouse.move(x, y, steps=8)
+    page.mouse.up()

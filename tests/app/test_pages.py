@@ -1,0 +1,238 @@
+"""Every page on every state of a run: whole, absent, unfinished, unanalyzed, damaged. Never a traceback."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from run_factory import CLASSES, STAGES, N, make_run
+from streamlit.testing.v1 import AppTest
+
+from lwexplain.run import Run
+
+EXPLORER = Path(__file__).parents[2] / "apps" / "explorer.py"
+PAGES = ["overview", "embeddings", "attributions", "compare"]
+
+
+def visit(folder: Path, page: str = "overview", run: str | None = None, **state: object) -> AppTest:
+    """The page as a person sees it who picked ``run`` in ``folder``; a traceback fails the test."""
+    app = AppTest.from_file(str(EXPLORER), default_timeout=30)
+    app.query_params["folder"] = str(folder)
+    if run:
+        app.query_params["run"] = run
+    app.run()
+    if page != "overview":
+        app.switch_page(f"pages/{page}.py")
+    for key, value in state.items():
+        app.session_state[key] = value
+    app.run()
+    assert not app.exception
+    return app
+
+
+def said(app: AppTest) -> str:
+    """All the text of a page, Markdown escapes taken out."""
+    parts = [app.title, app.subheader, app.markdown, app.caption, app.info, app.warning, app.error, app.code]
+    return "\n".join(element.value for part in parts for element in part).replace("\\", "")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_whole_run_shows_without_complaint(runs_folder: Path, page: str) -> None:
+    app = visit(runs_folder, page, "greedy")
+    assert not app.error
+    assert app.title[0].value.replace("\\", "") in {"greedy", "Embeddings", "Attributions", "Compare runs"}
+
+
+def test_overview_states_the_recommendation_and_names_failed_probes(runs_folder: Path) -> None:
+    app = visit(runs_folder, "overview", "greedy")
+    text = said(app)
+    assert "Stop early: block" in text
+    assert "Failed probes: broken_probe" in text
+    assert {metric.label for metric in app.metric} >= {"Expected accuracy", "Full depth", "Parameters saved"}
+    assert len(app.get("plotly_chart")) == 4  # depth curve, separability, costs, training
+
+
+def test_the_tolerance_slider_decides_anew_at_once(runs_folder: Path) -> None:
+    app = visit(runs_folder, "overview", "greedy")
+
+    def depth() -> str:
+        return next(metric.value for metric in app.metric if metric.label == "Depth")
+
+    strict = depth()
+    app.slider(key="tolerance").set_value(5.0).run()
+    assert not app.exception
+    assert int(depth().split()[0]) < int(strict.split()[0])
+
+
+def test_the_table_per_depth_holds_values_with_intervals(runs_folder: Path) -> None:
+    app = visit(runs_folder, "overview", "greedy")
+    frame = next(element.value for element in app.dataframe if "trained head" in element.value.columns)
+    assert list(frame["stage"]) == STAGES
+    assert all("[" in text for text in frame["trained head"])
+    assert list(frame["parameters"])[:2] == [1_000, 6_000]
+
+
+def test_a_choice_survives_the_switch_of_the_page(runs_folder: Path) -> None:
+    app = visit(runs_folder, "overview", "bp")
+    app.slider(key="tolerance").set_value(2.5).run()
+    app.switch_page("pages/embeddings.py").run()
+    assert app.selectbox(key="run_name").value == "bp"
+    app.select_slider(key="stage").set_value("block1").run()
+    app.switch_page("pages/overview.py").run()
+    assert app.slider(key="tolerance").value == 2.5
+    assert app.query_params["run"] in ("bp", ["bp"])  # a list in older versions of Streamlit
+    app.switch_page("pages/embeddings.py").run()
+    assert app.select_slider(key="stage").value == "block1"
+
+
+def test_a_selection_shows_the_images_of_its_samples(runs_folder: Path) -> None:
+    points = [{"customdata": [sample], "point_index": 0, "curve_number": 0} for sample in (3, 17, 3)]
+    selection = {"points": points, "point_indices": [0, 1, 2], "box": [], "lasso": []}
+    app = visit(runs_folder, "embeddings", "greedy", **{f"embedding_{STAGES[-1]}": {"selection": selection}})
+    assert "2 selected" in said(app)
+    pieces = "".join(element.proto.body for element in app.get("html"))
+    assert "sample 3, class 3" in pieces
+    assert "sample 17, class 7" in pieces
+
+
+def test_at_most_64_images_of_a_selection_are_shown(runs_folder: Path) -> None:
+    points = [{"customdata": [sample]} for sample in range(N)]
+    selection = {"points": points, "point_indices": list(range(N)), "box": [], "lasso": []}
+    app = visit(runs_folder, "embeddings", "greedy", **{f"embedding_{STAGES[-1]}": {"selection": selection}})
+    pieces = "".join(element.proto.body for element in app.get("html"))
+    assert pieces.count("<img") == 64
+    assert f"{N} selected" in said(app)
+    assert "64 are shown, wrong ones first" in said(app)
+
+
+def test_attributions_say_which_stages_are_not_valid(runs_folder: Path) -> None:
+    app = visit(runs_folder, "attributions", "greedy")
+    app.selectbox(key="attribution_method").set_value("integrated_gradients").run()
+    assert not app.exception
+    assert "block1: completeness residual 0.41 exceeds 0.05" in said(app).replace("**", "")
+    pieces = "".join(element.proto.body for element in app.get("html"))
+    assert pieces.count("not valid") >= 6
+
+
+def test_compare_lists_a_recommendation_for_each_run(runs_folder: Path) -> None:
+    app = visit(runs_folder, "compare", "greedy")
+    assert list(app.dataframe[0].value["run"]) == ["greedy", "bp"]
+    app.multiselect(key="compared").set_value([]).run()
+    assert not app.exception
+    assert "Choose two or more" in said(app)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_an_empty_folder_says_how_to_make_a_run(tmp_path: Path, page: str) -> None:
+    text = said(visit(tmp_path, page))
+    assert "holds no run directory" in text
+    assert "lwexplain demo" in text
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_missing_folder_is_named(tmp_path: Path, page: str) -> None:
+    assert "There is no folder" in said(visit(tmp_path / "nowhere", page))
+
+
+@pytest.mark.parametrize("page", PAGES[:3])
+def test_an_unfinished_run_shows_its_state_and_how_to_go_on(tmp_path: Path, page: str) -> None:
+    make_run(tmp_path / "half", status="training", analyzed=False)
+    app = visit(tmp_path, page)
+    text = said(app)
+    assert "block2, epoch 2 of 3" in text
+    assert "--resume" in text
+    assert len(app.get("plotly_chart")) == 1
+
+
+@pytest.mark.parametrize("page", PAGES[:3])
+def test_a_run_that_is_not_analyzed_names_the_command(tmp_path: Path, page: str) -> None:
+    make_run(tmp_path / "raw", analyzed=False)
+    assert f"lwexplain analyze {tmp_path / 'raw'}" in said(visit(tmp_path, page))
+
+
+def test_compare_keeps_good_runs_beside_bad_ones(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", pictures=False)
+    make_run(tmp_path / "raw", analyzed=False)
+    app = visit(tmp_path, "compare", "a")
+    assert "no analysis yet" in said(app)
+    assert list(app.dataframe[0].value["run"]) == ["a"]
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: max(8, path.stat().st_size // 3)])
+
+
+DAMAGE = {
+    "run.json cut": lambda run: cut(run / "run.json"),
+    "run.json of another tool": lambda run: (run / "run.json").write_text("[1, 2]"),
+    "config.yaml is no mapping": lambda run: (run / "config.yaml").write_text("- a\n- b\n"),
+    "events are binary": lambda run: (run / "events.jsonl").write_bytes(bytes(range(256)) * 4),
+    "metrics cut": lambda run: cut(run / "analysis" / "metrics.parquet"),
+    "metrics empty": lambda run: (run / "analysis" / "metrics.parquet").write_bytes(b""),
+    "metrics without their names": lambda run: pd.read_parquet(run / "analysis" / "metrics.parquet").pipe(
+        lambda table: setattr(table, "attrs", {}) or table.to_parquet(run / "analysis" / "metrics.parquet")
+    ),
+    "predictions cut": lambda run: cut(run / "analysis" / "predictions.parquet"),
+    "predictions gone": lambda run: (run / "analysis" / "predictions.parquet").unlink(),
+    "embedding is another table": lambda run: (run / "analysis" / "embeddings" / "pca.parquet").write_bytes(
+        (run / "analysis" / "predictions.parquet").read_bytes()
+    ),
+    "thumbnails cut": lambda run: cut(run / "analysis" / "thumbnails.npy"),
+    "maps cut": lambda run: cut(run / "analysis" / "attributions" / "gradcam.npy"),
+    "maps of another shape": lambda run: (run / "analysis" / "attributions" / "gradcam.npy").write_bytes(
+        (run / "analysis" / "thumbnails.npy").read_bytes()
+    ),
+    "attribution index of another tool": lambda run: (run / "analysis/attributions/index.json").write_text("[]"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_run_gets_a_friendly_page(tmp_path: Path, damage: str) -> None:
+    run = tmp_path / "broken"
+    make_run(run)
+    DAMAGE[damage](run)
+    pages = [visit(tmp_path, page) for page in PAGES]
+    complaints = [said(app) for app in pages]
+    assert all(app.title for app in pages)
+    assert damage == "events are binary" or any("cannot be" in text or "damaged" in text for text in complaints)
+
+
+def test_foreign_text_is_shown_and_not_interpreted(tmp_path: Path) -> None:
+    bad = "<script>alert(1)</script> [x](http://example.org)"
+    make_run(tmp_path / "odd", classes=[bad, *CLASSES[1:]])
+    points = [{"customdata": [0]}]
+    for page in PAGES:
+        app = visit(tmp_path, page, **{f"embedding_{STAGES[-1]}": {"selection": {"points": points}}})
+        assert "<script>" not in "".join(element.proto.body for element in app.get("html"))
+
+
+def test_no_page_loads_torch(runs_folder: Path) -> None:
+    code = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from pathlib import Path
+from test_pages import PAGES, visit
+for page in PAGES:
+    visit(Path({str(runs_folder)!r}), page, "greedy")
+print(sorted(name for name in ("torch", "torchvision", "captum", "numba", "umap") if name in sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+def test_the_folder_comes_from_the_environment_where_no_argument_is_given(
+    runs_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(os.environ, "LWEXPLAIN_RUNS", str(runs_folder))
+    app = AppTest.from_file(str(EXPLORER), default_timeout=30).run()
+    assert not app.exception
+    assert app.selectbox(key="run_name").options == ["bp", "greedy"]
+
+
+def test_a_run_directory_itself_can_be_opened(runs_folder: Path) -> None:
+    app = visit(runs_folder / "greedy")
+    assert app.selectbox(key="run_name").options == ["greedy"]
+    assert Run.open(runs_folder / "greedy").status == "trained"

@@ -1,0 +1,152 @@
+"""The report is one file that needs nothing else, and holds what the run holds."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from run_factory import CLASSES, STAGES, make_run
+
+from lwexplain.errors import RunError
+from lwexplain.views.report import render_report, write_report
+
+
+class Page(HTMLParser):
+    """Collects addresses a browser would load or follow, the text outside of scripts, and element names."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.text: list[str] = []
+        self.elements: list[str] = []
+        self.styles: list[str] = []
+        self._inside = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append(tag)
+        self._inside = tag if tag in ("script", "style") else self._inside
+        for name, value in attrs:
+            if name in ("src", "href", "srcset", "action", "data", "poster"):
+                self.addresses.append(value or "")
+            if name == "style":
+                self.styles.append(value or "")
+            assert not name.startswith("on"), f"an event handler: {name}={value}"
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == self._inside:
+            self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "style":
+            self.styles.append(data)
+        elif not self._inside:
+            self.text.append(data)
+
+    def said(self) -> str:
+        return " ".join(" ".join(self.text).split())
+
+
+def test_the_report_is_one_file_without_any_address(tmp_path: Path) -> None:
+    path = write_report(make_run(tmp_path / "run"))
+    assert path == tmp_path / "run" / "report.html"
+    assert path.stat().st_size < 10_000_000
+    page = Page(path.read_text(encoding="utf-8"))
+    assert page.addresses
+    assert all(address.startswith("data:image/png;base64,") for address in page.addresses)
+    assert not any("url(" in style or "@import" in style for style in page.styles)
+    assert "link" not in page.elements
+
+
+def test_the_report_says_what_the_run_holds(tmp_path: Path) -> None:
+    failures = [{"probe": "broken_probe", "stage": "block2", "error": "ValueError: no"}]
+    run = make_run(tmp_path / "run", failures=failures, note="stratified sub-sample of val")
+    text = render_report(run)
+    said = Page(text).said()
+    for piece in (
+        "Stop early: block",
+        "depth 5 of 6",
+        "parameters saved",
+        "Separability over depth",
+        "Embedding: umap",
+        "Attribution: gradcam",
+        "completeness residual 0.41",
+        "Cost of each depth",
+        "Training",
+        "broken_probe",
+        "stratified sub-sample of val",
+        "0123456789abcdef",
+        str(run.manifest["id"]),
+        "seed",
+    ):
+        assert piece in said, piece
+    assert all(stage in said for stage in STAGES)
+    places = re.findall(r'data-figure="(\d+)"', text)
+    assert sorted(set(map(int, places))) == list(range(text.count('type="application/json"')))
+
+
+def test_foreign_text_cannot_act(tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script>"
+    classes = [evil, "</script><img src=x onerror=alert(2)>", *CLASSES[2:]]
+    run = make_run(
+        tmp_path / "run",
+        classes=classes,
+        note='"><img src=http://example.org/x>',
+        failures=[{"probe": evil, "stage": evil, "error": evil}],
+    )
+    run.update(progress=evil, data={"name": evil})
+    text = render_report(run)
+    assert evil not in text
+    assert "<img src=x" not in text
+    page = Page(text)
+    assert page.elements.count("script") == text.count('type="application/json"') + 2
+    assert all(address.startswith("data:image/png;base64,") for address in page.addresses)
+
+
+def test_a_run_without_pictures_has_a_report_without_them(tmp_path: Path) -> None:
+    said = Page(render_report(make_run(tmp_path / "run", pictures=False))).said()
+    assert "Stop early" in said
+    assert "Embedding:" not in said
+    assert "could not be read" not in said
+
+
+def test_damaged_parts_are_named_and_the_rest_stands(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    maps = run.analysis / "attributions" / "gradcam.npy"
+    maps.write_bytes(maps.read_bytes()[:100])
+    (run.analysis / "embeddings" / "pca.parquet").write_bytes(b"no parquet")
+    (run.path / "config.yaml").write_text("- a\n")
+    said = Page(render_report(run)).said()
+    assert "Parts that could not be read" in said
+    assert all(name in said for name in ("gradcam.npy", "pca.parquet", "config.yaml"))
+    assert "Stop early" in said
+
+
+def test_the_report_keeps_the_tolerance_of_the_recommendation_on_file(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    run.write_json("analysis/recommendation.json", {"tolerance": 0.05})
+    said = Page(render_report(run)).said()
+    assert "tolerance 5 points" in said
+    assert "depth 3 of 6" in said
+
+
+def test_no_advice_is_said_and_not_fatal(tmp_path: Path) -> None:
+    from lwexplain.results import read_metrics
+
+    run = make_run(tmp_path / "run", pictures=False)
+    table = read_metrics(run)
+    table.attrs["patterns"] = {}
+    table.to_parquet(run.metrics_path, index=False)
+    assert "No recommendation:" in Page(render_report(run)).said()
+
+
+def test_a_run_without_analysis_has_no_report(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="lwexplain analyze"):
+        render_report(make_run(tmp_path / "run", analyzed=False))
+    assert not (tmp_path / "run" / "report.html").exists()
+
+
+def test_the_report_can_be_written_elsewhere(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "er" / "r.html"
+    assert write_report(make_run(tmp_path / "run", pictures=False), out) == out
+    assert out.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
