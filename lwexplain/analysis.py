@@ -186,7 +186,7 @@ def _stage_data(
     device: str,
     pooling: Pooling = "mean",
 ) -> list[StageData]:
-    labels = {split: np.asarray(part.labels) for split, part in captured.items()}
+    labels = {split: np.array(part.labels) for split, part in captured.items()}
     return [
         StageData(
             name=name,
@@ -235,11 +235,11 @@ def _measure(
     classes: list[str],
     quiet: bool | None,
 ) -> Analysis:
-    with Progress("analyze", len(probes) + 1, quiet=quiet) as progress:
+    with Progress("analyze", 1, quiet=quiet) as progress:
 
-        def on_progress(name: str) -> None:
+        def on_progress(name: str, done: int, total: int) -> None:
             progress.describe(f"analyze: {name}")
-            progress.advance()
+            progress.move_to(done, total)
 
         done: ProbeRun = run_probes(stages, [*probes, cost], on_progress=on_progress)
     names = [stage.name for stage in stages]
@@ -272,10 +272,13 @@ def _keep_other_probes(old: Analysis, new: Analysis) -> Analysis:
     kept_rows = old.metrics[~old.metrics["probe"].isin(again)]
     sources = set(new.predictions["source"])
     kept_predictions = old.predictions[~old.predictions["source"].isin(sources)]
-    attrs = new.metrics.attrs
+    attrs: dict[str, Any] = {str(key): value for key, value in new.metrics.attrs.items()}
     failures = [entry for entry in old.metrics.attrs["failures"] if entry["probe"] not in again]
     new.predictions = pd.concat([kept_predictions, new.predictions], ignore_index=True)
-    rows = [*kept_rows.to_dict("records"), *new.metrics.to_dict("records")]
+    rows: list[dict[str, Any]] = [
+        {str(column): value for column, value in row.items()}
+        for row in [*kept_rows.to_dict("records"), *new.metrics.to_dict("records")]
+    ]
     new.metrics = metrics_frame(
         rows,
         attrs

@@ -28,8 +28,8 @@ def train(
     """Train a network as configured and return its run.
 
     ``config`` is a YAML file, a mapping or a Config; ``overrides`` are dotted keys on top. The run directory is
-    ``run_dir``, by default ``runs/<name of the file>``. With ``resume`` a run that was interrupted goes on exactly where
-    its last checkpoint lies (on the CPU bit for bit); a finished one is returned as it is.
+    ``run_dir``, by default ``runs/<name of the file>``. With ``resume`` a run that was interrupted goes on exactly
+    where its last checkpoint lies (on the CPU bit for bit); a finished one is returned as it is.
 
     Raises ConfigError, UnknownNameError, DataError, ModelError, RunError and TrainingError (a loss that is not finite;
     the last good checkpoint stays).
@@ -132,7 +132,7 @@ def recommend(table: "pd.DataFrame | Run | str | Path", tolerance: float = 0.005
 
 
 def report(run: "Run | str | Path", out: str | Path | None = None) -> Path:
-    """Write the self-contained HTML report of an analyzed run; returns its path (default ``report.html`` in the run)."""
+    """Write the self-contained HTML report of an analyzed run; returns its path (``report.html`` in the run)."""
     from lwexplain.views.report import write_report
 
     return write_report(_open(run), Path(out) if out else None)
@@ -177,7 +177,7 @@ def _stop_rule(chance: float) -> Any:
 
 
 def _resumed(path: Path, settings: Config) -> Run | None:
-    """The run to go on with, after checking that it was started with the same configuration; None for a fresh start."""
+    """The run to go on with, once it is clear that its configuration is the same; None for a fresh start."""
     if not path.exists() or not any(path.iterdir()):
         return None
     run = Run.open(path)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -116,7 +117,7 @@ def compare(
     if as_json:
         typer.echo(json.dumps(json.loads(frame.to_json(orient="records")), indent=2))
         return
-    columns = {
+    columns: dict[str, Callable[[Any], str]] = {
         "run": str,
         "strategy": str,
         "verdict": str,
@@ -203,9 +204,8 @@ def _print_table(run: "Run") -> None:
         ("parameters", "parameters", "none", lambda value: f"{int(value):,}"),
     ]
     known = {column[1] for column in columns} | {"flops", "latency_seconds"}
-    custom = [
-        name for name in overall[overall["probe"].isin(_third_party(table))]["metric"].unique() if name not in known
-    ]
+    foreign = overall[overall["probe"].isin(_third_party(table))]
+    custom = [name for name in foreign["metric"].unique() if name not in known]
     columns += [(name, name, "val", lambda value: f"{value:.4g}") for name in custom]
     present = [column for column in columns if (overall["metric"] == column[1]).any()]
     rows = []
@@ -248,9 +248,7 @@ def _print_advice(advice: Any) -> None:
 def _print_grid(header: list[str], rows: list[list[str]]) -> None:
     """A plain table: text to the left, numbers to the right."""
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
-    left = [
-        not any(character.isdigit() for row in rows for character in row[column][:1]) for column in range(len(header))
-    ]
+    left = [not any(row[column][:1].isdigit() for row in rows) for column in range(len(header))]
     for row in [header, ["-" * width for width in widths], *rows]:
         cells = [
             cell.ljust(width) if to_left else cell.rjust(width)

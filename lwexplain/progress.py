@@ -41,6 +41,11 @@ class Progress:
         if self._bar:
             self._bar.advance(self._task, steps)
 
+    def move_to(self, done: int, total: int) -> None:
+        """Set how much is done of how much."""
+        if self._bar:
+            self._bar.update(self._task, completed=done, total=total)
+
     def describe(self, text: str) -> None:
         """Show what is going on."""
         if self._bar:

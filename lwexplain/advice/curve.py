@@ -34,12 +34,12 @@ class DepthCurve:
 
 
 def decision_source(table: pd.DataFrame) -> str:
-    """What depth is decided on: the stages' own heads in a layer-wise run, else the linear probe.
+    """What depth is decided on: the stages' own heads where every stage has one, else the linear probe.
 
     Raises AdviceError where the table holds the predictions of neither.
     """
     patterns = _patterns(table)
-    if len(patterns.get("head", {}).get("stages", [])) > 1:
+    if "head" in patterns and len(patterns["head"]["stages"]) == len(table.attrs["stages"]):
         return "head"
     if "linear_probe" in patterns:
         return "linear_probe"

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from lwexplain.advice.curve import DepthCurve, bootstrap_curve, depth_curve
-from lwexplain.advice.rules import CONFIDENCE, Choice, has_signal, non_inferior_depth, still_rising
+from lwexplain.advice.rules import Choice, has_signal, non_inferior_depth, still_rising
 from lwexplain.errors import AdviceError
 
 VERDICTS = ("stop_here", "use_full_depth", "go_deeper", "heads_too_weak", "no_signal")
@@ -98,33 +98,32 @@ def _probe_beats_heads(table: pd.DataFrame, tolerance: float) -> bool:
 def _reason(verdict: str, curve: DepthCurve, choice: Choice, tolerance: float) -> str:
     position, best = choice.position, curve.best
     what = {"head": "its own head", "linear_probe": "a linear probe"}[curve.source]
-    chosen = f"{curve.stages[position]} (stage {curve.depths[position]} of {curve.depths[-1]})"
-    reached = f"with {what} {chosen} reaches {_percent(curve.accuracy[position])} on {curve.n:,} val samples"
+    sentence = (
+        f"With {what}, {curve.stages[position]} (stage {curve.depths[position]} of {curve.depths[-1]}) reaches "
+        f"{_percent(curve.accuracy[position])} on {curve.n:,} val samples, "
+    )
     if position == best:
-        compared = "which no other depth exceeds"
+        sentence += "the best of all depths"
     else:
-        compared = (
+        sentence += (
             f"{100 * choice.gap:.2f} points below the best depth ({curve.stages[best]}, "
-            f"{_percent(curve.accuracy[best])}); in {choice.support:.0%} of the paired bootstrap resamples "
-            f"the difference stays within {100 * tolerance:.2f} points"
+            f"{_percent(curve.accuracy[best])}) and within {100 * tolerance:g} points of it in "
+            f"{choice.support[position]:.0%} of the paired bootstrap resamples"
         )
-    shallower = ""
     if position > 0:
-        shallower = (
-            f", while {curve.stages[position - 1]} ({_percent(curve.accuracy[position - 1])}) "
-            f"does so in fewer than {CONFIDENCE:.0%}"
+        sentence += (
+            f"; one stage less ({curve.stages[position - 1]}, {_percent(curve.accuracy[position - 1])}) stays within "
+            f"{100 * tolerance:g} points of the best in only {choice.support[position - 1]:.0%}"
         )
-    sentence = f"{reached}, {compared}{shallower}"
     ending = {
-        "stop_here": "the stages after it are not needed.",
-        "use_full_depth": "no shorter network is as good within the tolerance.",
-        "go_deeper": "accuracy still rises at the last stage, so more stages are worth a try.",
+        "stop_here": "the stages after it are not needed",
+        "use_full_depth": "no shorter network is surely as good",
+        "go_deeper": "accuracy still rises at the last stage, so a deeper network is worth a try",
         "heads_too_weak": (
-            "but a linear probe on the same features is better than every head: "
-            "the heads, not the depth, hold the network back."
+            "but a linear probe on the features beats every head, so the heads, not the depth, hold the network back"
         ),
     }[verdict]
-    return f"{sentence[0].upper()}{sentence[1:]}; {ending}"
+    return f"{sentence}: {ending}."
 
 
 def _silent(curve: DepthCurve, tolerance: float, chance: float, full_accuracy: float | None) -> Recommendation:

@@ -15,11 +15,15 @@ SLACK = 1e-9
 
 @dataclass(frozen=True)
 class Choice:
-    """A chosen position on the curve, the depths a 90 % interval spans, and the share of resamples in favour."""
+    """A chosen position on the curve and what speaks for it.
+
+    ``interval`` the depths a 90 % interval spans, ``support`` (S,) the share of resamples in which each depth is not
+    worse than the best one, ``gap`` the accuracy that the chosen depth lacks to the best one.
+    """
 
     position: int
     interval: tuple[int, int]
-    support: float
+    support: np.ndarray
     gap: float
 
 
@@ -37,7 +41,7 @@ def non_inferior_depth(curve: DepthCurve, tolerance: float) -> Choice:
     sufficient = curve.resampled.max(axis=1, keepdims=True) - curve.resampled <= tolerance + SLACK
     low, high = np.quantile(sufficient.argmax(axis=1), [0.05, 0.95], method="nearest")
     interval = (curve.depths[min(int(low), position)], curve.depths[max(int(high), position)])
-    return Choice(position, interval, float(support[position]), float(curve.accuracy[best] - curve.accuracy[position]))
+    return Choice(position, interval, support, float(curve.accuracy[best] - curve.accuracy[position]))
 
 
 def has_signal(curve: DepthCurve, chance: float) -> bool:

@@ -249,7 +249,7 @@ class Trainer:
         return self.position.epoch * len(self.train_batches) + self.position.step
 
     def _read_meter(self, phase: Phase) -> tuple[list[float], list[float]]:
-        """Mean loss and accuracy of each head so far in this epoch; raises TrainingError on a loss that is not finite."""
+        """Mean loss and accuracy of each head in this epoch so far; TrainingError where a loss is NaN or infinite."""
         losses, accuracies = self.meter.read()
         for depth, value in zip(phase.heads, losses, strict=True):
             if not torch.isfinite(torch.tensor(value)):

@@ -1,0 +1,32 @@
+# `make demo` and `make test` do all the set-up: they create .venv where there is none and install into it.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint explore
+
+demo: .venv/.installed
+	$(BIN)/lwexplain demo
+
+test: .venv/.installed-dev
+	$(BIN)/python -m pytest
+
+lint: .venv/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+explore: .venv/.installed
+	$(BIN)/streamlit run apps/explorer.py
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
+		{ echo "lwexplain needs Python 3.11 to 3.13; name one with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check -e .
+	@touch $@
+
+.venv/.installed-dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
+	@touch $@ .venv/.installed
