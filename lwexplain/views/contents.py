@@ -153,7 +153,8 @@ def advice_numbers(advice: Any) -> list[tuple[str, str, str]]:
     if advice.expected_accuracy is not None:
         low, high = advice.expected_accuracy_interval
         numbers.append(("expected accuracy", f"{advice.expected_accuracy:.4f}", f"95 % interval {low:.3f}–{high:.3f}"))
-    if advice.full_accuracy is not None and advice.expected_accuracy is not None:
+    shorter = advice.depth < advice.full_depth
+    if shorter and advice.full_accuracy is not None and advice.expected_accuracy is not None:
         difference = advice.expected_accuracy - advice.full_accuracy
         numbers.append(("full depth", f"{advice.full_accuracy:.4f}", f"recommended {difference:+.4f}"))
     low, high = advice.depth_interval
@@ -161,7 +162,7 @@ def advice_numbers(advice: Any) -> list[tuple[str, str, str]]:
     ratios = (("parameters", advice.params_ratio), ("FLOPs", advice.flops_ratio), ("latency", advice.latency_ratio))
     for title, ratio in ratios:
         saved = saving(ratio)
-        if saved is not None:
+        if shorter and saved is not None:
             numbers.append((f"{title} saved", saved, f"{ratio:.3g} of full depth"))
     return numbers
 

@@ -128,7 +128,7 @@ def _groups(points: pd.DataFrame, classes: Sequence[str], predicted: pd.Series |
     numbers = sorted(int(number) for number in points["label"].unique())
     return [
         Group(
-            label(class_name(classes, number), 28),
+            label(class_name(classes, number), 18),
             class_colour(number),
             class_symbol(number),
             points[points["label"] == number],

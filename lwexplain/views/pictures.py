@@ -41,7 +41,7 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
     height, width = np.asarray(image).shape[:2]
     if heat.shape != (height, width):
         heat = np.asarray(Image.fromarray(heat).resize((width, height), Image.Resampling.BILINEAR))
-    grey = 185 + 0.5 * (as_grey(image) - 128)
+    grey = 175 + 0.6 * (as_grey(image) - 128)
     strength = (np.abs(heat) ** 0.8)[..., None]
     colour = np.where(heat[..., None] >= 0, FOR, AGAINST)
     return (grey[..., None] * (1 - strength) + colour * strength).clip(0, 255).astype(np.uint8)

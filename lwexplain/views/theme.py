@@ -60,6 +60,7 @@ METRIC_TITLES = {
     "cka_linear": MetricTitle("linear CKA"),
     "cka_rbf": MetricTitle("RBF CKA"),
     "trustworthiness": MetricTitle("layout trustworthiness", "higher"),
+    "ig_completeness_residual": MetricTitle("attribution residual", "lower"),
     "parameters": MetricTitle("parameters", "lower"),
     "flops": MetricTitle("FLOPs", "lower"),
     "latency_seconds": MetricTitle("latency (s)", "lower"),
