@@ -24,7 +24,7 @@ from lwexplain.errors import CaptureError, ModelError, RunError
 from lwexplain.models.staged import StagedModel, features_of
 from lwexplain.models.wrap import stage_by_names
 from lwexplain.probes.base import Probe, StageData
-from lwexplain.probes.engine import DEFAULT_PROBES, ProbeRun, run_probes
+from lwexplain.probes.engine import ProbeRun, default_probes, run_probes
 from lwexplain.progress import Progress
 from lwexplain.results import Analysis, correctness_patterns, is_analyzed, metrics_frame, read_analysis, write_analysis
 from lwexplain.run import Run
@@ -87,7 +87,7 @@ def analyze_run(
         _add_sample_images(stages, model, data, config.seed, where)
         result = _measure(
             stages,
-            list(DEFAULT_PROBES if probes is None else probes),
+            list(default_probes() if probes is None else probes),
             CostProbe(model, names),
             strategy=config.training.strategy,
             classes=data.classes,
@@ -145,7 +145,7 @@ def analyze_model(
     except ModelError as error:
         cost = CostProbe(error, list(stages))
     return _measure(
-        data, list(DEFAULT_PROBES if probes is None else probes), cost, strategy=None, classes=names, quiet=quiet
+        data, list(default_probes() if probes is None else probes), cost, strategy=None, classes=names, quiet=quiet
     )
 
 
@@ -268,7 +268,7 @@ def _keep_other_probes(old: Analysis, new: Analysis) -> Analysis:
     """Keep what an earlier analysis of the same weights and data measured with probes that were not run again."""
     if old.summary.get("key") != new.summary["key"]:
         return new
-    again = set(new.summary["probe_seconds"])
+    again = set(new.summary["probe_seconds"]) | {entry["probe"] for entry in new.metrics.attrs["failures"]}
     kept_rows = old.metrics[~old.metrics["probe"].isin(again)]
     sources = set(new.predictions["source"])
     kept_predictions = old.predictions[~old.predictions["source"].isin(sources)]

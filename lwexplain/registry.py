@@ -30,6 +30,7 @@ class Registry:
         self.package = package
         self.group = group
         self._factories: dict[str, Callable[..., Any]] = {}
+        self._third_party: list[str] = []
         self._loaded = False
 
     def register(self, name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -48,6 +49,11 @@ class Registry:
         """All names in alphabetical order, third-party ones included."""
         self._load()
         return sorted(self._factories)
+
+    def third_party(self) -> list[str]:
+        """Names that come from other installed packages, in alphabetical order."""
+        self._load()
+        return sorted(self._third_party)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
@@ -89,10 +95,13 @@ class Registry:
             importlib.import_module(f"{self.package}.{module.name}")
         if self.group:
             for point in entry_points(group=self.group):
+                if point.name in self._factories:
+                    continue  # a built-in name cannot be taken over
                 try:
-                    self._factories.setdefault(point.name, point.load())
+                    self._factories[point.name] = point.load()
                 except Exception as error:  # a foreign package must not take the tool down
-                    self._factories.setdefault(point.name, _broken(self.kind, point.name, error))
+                    self._factories[point.name] = _broken(self.kind, point.name, error)
+                self._third_party.append(point.name)
 
 
 def nearest(name: str, known: list[str]) -> str:

@@ -44,6 +44,19 @@ def test_summary_is_the_first_line_of_the_docstring(registry):
     assert "apple" in registry
 
 
+def test_a_built_in_name_cannot_be_taken_over_by_an_entry_point(monkeypatch, registry):
+    class Point:
+        name = "apple"
+
+        def load(self):
+            return lambda: "poisoned"
+
+    monkeypatch.setattr(registry_module, "entry_points", lambda group: [Point()])
+    registry.group = "fruits"
+    assert registry.create("apple", 1) == (1, "red")
+    assert registry.third_party() == []
+
+
 def test_a_broken_entry_point_is_reported_only_when_it_is_used(monkeypatch):
     class Point:
         name = "broken"

@@ -27,6 +27,11 @@ from lwexplain.results import EMBEDDING_COLUMNS, PREDICTION_COLUMNS, Attribution
 DEFAULT_PROBES = ["head", "linear", "knn", "ncm", "separability", "pca", "umap", "attribution"]
 
 
+def default_probes() -> list[str]:
+    """The built-in probes, and those that other installed packages offer (entry-point group lwexplain.probes)."""
+    return [*DEFAULT_PROBES, *PROBES.third_party()]
+
+
 @dataclass
 class ProbeRun:
     """What the probes found: ``rows`` for ``results.metrics_frame``, tables, heat maps, and what went wrong.
@@ -45,23 +50,23 @@ class ProbeRun:
 
 def run_probes(
     stages: Sequence[StageData],
-    probes: Sequence[str | Probe | ProbeOfAllStages] = tuple(DEFAULT_PROBES),
+    probes: Sequence[str | Probe | ProbeOfAllStages] | None = None,
     *,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> ProbeRun:
-    """Run each probe (a registered name or an object) on each stage.
+    """Run each probe (a registered name or an object) on each stage; None = ``default_probes()``.
 
     A probe that raises is recorded in ``failures`` and the others finish. ``on_progress(probe name, done, total)``
     is called before each step (a probe on a stage, or on all together) and after the last. Raises
     UnknownNameError or ProbeError before anything runs: no stage, two stages of one name, an unknown probe, an
     object that is no probe, two probes of one name.
     """
-    chosen = _resolve(probes)
+    run = ProbeRun()
+    chosen = _resolve(default_probes() if probes is None else probes, run.failures)
     stages = sorted(stages, key=lambda stage: stage.depth)
     names = [stage.name for stage in stages]
     if not stages or len(set(names)) < len(names):
         raise ProbeError(f"the stages are {names}; expected at least one, each with a name of its own")
-    run = ProbeRun()
     predictions: list[pd.DataFrame] = []
     layouts: dict[str, list[pd.DataFrame]] = defaultdict(list)
     maps: dict[str, dict[str, Attribution]] = defaultdict(dict)
@@ -97,13 +102,19 @@ def run_probes(
     return run
 
 
-def _resolve(probes: Sequence[str | Probe | ProbeOfAllStages]) -> list[Any]:
+def _resolve(probes: Sequence[str | Probe | ProbeOfAllStages], failures: list[dict[str, str | None]]) -> list[Any]:
     if isinstance(probes, str) or not isinstance(probes, Sequence):
         raise ProbeError(f"probes is {probes!r}; expected a list of names or probe objects")
     chosen: list[Any] = []
     for probe in probes:
         if isinstance(probe, str):
-            probe = PROBES.create(probe)
+            try:
+                probe = PROBES.create(probe)
+            except Exception as error:
+                if probe not in PROBES.third_party():
+                    raise
+                failures.append({"probe": probe, "stage": None, "error": f"{type(error).__name__}: {error}"})
+                continue
         if isinstance(probe, type):
             raise ProbeError(f"{probe.__name__} is a class; pass an instance: {probe.__name__}()")
         name = getattr(probe, "name", None)
