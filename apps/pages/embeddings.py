@@ -29,7 +29,7 @@ def show(run: Run, table: pd.DataFrame) -> None:
         return
     left, middle, right = st.columns([1, 2, 1], vertical_alignment="bottom")
     with left:
-        restore("method", methods[0], methods)
+        restore("method", "umap" if "umap" in methods else methods[0], methods)
         st.selectbox("Method", methods, key="method")
     frame = reader.embedding(run, keep("method"))
     stage = _choose_stage(frame, contents.stage_names(table), middle)
@@ -63,7 +63,10 @@ def show(run: Run, table: pd.DataFrame) -> None:
             selection_mode=("box", "lasso", "points"),
             config=CHART,
         )
-        st.caption("Draw a lasso or a box around points, or click one. Axes have no unit; only closeness counts.")
+        st.caption(
+            "Draw a lasso or a box around points, or click one. The axes have no unit: "
+            "each stage is scaled to the same spread."
+        )
     samples = selected_samples(event)
     if samples:
         st.session_state["chosen_samples"] = (samples, place)

@@ -1,11 +1,13 @@
 """What each depth costs: parameters, FLOPs and measured latency of the network cut there."""
 
+from typing import Any
+
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from lwexplain.views.depth_curve import per_depth
-from lwexplain.views.theme import ACCENT, COSTS, TEMPLATE, empty_figure, label
+from lwexplain.views.theme import ACCENT, COSTS, MUTED, TEMPLATE, empty_figure, label
 
 TITLES = {"parameters": "parameters", "flops": "FLOPs per image", "latency_seconds": "latency (ms)"}
 BAR = "#9db8d2"
@@ -29,6 +31,7 @@ def cost_figure(table: pd.DataFrame, *, depth: int | None = None, height: int = 
             marker={"color": [ACCENT if d == depth else BAR for d in rows["depth"]]},
             text=[label(stage) for stage in rows["stage"]],
             textposition="none",
+            error_y=_percentiles(rows, scale),
             customdata=100 * rows["value"] / full,
             hovertemplate=f"depth %{{x}}: %{{text}}<br>{TITLES[metric]}: %{{y:.4s}}"
             "<br>%{customdata:.0f} % of full depth<extra></extra>",
@@ -42,6 +45,21 @@ def cost_figure(table: pd.DataFrame, *, depth: int | None = None, height: int = 
         figure.update_yaxes(tickformat=tickformat, rangemode="tozero", row=1, col=column)
     figure.update_layout(template=TEMPLATE, height=height, showlegend=False, bargap=0.25, margin={"t": 40})
     return figure
+
+
+def _percentiles(rows: pd.DataFrame, scale: float) -> dict[str, Any] | None:
+    """The spread of a measured cost (latency), where the table gives it."""
+    if rows[["low", "high"]].isna().any(axis=None):
+        return None
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": (rows["high"] - rows["value"]) * scale,
+        "arrayminus": (rows["value"] - rows["low"]) * scale,
+        "thickness": 1,
+        "width": 3,
+        "color": MUTED,
+    }
 
 
 def human(value: float) -> str:

@@ -36,10 +36,12 @@ def embedding_figure(
     """Scatter of one stage of an embedding table (``EMBEDDING_COLUMNS``), coloured by class or by right/wrong.
 
     ``predicted`` maps sample numbers to the class predicted at this stage; ``colour_by="outcome"`` needs it.
-    The axis ranges span all stages of ``frame``, so that moving from stage to stage does not jump. Each point
+    Each stage is centred and scaled to the same spread (``comparable``), and the axis ranges span all stages of
+    ``frame``, so that moving from stage to stage does not jump. Each point
     carries its sample number as ``customdata``; point indices are per trace. ``selected`` samples are
     highlighted.
     """
+    frame = comparable(frame)
     points = frame[frame["stage"] == stage]
     if points.empty:
         return empty_figure(f"This embedding has no points for stage {stage}.", height)
@@ -64,7 +66,8 @@ def embedding_figure(
 def embedding_overview(
     frame: pd.DataFrame, stages: Sequence[str], classes: Sequence[str], *, height: int = 360
 ) -> go.Figure:
-    """A few stages side by side, coloured by class, on one scale."""
+    """A few stages side by side, coloured by class, each scaled to the same spread."""
+    frame = comparable(frame)
     stages = [stage for stage in stages if (frame["stage"] == stage).any()]
     if not stages:
         return empty_figure("This embedding has no points for these stages.", height)
@@ -104,6 +107,21 @@ def fixed_range(frame: pd.DataFrame, margin: float = 0.05) -> tuple[list[float],
         pad = margin * ((high - low) or 1.0)
         ranges.append([low - pad, high + pad])
     return ranges[0], ranges[1]
+
+
+def comparable(frame: pd.DataFrame) -> pd.DataFrame:
+    """The layout with each stage centred and scaled to a root mean square radius of 1.
+
+    Deep features are often spread a hundred times wider than shallow ones; on one scale a shallow stage would
+    shrink to a dot. A layout has no unit, so nothing is lost.
+    """
+    frame = frame.copy()
+    frame[["x", "y"]] = frame[["x", "y"]].astype(np.float64).replace([np.inf, -np.inf], np.nan)
+    centred = frame[["x", "y"]] - frame.groupby("stage")[["x", "y"]].transform("mean")
+    square = (centred**2).sum(axis=1).groupby(frame["stage"]).transform("mean")
+    radius = np.sqrt(square).replace(0.0, 1.0)
+    frame[["x", "y"]] = centred.div(radius, axis=0)
+    return frame
 
 
 def class_name(classes: Sequence[str], index: object) -> str:

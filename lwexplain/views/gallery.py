@@ -95,8 +95,16 @@ def invalid_reasons(item: AttributionSet) -> list[tuple[str, str]]:
     ]
 
 
-def legend_html() -> str:
-    """What the colours of a heat map mean."""
+def legend_html(item: AttributionSet) -> str:
+    """What the colours of these heat maps mean; a method without negative values has no blue."""
+    valid = [maps for maps, good in zip(item.maps, item.valid, strict=True) if good]
+    if valid and not any((maps < 0).any() for maps in valid):
+        return (
+            '<div style="font-size:12px;color:#5f6c7b;display:flex;gap:8px;align-items:center">no influence'
+            '<span style="display:inline-block;width:140px;height:12px;border-radius:3px;'
+            'background:linear-gradient(90deg,#b9b9b9,rgb(178,24,43))"></span>strong influence, of either sign'
+            "<span>· each map on its own scale · striped: not valid</span></div>"
+        )
     return (
         '<div style="font-size:12px;color:#5f6c7b;display:flex;gap:8px;align-items:center">against the class'
         '<span style="display:inline-block;width:140px;height:12px;border-radius:3px;'

@@ -78,7 +78,6 @@ def render_report(run: Run) -> str:
         "training": figures.add(training_figure(events, sequential=contents.is_sequential(run))) if events else None,
         "embeddings": attempt(lambda: _embeddings(run, stages, classes, depth, figures)) or [],
         "attributions": attempt(lambda: _attributions(run)) or [],
-        "legend": Markup(legend_html()),
         "failures": contents.failures(table).to_dict("records"),
         "notes": contents.notes(table),
         "provenance": _provenance(run, config, attempt),
@@ -189,6 +188,7 @@ def _attributions(run: Run) -> list[dict[str, Any]]:
             "grid": Markup(
                 attribution_grid_html(item, images, labels, classes, rows=range(min(MOST_IMAGES, len(images))), side=64)
             ),
+            "legend": Markup(legend_html(item)),
             "invalid": invalid_reasons(item),
             "note": f"{MOST_IMAGES} of {len(images)} images are shown." if len(images) > MOST_IMAGES else "",
         }

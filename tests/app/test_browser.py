@@ -84,8 +84,8 @@ def _assert_no_traceback(page: "sync_api.Page") -> None:
 def test_the_address_of_a_page_opens_it_on_a_fresh_server(page: "sync_api.Page", address: str) -> None:
     page.goto(f"{address}/embeddings?run=greedy")
     page.get_by_role("heading", name="Embeddings").wait_for()
-    assert page.get_by_role("textbox", name="Runs folder").is_visible()
-    assert page.get_by_role("link", name="Compare").is_visible()
+    page.get_by_role("textbox", name="Runs folder").wait_for()
+    page.get_by_role("link", name="Compare").wait_for()
     _assert_no_traceback(page)
 
 

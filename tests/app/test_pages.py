@@ -176,7 +176,7 @@ DAMAGE = {
     ),
     "predictions cut": lambda run: cut(run / "analysis" / "predictions.parquet"),
     "predictions gone": lambda run: (run / "analysis" / "predictions.parquet").unlink(),
-    "embedding is another table": lambda run: (run / "analysis" / "embeddings" / "pca.parquet").write_bytes(
+    "embedding is another table": lambda run: (run / "analysis" / "embeddings" / "umap.parquet").write_bytes(
         (run / "analysis" / "predictions.parquet").read_bytes()
     ),
     "thumbnails cut": lambda run: cut(run / "analysis" / "thumbnails.npy"),

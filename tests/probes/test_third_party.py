@@ -29,6 +29,7 @@ def installed(tmp_path, monkeypatch):
         "[lwexplain.probes]\nwidth = foreign_probes:Width\nlost = foreign_probes:Nowhere\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
+    PROBES.names()  # the built-in ones register once, when their modules are first imported
     names = dict(PROBES._factories)
     monkeypatch.setattr(PROBES, "_factories", names)
     monkeypatch.setattr(PROBES, "_third_party", [])

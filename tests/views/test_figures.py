@@ -13,7 +13,7 @@ from lwexplain.results import AttributionSet, read_attributions, read_embedding,
 from lwexplain.views import contents
 from lwexplain.views.costs import cost_figure
 from lwexplain.views.depth_curve import accuracy_metrics, comparison_figure, depth_figure
-from lwexplain.views.embedding import embedding_figure, embedding_overview, fixed_range
+from lwexplain.views.embedding import comparable, embedding_figure, embedding_overview, fixed_range
 from lwexplain.views.gallery import Shown, attribution_grid_html, gallery_html, invalid_reasons
 from lwexplain.views.pictures import hatched, overlay
 from lwexplain.views.separability import panel_metrics, separability_figure
@@ -105,12 +105,20 @@ def test_embedding_points_carry_their_sample_and_axes_do_not_move(run) -> None:
     carried = sorted(sample for trace in first.data for sample in trace.customdata)
     assert carried == list(range(N))
     trace = first.data[4]
-    rows = frame[(frame["stage"] == STAGES[0])].set_index("sample")
+    rows = comparable(frame[frame["stage"] == STAGES[0]]).set_index("sample")
     assert np.allclose(trace.x, rows.loc[list(trace.customdata), "x"])
     assert set(rows.loc[list(trace.customdata), "label"]) == {4}
     (low, high), _ = fixed_range(frame)
     assert low < frame["x"].min()
     assert high > frame["x"].max()
+
+
+def test_stages_of_any_scale_fill_the_same_space() -> None:
+    frame = pd.DataFrame({"stage": ["a"] * 3 + ["b"] * 3, "x": [0, 1, 2, 500, 900, 700], "y": [0, 0, 1, 5, 5, 5.0]})
+    scaled = comparable(frame)
+    assert np.allclose(scaled.groupby("stage")[["x", "y"]].mean(), 0)
+    assert np.allclose((scaled[["x", "y"]] ** 2).sum(axis=1).groupby(scaled["stage"]).mean(), 1)
+    assert np.isfinite(comparable(frame.assign(x=1.0, y=[np.inf, 2, 2, 2, 2, 2]))["x"]).all()
 
 
 def test_outcome_colours_split_right_from_wrong(run) -> None:
