@@ -11,6 +11,7 @@ from lwexplain.probes.engine import DEFAULT_PROBES, default_probes, run_probes
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
     """A package on the path with one sound and one broken probe, as pip would leave it."""
+    PROBES.names()  # the built-in ones register once, when their modules are first imported
     (tmp_path / "foreign_probes.py").write_text(
         textwrap.dedent(
             """
@@ -29,7 +30,6 @@ def installed(tmp_path, monkeypatch):
         "[lwexplain.probes]\nwidth = foreign_probes:Width\nlost = foreign_probes:Nowhere\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    PROBES.names()  # the built-in ones register once, when their modules are first imported
     names = dict(PROBES._factories)
     monkeypatch.setattr(PROBES, "_factories", names)
     monkeypatch.setattr(PROBES, "_third_party", [])
