@@ -165,13 +165,7 @@ def _scatter(
     stage: str,
 ) -> go.Scattergl:
     part = group.members
-    names = [label(class_name(classes, index)) for index in part["label"]]
-    if predicted is not None:
-        guesses = part["sample"].map(predicted)
-        names = [
-            name if pd.isna(guess) else f"{name}<br>predicted {label(class_name(classes, guess))}"
-            for name, guess in zip(names, guesses, strict=True)
-        ]
+    said, texts = _hover(part, classes, predicted)
     samples = part["sample"].to_numpy(dtype=np.int64)
     positions = [i for i, sample in enumerate(samples.tolist()) if sample in chosen] if chosen else None
     return go.Scattergl(
@@ -181,11 +175,28 @@ def _scatter(
         name=group.title,
         marker={"color": group.colour, "symbol": group.symbol, "size": size, "opacity": 0.8},
         customdata=samples.tolist(),  # a list: of a typed array, a selection would report the buffer
-        text=names,
-        hovertemplate=f"sample %{{customdata}}<br>%{{text}}<extra>{label(stage, 24)}</extra>",
+        text=texts,
+        hovertemplate=f"sample %{{customdata}}<br>{said}<extra>{label(stage, 24)}</extra>",
         selectedpoints=positions,
         unselected={"marker": {"opacity": 0.12}},
     )
+
+
+def _hover(part: pd.DataFrame, classes: Sequence[str], predicted: pd.Series | None) -> tuple[str, list[str] | None]:
+    """Hover template and the text it needs of each point; what all points share is said once."""
+    texts: list[str] | None = None
+    labels = part["label"].unique()
+    if len(labels) == 1:
+        template = label(class_name(classes, labels[0]))
+    else:
+        template, texts = "%{text}", [label(class_name(classes, index), 24) for index in part["label"]]
+    if predicted is not None:
+        found = part["sample"].map(predicted)
+        guesses = ["–" if pd.isna(guess) else label(class_name(classes, guess), 24) for guess in found]
+        if texts is None:
+            return f"{template}<br>predicted %{{text}}", guesses
+        texts = [f"{name}<br>predicted {guess}" for name, guess in zip(texts, guesses, strict=True)]
+    return template, texts
 
 
 def _size(points: int) -> float:

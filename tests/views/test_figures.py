@@ -131,6 +131,15 @@ def test_outcome_colours_split_right_from_wrong(run) -> None:
     assert set(wrong.customdata) == set(rows.index[guesses.loc[rows.index] != rows])
 
 
+def test_a_point_says_its_class_and_what_was_predicted(run) -> None:
+    frame = read_embedding(run, "pca")
+    guesses = contents.stage_predictions(contents.checked_predictions(run), STAGES[0])
+    figure = embedding_figure(frame, STAGES[0], CLASSES, predicted=guesses)
+    seven = next(trace for trace in figure.data if trace.name == "7")
+    assert "<br>7<br>predicted %{text}" in seven.hovertemplate
+    assert list(seven.text) == [CLASSES[guesses[sample]] for sample in seven.customdata]
+
+
 def test_chosen_samples_are_highlighted(run) -> None:
     figure = embedding_figure(read_embedding(run, "pca"), STAGES[2], CLASSES, selected=[3, 13])
     highlighted = [trace.customdata[i] for trace in figure.data for i in trace.selectedpoints or ()]
