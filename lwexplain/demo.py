@@ -6,7 +6,7 @@ from typing import Any
 
 RECIPE: dict[str, Any] = {
     "seed": 0,
-    "data": {"name": "digits", "batch_size": 64, "augment": {"crop": 1}},
+    "data": {"name": "digits", "val_fraction": 0.25, "batch_size": 64, "augment": {"crop": 1}},
     "model": {"name": "resnet18", "width": 16, "units": "block"},
 }
 CONFIGS: dict[str, dict[str, Any]] = {

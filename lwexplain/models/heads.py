@@ -35,7 +35,7 @@ class LinearHead(nn.Module):
 class ConvHead(nn.Module):
     """A few 3x3 convolutions, average pool to 2x2 and one linear layer (Belilovsky et al. 2019).
 
-    ``hidden`` convolutions of ``width`` channels (default: twice the features' channels, at least 64) with batch
+    ``hidden`` convolutions of ``width`` channels (default: as many as the features, at least 64) with batch
     norm and ReLU; the first one has stride 2 where the features are 8 pixels or larger, which keeps the cost of
     the head on early, large maps near that of the stage itself.
     """
@@ -47,7 +47,7 @@ class ConvHead(nn.Module):
         if hidden < 1:
             raise ModelError(f"the conv head needs hidden >= 1, found {hidden}; for none use training.head=linear")
         channels, height, size = shape[0], shape[1], min(shape[1:])
-        width = width or max(64, 2 * channels)
+        width = width or max(64, channels)
         layers: list[nn.Module] = []
         for position in range(hidden):
             stride = 2 if position == 0 and size >= 8 else 1

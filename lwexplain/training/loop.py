@@ -1,9 +1,7 @@
 """The training loop: the same recipe, data, log and checkpoints for every strategy."""
 
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -31,7 +29,9 @@ from lwexplain.training.checkpoint import (
 )
 from lwexplain.training.devices import peak_memory_bytes, pick_device
 from lwexplain.training.evaluation import evaluate
+from lwexplain.training.interruption import Interruption
 from lwexplain.training.losses import LOSSES
+from lwexplain.training.meter import Meter
 from lwexplain.training.optimization import build_optimizer, learning_rate
 from lwexplain.training.strategy import STRATEGIES, Phase, Strategy
 
@@ -110,7 +110,7 @@ class Trainer:
         self.optimizer: torch.optim.Optimizer | None = None
         self.val_correct: dict[int, Tensor] = {}
         self.meter = Meter(0, self.device)
-        self.interrupted = False
+        self.interruption = Interruption()
 
     # ------------------------------------------------------------------ the loop
 
@@ -125,7 +125,7 @@ class Trainer:
             self.restore()
         self.run.update(status="training", strategy=self.recipe.strategy, stages=self.model.names)
         steps = len(self.train_batches) * self.recipe.epochs
-        with self._catch_signals(), Progress("train", steps * len(self.phases), quiet=quiet) as progress:
+        with self.interruption, Progress("train", steps * len(self.phases), quiet=quiet) as progress:
             progress.advance(steps * self.position.phase + self._steps_into_phase())
             if not resume:
                 self.save()
@@ -155,18 +155,18 @@ class Trainer:
                 self.position.step += 1
                 progress.advance()
 
-                if self.position.step % LOG_EVERY == 0 or self.interrupted:
+                if self.position.step % LOG_EVERY == 0 or self.interruption.asked:
                     mean_loss, accuracy = self._read_meter(phase)
                     progress.describe(
                         f"{phase.name}  epoch {epoch + 1}/{self.recipe.epochs}  "
                         f"loss {mean_loss[-1]:.3f}  train acc {accuracy[-1]:.3f}"
                     )
                     now = time.perf_counter()
-                    if self.interrupted or now - last_save > self.recipe.checkpoint_seconds:
+                    if self.interruption.asked or now - last_save > self.recipe.checkpoint_seconds:
                         self.position.seconds += now - started
                         started = last_save = now
                         self.save()
-                    if self.interrupted:
+                    if self.interruption.asked:
                         raise TrainingInterrupted(
                             f"interrupted in {phase.name}, epoch {epoch + 1}; everything so far is saved: go on with "
                             f"lwexplain train {self.run.path}/config.yaml --run-dir {self.run.path} --resume"
@@ -337,50 +337,3 @@ class Trainer:
             raise CheckpointError(f"checkpoint {path} is not one of this trainer ({error!r}); train anew") from None
         with self.run.events_path.open("r+b") as file:  # what was logged after the checkpoint is done again
             file.truncate(self.position.events_bytes)
-
-    # ------------------------------------------------------------------ signals
-
-    @contextmanager
-    def _catch_signals(self) -> Iterator[None]:
-        """Turn Ctrl-C and SIGTERM into a checkpoint at the end of the running step."""
-
-        def note(_signal: int, _frame: Any) -> None:
-            self.interrupted = True
-
-        try:
-            previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # not in the main thread: leave signals to whoever runs us
-            yield
-            return
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-
-
-class Meter:
-    """Running loss and hits of each head in an epoch, kept on the device until they are read."""
-
-    def __init__(self, heads: int, device: torch.device) -> None:
-        self.loss = torch.zeros(heads, dtype=torch.float64 if device.type != "mps" else torch.float32, device=device)
-        self.hits = torch.zeros(heads, dtype=torch.int64, device=device)
-        self.count = 0
-
-    def add(self, row: int, value: Tensor, logits: Tensor, labels: Tensor) -> None:
-        with torch.no_grad():
-            self.loss[row] += value.detach() * len(labels)
-            self.hits[row] += (logits.argmax(1) == labels).sum()
-
-    def read(self) -> tuple[list[float], list[float]]:
-        """Mean loss and accuracy of each head."""
-        count = max(1, self.count)
-        return (self.loss / count).tolist(), (self.hits / count).tolist()
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {"loss": self.loss, "hits": self.hits, "count": torch.tensor(self.count)}
-
-    def restore(self, tensors: dict[str, Tensor]) -> None:
-        self.loss.copy_(tensors["loss"])
-        self.hits.copy_(tensors["hits"])
-        self.count = int(tensors["count"])

@@ -88,7 +88,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(make):
 
 def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(make):
     trainer, run = make()
-    trainer.interrupted = True
+    trainer.interruption.asked = True
     with pytest.raises(TrainingInterrupted, match="--resume"):
         trainer.fit(run)
     assert final(run)[1]["position"]["step"] == 1
