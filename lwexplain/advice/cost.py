@@ -1,8 +1,9 @@
 """What a network of each depth costs: parameters, FLOPs and measured latency, its head included."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,8 +15,10 @@ from lwexplain.models.heads import HEADS
 from lwexplain.models.staged import StagedModel
 from lwexplain.probes.base import Measurement, StageData
 
-LATENCY_SECONDS = 0.5
-LATENCY_RUNS = (10, 200)
+LATENCY_SECONDS = 0.3
+"""Time spent on each network."""
+
+LATENCY_ROUNDS = (10, 200)
 
 
 @dataclass(frozen=True)
@@ -57,28 +60,31 @@ class CostProbe:
         if isinstance(self.model, ModelError):
             raise self.model
         model, was_training = self.model, self.model.training
-        shapes = model.feature_shapes()
         device = next(model.parameters()).device
+        shapes = model.feature_shapes()[: len(self.stages)]
         try:
-            return {
-                name: measurements(measure_cost(network_of_depth(model, depth, shape), model.input_shape), str(device))
-                for depth, (name, shape) in enumerate(zip(self.stages, shapes, strict=False), start=1)
-            }
+            networks = [network_of_depth(model, depth, shape) for depth, shape in enumerate(shapes, start=1)]
+            costs = measure_costs(networks, model.input_shape)
         finally:
             model.train(was_training)
+        return {name: measurements(cost, str(device)) for name, cost in zip(self.stages, costs, strict=True)}
 
 
-def measure_cost(network: nn.Module, input_shape: tuple[int, ...]) -> Cost:
-    """Parameters, FLOPs and latency of a network for one image (C, H, W)."""
-    device = next(network.parameters()).device
+def measure_costs(networks: Sequence[nn.Module], input_shape: tuple[int, ...]) -> list[Cost]:
+    """Parameters, FLOPs and latency of networks for one image (C, H, W); they take turns on the clock."""
+    device = next(networks[0].parameters()).device
     image = torch.zeros(1, *input_shape, device=device)
+    costs = []
     with torch.no_grad():
-        with FlopCounterMode(display=False) as counter:
-            network(image)
-        seconds = _latencies(lambda: network(image), device)
-    low, median, high = np.quantile(seconds, [0.05, 0.5, 0.95])
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    return Cost(parameters, counter.get_total_flops(), float(median), float(low), float(high), len(seconds))
+        seconds = _latencies([partial(network, image) for network in networks], device)
+        for network, times in zip(networks, seconds, strict=True):
+            with FlopCounterMode(display=False) as counter:
+                network(image)
+            low, median, high = np.quantile(times, [0.05, 0.5, 0.95])
+            parameters = sum(parameter.numel() for parameter in network.parameters())
+            flops = counter.get_total_flops()
+            costs.append(Cost(parameters, flops, float(median), float(low), float(high), len(times)))
+    return costs
 
 
 def measurements(cost: Cost, device: str) -> list[Measurement]:
@@ -99,21 +105,21 @@ def measurements(cost: Cost, device: str) -> list[Measurement]:
     ]
 
 
-def _latencies(run: Callable[[], object], device: torch.device) -> list[float]:
-    """Seconds of single runs after a warm-up, for about LATENCY_SECONDS."""
+def _latencies(runs: Sequence[Callable[[], object]], device: torch.device) -> list[list[float]]:
+    """Seconds of single runs after a warm-up, in rounds, so that a busy moment of the machine hits all alike."""
 
-    def wait() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
-    for _ in range(3):
-        run()
-    wait()
-    seconds: list[float] = []
-    least, most = LATENCY_RUNS
-    while len(seconds) < least or (sum(seconds) < LATENCY_SECONDS and len(seconds) < most):
+    def seconds_of(run: Callable[[], object]) -> float:
         start = time.perf_counter()
         run()
-        wait()
-        seconds.append(time.perf_counter() - start)
-    return seconds
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+
+    for run in [*runs, *runs]:
+        seconds_of(run)
+    least, most = LATENCY_ROUNDS
+    rounds: list[list[float]] = []
+    end = time.perf_counter() + LATENCY_SECONDS * len(runs)
+    while len(rounds) < least or (len(rounds) < most and time.perf_counter() < end):
+        rounds.append([seconds_of(run) for run in runs])
+    return [list(times) for times in zip(*rounds, strict=True)]
