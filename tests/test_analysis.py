@@ -237,3 +237,58 @@ def test_analyze_model_names_a_wrong_stage_and_missing_loaders():
         lw.analyze_model(model, {"train": loaders()["train"]}, ["0"], ["linear"])
     with pytest.raises(CaptureError, match="only 2 classes"):
         lw.analyze_model(model, loaders(), ["0"], ["linear"], classes=["a", "b"])
+
+
+class Keep:
+    """Keeps the val features it is shown."""
+
+    name = "keep"
+
+    def __init__(self):
+        self.features = {}
+
+    def measure(self, stage):
+        self.features[stage.name] = stage.features["val"].copy()
+        return {"width": stage.features["val"].shape[1]}
+
+
+@pytest.mark.parametrize(
+    ("arch", "size", "stages"),
+    [
+        ("mobilenet_v3_small", 64, ["features.0", "features.4.block.1", "features.12", "avgpool"]),
+        ("vit_b_16", 224, ["encoder.layers.encoder_layer_0", "encoder.layers.encoder_layer_11", "encoder.ln"]),
+    ],
+)
+def test_features_of_a_foreign_model_equal_those_of_torchvisions_own_extractor(arch, size, stages):
+    from torchvision.models import get_model
+    from torchvision.models.feature_extraction import create_feature_extractor
+
+    model = get_model(arch, weights=None, num_classes=2).eval()
+    images, labels = torch.randn(4, 3, size, size), torch.tensor([0, 1, 0, 1])
+    keep = Keep()
+    batches = [(images[:3], labels[:3]), (images[3:], labels[3:])]
+    table = lw.analyze_model(model, {"train": batches, "val": batches}, stages, [keep])
+    assert rows(table, "width")["stage"].tolist() == stages
+    with torch.no_grad():
+        reference = create_feature_extractor(model, stages)(images)
+    for name in stages:
+        pooled = reference[name].mean((2, 3)) if reference[name].ndim == 4 else reference[name].mean(1)
+        np.testing.assert_allclose(keep.features[name], pooled.numpy(), rtol=0, atol=1e-6)
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_no_hook_is_left_behind_when_the_model_raises():
+    class Failing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+
+        def forward(self, x):
+            self.a(x)
+            raise ArithmeticError("in the middle")
+
+    model = Failing()
+    with pytest.raises(ArithmeticError):
+        lw.analyze_model(model, loaders(), ["a", "b"], ["linear"])
+    assert not any(module._forward_hooks for module in model.modules())
+    assert all(parameter.requires_grad for parameter in model.parameters())
