@@ -1,6 +1,7 @@
 """ResNet-10, -18 and -34 of basic blocks (He et al. 2016) and the slim ResNet-18."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -97,7 +98,32 @@ def _initialise(model: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-def _standard(name: str, blocks: tuple[int, ...]) -> None:
+@dataclass(frozen=True)
+class Variant:
+    """A member of the family: basic blocks per group, channels of each group as multiples of the width, strides."""
+
+    summary: str
+    blocks: tuple[int, ...]
+    factors: tuple[float, ...] = (1, 2, 4, 8)
+    strides: tuple[int, ...] = (1, 2, 2, 2)
+
+
+VARIANTS = {
+    "resnet10": Variant("ResNet-10: a stem and four basic blocks (He et al. 2016).", (1, 1, 1, 1)),
+    "resnet18": Variant("ResNet-18: a stem and eight basic blocks (He et al. 2016).", (2, 2, 2, 2)),
+    "resnet34": Variant("ResNet-34: a stem and sixteen basic blocks (He et al. 2016).", (3, 4, 6, 3)),
+    "slim_resnet18": Variant(
+        "ResNet-18 with a changed hierarchy: earlier downsampling, a quarter of the parameters.",
+        (2, 2, 2, 2),
+        factors=(1, 1.5, 2.5, 3),
+    ),
+}
+"""The slim one follows Ma et al. (2020), who find that shallow stages trained from a local loss separate classes badly
+at full resolution, and that downsampling earlier moves the learning to deeper, better separable features. Its deep
+groups, where a ResNet-18 holds three quarters of its parameters, are narrower."""
+
+
+def _register(name: str, variant: Variant) -> None:
     def factory(
         input_shape: tuple[int, int, int],
         num_classes: int,
@@ -105,40 +131,17 @@ def _standard(name: str, blocks: tuple[int, ...]) -> None:
         width: int | None = None,
         units: str = "block",
         stem: str = "cifar",
-        strides: Sequence[int] = (1, 2, 2, 2),
+        strides: Sequence[int] = variant.strides,
+        factors: Sequence[float] = variant.factors,
     ) -> StagedModel:
-        base = width or 64
-        widths = [base, 2 * base, 4 * base, 8 * base]
+        widths = [max(1, round((width or 64) * factor)) for factor in factors]
         return build_resnet(
-            input_shape, num_classes, blocks=blocks, widths=widths, strides=strides, stem=stem, units=units
+            input_shape, num_classes, blocks=variant.blocks, widths=widths, strides=strides, stem=stem, units=units
         )
 
-    factory.__doc__ = f"ResNet-{name.removeprefix('resnet')} with {sum(blocks)} basic blocks (He et al. 2016)."
+    factory.__doc__ = variant.summary
     MODELS.register(name)(factory)
 
 
-for _name, _blocks in {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}.items():
-    _standard(_name, _blocks)
-
-
-@MODELS.register("slim_resnet18")
-def slim_resnet18(
-    input_shape: tuple[int, int, int],
-    num_classes: int,
-    *,
-    width: int | None = None,
-    units: str = "block",
-    stem: str = "cifar",
-    strides: Sequence[int] = (1, 2, 2, 2),
-    widths: Sequence[float] = (1.0, 1.5, 2.5, 3.0),
-) -> StagedModel:
-    """ResNet-18 with a changed hierarchy: accelerated downsampling and a quarter of the parameters.
-
-    Ma et al. (2020) find that locally trained shallow stages separate classes badly at full resolution, and that
-    downsampling earlier moves the learning to deeper, better separable features.
-    """
-    base = width or 64
-    scaled = [max(1, round(base * factor)) for factor in widths]
-    return build_resnet(
-        input_shape, num_classes, blocks=(2, 2, 2, 2), widths=scaled, strides=strides, stem=stem, units=units
-    )
+for _name, _variant in VARIANTS.items():
+    _register(_name, _variant)

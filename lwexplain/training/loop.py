@@ -141,6 +141,7 @@ class Trainer:
         for epoch in range(self.position.epoch, self.recipe.epochs):
             if self.position.step == 0:
                 self.meter = Meter(len(phase.heads), self.device)
+            progress.describe(f"{phase.name}  epoch {epoch + 1}/{self.recipe.epochs}")
             key = self.position.phase * self.recipe.epochs + epoch
             epoch_started, first_step, lr = time.perf_counter(), self.position.step, 0.0
             for images, labels, _ in self.train_batches.epoch(key, start=first_step):
