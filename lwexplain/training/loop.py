@@ -111,6 +111,7 @@ class Trainer:
         self.val_correct: dict[int, Tensor] = {}
         self.meter = Meter(0, self.device)
         self.interruption = Interruption()
+        self.last_save = 0.0
 
     # ------------------------------------------------------------------ the loop
 
@@ -121,6 +122,7 @@ class Trainer:
         Ctrl-C or SIGTERM, and CheckpointError where there is nothing sound to resume from.
         """
         self.run = run
+        self.last_save = time.perf_counter()
         if resume:
             self.restore()
         self.run.update(status="training", strategy=self.recipe.strategy, stages=self.model.names)
@@ -135,54 +137,48 @@ class Trainer:
 
     def _fit_phase(self, phase: Phase, progress: Progress) -> None:
         self._enter(phase)
-        assert self.optimizer is not None
-        per_epoch = len(self.train_batches)
-        started = last_save = time.perf_counter()
         for epoch in range(self.position.epoch, self.recipe.epochs):
             if self.position.step == 0:
                 self.meter = Meter(len(phase.heads), self.device)
-            progress.describe(f"{phase.name}  epoch {epoch + 1}/{self.recipe.epochs}")
+            stopwatch, first_step = time.perf_counter(), self.position.step
             key = self.position.phase * self.recipe.epochs + epoch
-            epoch_started, first_step, lr = time.perf_counter(), self.position.step, 0.0
+            progress.describe(f"{phase.name}  epoch {epoch + 1}/{self.recipe.epochs}")
             for images, labels, _ in self.train_batches.epoch(key, start=first_step):
-                lr = self._set_learning_rate(epoch * per_epoch + self.position.step)
-                self.optimizer.zero_grad(set_to_none=True)
-                with self._autocast():
-                    for row, local in enumerate(self.strategy.losses(self.model, phase, images, labels, self.loss)):
-                        local.value.backward()
-                        self.meter.add(row, local.value, local.logits, labels)
-                self.optimizer.step()
-                self.meter.count += len(labels)
-                self.position.step += 1
+                self._step(phase, images, labels)
                 progress.advance()
-
                 if self.position.step % LOG_EVERY == 0 or self.interruption.asked:
-                    mean_loss, accuracy = self._read_meter(phase)
-                    progress.describe(
-                        f"{phase.name}  epoch {epoch + 1}/{self.recipe.epochs}  "
-                        f"loss {mean_loss[-1]:.3f}  train acc {accuracy[-1]:.3f}"
-                    )
-                    now = time.perf_counter()
-                    if self.interruption.asked or now - last_save > self.recipe.checkpoint_seconds:
-                        self.position.seconds += now - started
-                        started = last_save = now
-                        self.save()
-                    if self.interruption.asked:
-                        raise TrainingInterrupted(
-                            f"interrupted in {phase.name}, epoch {epoch + 1}; everything so far is saved: go on with "
-                            f"lwexplain train {self.run.path}/config.yaml --run-dir {self.run.path} --resume"
-                        )
-            seconds = time.perf_counter() - epoch_started
-            speed = (self.position.step - first_step) * self.config.data.batch_size / seconds
-            self._log_epoch(phase, epoch, lr, seconds, speed)
+                    self._look_around(phase, progress)
+            self._log_epoch(phase, self.position.step - first_step, time.perf_counter() - stopwatch)
             self.position.epoch, self.position.step = epoch + 1, 0
             if epoch + 1 < self.recipe.epochs:
-                now = time.perf_counter()
-                self.position.seconds += now - started
-                started = last_save = now
                 self.save()
-        self.position.seconds += time.perf_counter() - started
         self._leave(phase)
+
+    def _step(self, phase: Phase, images: Tensor, labels: Tensor) -> None:
+        """Forward, losses, backward, update; nothing here waits for the device."""
+        assert self.optimizer is not None
+        self._set_learning_rate(self._steps_into_phase())
+        self.optimizer.zero_grad(set_to_none=True)
+        with self._autocast():
+            for row, local in enumerate(self.strategy.losses(self.model, phase, images, labels, self.loss)):
+                local.value.backward()
+                self.meter.add(row, local.value, local.logits, labels)
+        self.optimizer.step()
+        self.meter.count += len(labels)
+        self.position.step += 1
+
+    def _look_around(self, phase: Phase, progress: Progress) -> None:
+        """Between steps, now and then: read the loss, save what is due, and stop where somebody has asked for it."""
+        losses, accuracies = self._read_meter(phase)
+        where = f"{phase.name}  epoch {self.position.epoch + 1}/{self.recipe.epochs}"
+        progress.describe(f"{where}  loss {losses[-1]:.3f}  train acc {accuracies[-1]:.3f}")
+        if self.interruption.asked or time.perf_counter() - self.last_save > self.recipe.checkpoint_seconds:
+            self.save()
+        if self.interruption.asked:
+            raise TrainingInterrupted(
+                f"interrupted in {where}; everything so far is saved: go on with "
+                f"lwexplain train {self.run.path}/config.yaml --run-dir {self.run.path} --resume"
+            )
 
     # ------------------------------------------------------------------ phases
 
@@ -238,13 +234,12 @@ class Trainer:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16")
 
-    def _set_learning_rate(self, step: int) -> float:
+    def _set_learning_rate(self, step: int) -> None:
         assert self.optimizer is not None
         recipe = self.recipe
         lr = learning_rate(recipe.schedule, recipe.optimizer.lr, step, len(self.train_batches), recipe.epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        return lr
 
     def _steps_into_phase(self) -> int:
         return self.position.epoch * len(self.train_batches) + self.position.step
@@ -265,7 +260,9 @@ class Trainer:
                 )
         return losses, accuracies
 
-    def _log_epoch(self, phase: Phase, epoch: int, lr: float, seconds: float, speed: float) -> None:
+    def _log_epoch(self, phase: Phase, steps: int, seconds: float) -> None:
+        """Evaluate the phase's heads on val and log a line for each; ``steps`` were done in ``seconds``."""
+        assert self.optimizer is not None
         losses, accuracies = self._read_meter(phase)
         results = evaluate(self.model, phase.heads, self.val_batches, self.loss, self._autocast())
         for depth, train_loss, train_accuracy in zip(phase.heads, losses, accuracies, strict=True):
@@ -274,15 +271,15 @@ class Trainer:
                 event="epoch",
                 stage=self.model.names[depth - 1],
                 depth=depth,
-                epoch=epoch + 1,
+                epoch=self.position.epoch + 1,
                 epochs=self.recipe.epochs,
                 train_loss=round(train_loss, 6),
                 train_accuracy=round(train_accuracy, 6),
                 val_loss=round(results[depth].loss, 6),
                 val_accuracy=round(results[depth].accuracy, 6),
-                lr=lr,
+                lr=self.optimizer.param_groups[0]["lr"],
                 seconds=round(seconds, 3),
-                images_per_second=round(speed, 1),
+                images_per_second=round(steps * self.config.data.batch_size / seconds, 1),
                 peak_memory_bytes=peak_memory_bytes(self.device),
             )
 
@@ -298,6 +295,9 @@ class Trainer:
                     f"weight {name} is not finite after epoch {self.position.epoch}; the last good checkpoint is kept "
                     f"in {self.run.checkpoints}. Train anew with a lower training.optimizer.lr"
                 )
+        now = time.perf_counter()
+        self.position.seconds += now - self.last_save
+        self.last_save = now
         self.position.events_bytes = self.run.events_path.stat().st_size
         tensors = with_prefix("model", weights)
         tensors |= with_prefix("val_correct", {str(depth): hits for depth, hits in self.val_correct.items()})
