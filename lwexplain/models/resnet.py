@@ -131,12 +131,13 @@ def _register(name: str, variant: Variant) -> None:
         width: int | None = None,
         units: str = "block",
         stem: str = "cifar",
+        blocks: Sequence[int] = variant.blocks,
         strides: Sequence[int] = variant.strides,
         factors: Sequence[float] = variant.factors,
     ) -> StagedModel:
         widths = [max(1, round((width or 64) * factor)) for factor in factors]
         return build_resnet(
-            input_shape, num_classes, blocks=variant.blocks, widths=widths, strides=strides, stem=stem, units=units
+            input_shape, num_classes, blocks=blocks, widths=widths, strides=strides, stem=stem, units=units
         )
 
     factory.__doc__ = variant.summary
