@@ -76,9 +76,14 @@ def test_events_survive_a_line_cut_short(run):
 def test_an_error_while_writing_leaves_the_old_file_whole_and_no_rubbish(tmp_path):
     path = tmp_path / "table"
     path.write_text("old")
-    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+
+    def write_half():
+        with atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half()
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["table"]
 
