@@ -27,7 +27,8 @@ def test_the_probe_of_the_readme_works_and_is_at_most_15_lines():
 
 def test_every_command_of_the_readme_exists():
     known = {command.name or command.callback.__name__ for command in app.registered_commands}
-    used = set(re.findall(r"^(?:\.venv/bin/)?lwexplain (\w+)", README, re.MULTILINE))
+    blocks = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))
+    used = set(re.findall(r"^lwexplain (\w+)", blocks, re.MULTILINE))
     assert used
     assert used <= known
 
