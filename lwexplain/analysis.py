@@ -1,7 +1,7 @@
 """From a trained network to its analysis: capture every stage in one pass, run the probes, add the costs."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from lwexplain.advice.cost import CostProbe
 from lwexplain.capture.extract import Captured, extract
+from lwexplain.capture.hooks import unwrap
 from lwexplain.capture.pooling import Pooling, pool
 from lwexplain.capture.store import FeatureStore
 from lwexplain.config import load_config
@@ -20,7 +21,7 @@ from lwexplain.data.batches import Batches
 from lwexplain.data.dataset import DataSplits, Images
 from lwexplain.data.load import load_data
 from lwexplain.data.splits import stratified_subset
-from lwexplain.errors import CaptureError, ModelError, RunError
+from lwexplain.errors import CaptureError, ModelError, ProbeError, RunError
 from lwexplain.models.staged import StagedModel, features_of
 from lwexplain.models.wrap import stage_by_names
 from lwexplain.probes.base import Probe, StageData
@@ -58,36 +59,40 @@ def analyze_run(
     """Analyze a trained run and write the results into it; see ``lw.analyze``."""
     started = time.perf_counter()
     run.require_trained()
+    if max_samples is not None and max_samples < 1:
+        raise CaptureError(f"max_samples is {max_samples}; it must be 1 or more, or None for all")
     config = load_config(run.config())
     data = load_data(config.data, config.seed)
+    if max_samples is not None and max_samples < data.num_classes:
+        raise CaptureError(f"max_samples={max_samples} cannot hold one image of each of the {data.num_classes} classes")
     if data.fingerprint != run.manifest.get("data", {}).get("fingerprint"):
         raise RunError(
             f"the images of {data.name!r} differ from those {run.path} was trained on; "
             "restore the data set, or train the run anew"
         )
     where = pick_device(device or config.device)
+    chosen_probes = list(default_probes() if probes is None else probes)
+    if not chosen_probes:
+        raise ProbeError("no probe is named; see lwexplain list probes")
     with run.lock("lwexplain analyze"):
         model, weights = load_trained(run, data, where)
         trained_depth = run.manifest["trained_depth"]
         names = model.names[:trained_depth]
         key = {"weights": weights, "data": data.fingerprint, "max_samples": max_samples, "pooling": "mean"}
+        chosen = {split: _positions(getattr(data, split), max_samples, config.seed) for split in SPLITS}
+        subsampled = {split for split in SPLITS if len(chosen[split]) < len(getattr(data, split))}
         store = FeatureStore(run.analysis / "features", key)
-        captured, subsampled = {}, set()
-        for split in SPLITS:
-            images = getattr(data, split)
-            positions = _positions(images, max_samples, config.seed)
-            if len(positions) < len(images):
-                subsampled.add(split)
-            captured[split] = store.load(split) or _capture_split(
-                model, names, images.subset(positions), positions, data, config.seed, where, store, split
-            )
+        captured = {
+            split: store.load(split) or _capture_split(model, names, positions, data, config.seed, where, store, split)
+            for split, positions in chosen.items()
+        }
         val = captured["val"]
         assert val.index is not None
         stages = _stage_data(captured, names, data.classes, config.seed, frozenset(subsampled), str(where))
         _add_sample_images(stages, model, data, config.seed, where)
         result = _measure(
             stages,
-            list(default_probes() if probes is None else probes),
+            chosen_probes,
             CostProbe(model, names),
             strategy=config.training.strategy,
             classes=data.classes,
@@ -104,7 +109,10 @@ def analyze_run(
             "samples": {split: len(captured[split].labels) for split in SPLITS},
         }
         if is_analyzed(run):
-            result = _keep_other_probes(read_analysis(run), result)
+            try:
+                result = _keep_other_probes(read_analysis(run), result)
+            except RunError as error:  # what is damaged is replaced as a whole
+                result.summary["replaced"] = str(error)
         write_analysis(run, result)
     return result
 
@@ -129,8 +137,9 @@ def analyze_model(
             f"loaders must have the keys train and val (test is optional); missing {missing}, unknown {unknown}"
         )
     where = pick_device(device) if device else next((p.device for p in model.parameters()), torch.device("cpu"))
+    shapes: list[tuple[int, ...]] = []
     captured = {
-        split: extract(model, loaders[split], stages, pooling=pooling, device=where)
+        split: extract(model, _noting_shape(loaders[split], shapes), stages, pooling=pooling, device=where)
         for split in SPLITS
         if split in loaders
     }
@@ -139,9 +148,8 @@ def analyze_model(
     if len(names) <= highest:
         raise CaptureError(f"labels go up to {highest}, but only {len(names)} classes are named")
     data = _stage_data(captured, list(stages), names, seed, frozenset(), str(where), pooling)
-    shape = tuple(next(iter(loaders["val"]))[0].shape[1:])
     try:
-        cost = CostProbe(stage_by_names(model, stages, shape, len(names)), list(stages))
+        cost = CostProbe(stage_by_names(unwrap(model), stages, shapes[0], len(names)), list(stages))
     except ModelError as error:
         cost = CostProbe(error, list(stages))
     return _measure(
@@ -149,10 +157,17 @@ def analyze_model(
     )
 
 
+def _noting_shape(batches: Iterable[Sequence[Any]], shapes: list[tuple[int, ...]]) -> Iterator[Sequence[Any]]:
+    """The same batches; the shape of the first image is put into ``shapes``."""
+    for batch in batches:
+        if not shapes:
+            shapes.append(tuple(batch[0].shape[1:]))
+        yield batch
+
+
 def _capture_split(
     model: StagedModel,
     names: list[str],
-    images: Images,
     positions: Tensor,
     data: DataSplits,
     seed: int,
@@ -160,6 +175,7 @@ def _capture_split(
     store: FeatureStore,
     split: str,
 ) -> Captured:
+    images = getattr(data, split).subset(positions)
     batches = Batches(images, 256, mean=data.mean, std=data.std, seed=seed, device=device, channels_last=True)
     heads = {name: model.head(depth) for depth, name in enumerate(names, start=1) if depth in model.head_depths}
     modules = {name: model.stages[name] for name in names}

@@ -1,5 +1,6 @@
 """The Python interface: train, analyze, recommend, report and compare in one call each."""
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,8 @@ def train(
 
     ``config`` is a YAML file, a mapping or a Config; ``overrides`` are dotted keys on top. The run directory is
     ``run_dir``, by default ``runs/<name of the file>``. With ``resume`` a run that was interrupted goes on exactly
-    where its last checkpoint lies (on the CPU bit for bit); a finished one is returned as it is.
+    where its last checkpoint lies (on the CPU bit for bit); a finished one is returned as it is; one that is not there
+    is an error.
 
     Raises ConfigError, UnknownNameError, DataError, ModelError, RunError and TrainingError (a loss that is not finite;
     the last good checkpoint stays).
@@ -67,7 +69,9 @@ def train(
             raise RunError(f"the images of {data.name!r} differ from those {path} was started on; restore them")
         trainer = Trainer(settings, data.for_training(), stop_rule=_stop_rule(chance))
         with run.lock("lwexplain train --resume"):
-            trainer.fit(run, resume=run.status != "created", quiet=quiet)
+            run = Run.open(path)  # another process may have gone on with it until a moment ago
+            if run.status != "trained":
+                trainer.fit(run, resume=run.status != "created", quiet=quiet)
     return run
 
 
@@ -118,7 +122,7 @@ def analyze_model(
 def recommend(table: "pd.DataFrame | Run | str | Path", tolerance: float = 0.005) -> "Recommendation":
     """Advice on depth from an analysis table or an analyzed run; see ``lwexplain.advice.recommend``.
 
-    For a run the recommendation is also written to ``analysis/recommendation.json``.
+    For a run that can be written to, the recommendation is also kept in ``analysis/recommendation.json``.
     """
     from lwexplain.advice.recommend import recommend as advise
     from lwexplain.results import read_metrics
@@ -127,7 +131,8 @@ def recommend(table: "pd.DataFrame | Run | str | Path", tolerance: float = 0.005
         return advise(table, tolerance)
     run = _open(table)
     advice = advise(read_metrics(run), tolerance)
-    run.write_json("analysis/recommendation.json", advice.to_dict())
+    if os.access(run.analysis, os.W_OK):  # a run that somebody only lets us read is still advised on
+        run.write_json("analysis/recommendation.json", advice.to_dict())
     return advice
 
 
@@ -176,11 +181,11 @@ def _stop_rule(chance: float) -> Any:
     return lambda hits: stop_training([hit.numpy() for hit in hits], chance)
 
 
-def _resumed(path: Path, settings: Config) -> Run | None:
-    """The run to go on with, once it is clear that its configuration is the same; None for a fresh start."""
-    if not path.exists() or not any(path.iterdir()):
-        return None
+def _resumed(path: Path, settings: Config) -> Run:
+    """The run to go on with, once it is clear that there is one and that its configuration is the same."""
     run = Run.open(path)
+    if run.status == "failed":
+        run.require_trained()
     before = _comparable(load_config(run.config()))
     now = _comparable(settings)
     different = sorted(key for key in before | now if before.get(key) != now.get(key))

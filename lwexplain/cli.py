@@ -1,6 +1,7 @@
 """The command line: parse, call, print. Results go to stdout, progress and errors to stderr."""
 
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from enum import StrEnum
@@ -71,7 +72,7 @@ def train(
 
     run = api.train(config, parse_overrides(overrides or []), run_dir=run_dir, resume=resume)
     _print_training(run)
-    typer.echo(f"trained: {run.path}\nnext: lwexplain analyze {run.path}")
+    typer.echo(f"trained: {run.path}\nnext: lwexplain analyze {shlex.quote(str(run.path))}")
 
 
 @app.command()
@@ -89,7 +90,7 @@ def analyze(
     run = Run.open(run_dir)
     api.analyze(run, names, max_samples=max_samples, device=device)
     _print_table(run)
-    typer.echo(f"analyzed: {run.metrics_path}\nnext: lwexplain recommend {run_dir}")
+    typer.echo(f"analyzed: {run.metrics_path}\nnext: lwexplain recommend {shlex.quote(str(run_dir))}")
 
 
 @app.command()
@@ -120,6 +121,7 @@ def compare(
     columns: dict[str, Callable[[Any], str]] = {
         "run": str,
         "strategy": str,
+        "source": str,
         "verdict": str,
         "stage": lambda value: value or "-",
         "depth": lambda value: "-" if _missing(value) else str(int(value)),
@@ -206,7 +208,10 @@ def _print_table(run: "Run") -> None:
     known = {column[1] for column in columns} | {"flops", "latency_seconds"}
     foreign = overall[overall["probe"].isin(_third_party(table))]
     custom = [name for name in foreign["metric"].unique() if name not in known]
-    columns += [(name, name, "val", lambda value: f"{value:.4g}") for name in custom]
+    for name in custom:
+        splits = list(foreign[foreign["metric"] == name]["split"].unique())
+        shown = "val" if "val" in splits else splits[0]
+        columns.append((name if shown == "val" else f"{name} {shown}", name, shown, lambda value: f"{value:.4g}"))
     present = [column for column in columns if (overall["metric"] == column[1]).any()]
     rows = []
     for depth, stage in enumerate(table.attrs["stages"], start=1):

@@ -43,7 +43,7 @@ def run_demo(out: Path, say: Callable[[str], None], show: Callable[[Any], None])
     reports = []
     for name, config in CONFIGS.items():
         say(f"{name}: training ResNet-18 (width 16) by {config['training']['strategy']} on 1,797 digits")
-        run = api.train(config, run_dir=out / name, resume=True)
+        run = api.train(config, run_dir=out / name, resume=(out / name).exists())
         say(f"{name}: analyzing {len(run.manifest['stages'])} stages")
         api.analyze(run)
         show(run)

@@ -110,6 +110,9 @@ def write_analysis(run: Run, analysis: Analysis) -> None:
     """Write all results; ``analysis.json`` goes first away and last in, so a crash never leaves a whole-looking mix."""
     marker = run.analysis / "analysis.json"
     marker.unlink(missing_ok=True)
+    _remove_others(run.analysis / "embeddings", {f"{method}.parquet" for method in analysis.embeddings})
+    kept = {f"{method}.npy" for method in analysis.attributions}
+    _remove_others(run.analysis / "attributions", kept | {"images.npy", "index.json"} if kept else set())
     _write_parquet(run.metrics_path, analysis.metrics)
     _write_parquet(run.analysis / "predictions.parquet", analysis.predictions)
     for method, frame in analysis.embeddings.items():
@@ -224,6 +227,13 @@ def _write_attributions(run: Run, analysis: Analysis) -> None:
         "methods": methods,
     }
     run.write_json("analysis/attributions/index.json", index)
+
+
+def _remove_others(folder: Path, names: set[str]) -> None:
+    """Delete what an earlier analysis left and this one does not have: its samples may be others."""
+    for path in folder.glob("*"):
+        if path.name not in names:
+            path.unlink()
 
 
 def _write_parquet(path: Path, frame: pd.DataFrame) -> None:

@@ -11,6 +11,8 @@ import json
 import os
 import platform
 import secrets
+import shlex
+import shutil
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -52,11 +54,19 @@ class Run:
         path = Path(path)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise RunError(f"{path} exists and is not empty; choose another --run-dir, or go on with it by --resume")
+        new = path.absolute().with_name(f".{path.absolute().name}.{os.getpid()}.new")
         try:
-            for folder in (path, path / "checkpoints", path / "analysis"):
-                folder.mkdir(parents=True, exist_ok=True)
+            for folder in ("checkpoints", "analysis"):
+                (new / folder).mkdir(parents=True)
+            cls._fill(new, config_yaml)
+            os.replace(new, path)  # a directory that is there is a whole run, whenever the process is killed
         except OSError as error:
-            raise RunError(f"cannot make the run directory {path}: {error}") from None
+            shutil.rmtree(new, ignore_errors=True)
+            raise RunError(f"cannot make the run directory {path}: {error.strerror or error}") from None
+        return cls.open(path)
+
+    @classmethod
+    def _fill(cls, path: Path, config_yaml: str) -> None:
         run = cls(path, {})
         run.write_text("config.yaml", config_yaml)
         run.write_json("environment.json", describe_environment())
@@ -70,7 +80,6 @@ class Run:
             "files": {},
         }
         run.save_manifest()
-        return run
 
     @classmethod
     def open(cls, path: str | Path) -> "Run":
@@ -100,7 +109,7 @@ class Run:
         found = [
             marker.parent for pattern in ("run.json", "*/run.json", "*/*/run.json") for marker in folder.glob(pattern)
         ]
-        return sorted(set(found))
+        return sorted({path for path in found if not path.name.startswith(".")})
 
     # ------------------------------------------------------------------ what it holds
 
@@ -111,7 +120,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        return self.path.name
+        return self.path.resolve().name
 
     @property
     def events_path(self) -> Path:
@@ -143,13 +152,24 @@ class Run:
 
     def require_trained(self) -> None:
         """Raise RunError unless training has finished."""
+        if self.status == "failed":
+            raise RunError(
+                f"training of {self.path} failed: {self.manifest.get('progress')}; "
+                "train anew in another --run-dir with other settings"
+            )
         if self.status != "trained":
             progress = self.manifest.get("progress")
             where = f" ({progress})" if progress else ""
             raise RunError(
                 f"training of {self.path} has not finished: status {self.status!r}{where}; "
-                f"go on with: lwexplain train {self.path}/config.yaml --run-dir {self.path} --resume"
+                f"go on with: {self.resume_command}"
             )
+
+    @property
+    def resume_command(self) -> str:
+        """The command line that goes on with an interrupted training."""
+        path = shlex.quote(str(self.path))
+        return f"lwexplain train {path}/config.yaml --run-dir {path} --resume"
 
     # ------------------------------------------------------------------ manifest and files
 
@@ -240,15 +260,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     On any error (a full disk, an interrupt) the temporary file is removed and ``path`` stays as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise RunError(f"cannot write {path}: {error.strerror or error}; what was there before is untouched") from error
     except BaseException:
         temporary.unlink(missing_ok=True)

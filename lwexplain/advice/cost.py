@@ -1,7 +1,8 @@
 """What a network of each depth costs: parameters, FLOPs and measured latency, its head included."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -38,7 +39,7 @@ def network_of_depth(model: StagedModel, depth: int, shape: tuple[int, ...]) -> 
     """The network cut after ``depth`` stages with its own head, or a linear one where it has none."""
     head = None
     if depth not in model.head_depths:
-        head = HEADS.create("linear", shape, model.num_classes).to(next(model.parameters()).device)
+        head = HEADS.create("linear", shape, model.num_classes).to(_device_of(model))
     return model.truncated(depth, head).eval()
 
 
@@ -60,7 +61,7 @@ class CostProbe:
         if isinstance(self.model, ModelError):
             raise self.model
         model, was_training = self.model, self.model.training
-        device = next(model.parameters()).device
+        device = _device_of(model)
         shapes = model.feature_shapes()[: len(self.stages)]
         try:
             networks = [network_of_depth(model, depth, shape) for depth, shape in enumerate(shapes, start=1)]
@@ -72,19 +73,34 @@ class CostProbe:
 
 def measure_costs(networks: Sequence[nn.Module], input_shape: tuple[int, ...]) -> list[Cost]:
     """Parameters, FLOPs and latency of networks for one image (C, H, W); they take turns on the clock."""
-    device = next(networks[0].parameters()).device
+    device = _device_of(networks[0])
     image = torch.zeros(1, *input_shape, device=device)
     costs = []
     with torch.no_grad():
         seconds = _latencies([partial(network, image) for network in networks], device)
         for network, times in zip(networks, seconds, strict=True):
-            with FlopCounterMode(display=False) as counter:
+            with _every_operation_visible(), FlopCounterMode(display=False) as counter:
                 network(image)
             low, median, high = np.quantile(times, [0.05, 0.5, 0.95])
             parameters = sum(parameter.numel() for parameter in network.parameters())
             flops = counter.get_total_flops()
             costs.append(Cost(parameters, flops, float(median), float(low), float(high), len(times)))
     return costs
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+@contextmanager
+def _every_operation_visible() -> Iterator[None]:
+    """Keep attention from its fused inference path, which the counter of FLOPs cannot look into."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 def measurements(cost: Cost, device: str) -> list[Measurement]:

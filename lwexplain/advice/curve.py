@@ -39,7 +39,7 @@ def decision_source(table: pd.DataFrame) -> str:
     Raises AdviceError where the table holds the predictions of neither.
     """
     patterns = _patterns(table)
-    if "head" in patterns and len(patterns["head"]["stages"]) == len(table.attrs["stages"]):
+    if len(patterns.get("head", {}).get("stages", [])) == len(table.attrs["stages"]):
         return "head"
     if "linear_probe" in patterns:
         return "linear_probe"
@@ -63,8 +63,12 @@ def bootstrap_curve(table: pd.DataFrame, source: str | None = None, *, seed: int
     source = source or decision_source(table)
     pattern = _patterns(table)[source]
     depth_of = {name: depth for depth, name in enumerate(table.attrs["stages"], start=1)}
-    stages = list(pattern["stages"])
-    right = np.array([[character == "1" for character in key] for key in pattern["counts"]], dtype=float)
+    measured = set(depth_curve(table, "val", source)["stage"])
+    columns = [column for column, name in enumerate(pattern["stages"]) if name in measured]
+    if not columns:
+        raise AdviceError(f"the table has no row {source}_accuracy on val; pass it with the rows it is decided on")
+    stages = [pattern["stages"][column] for column in columns]
+    right = np.array([[key[column] == "1" for column in columns] for key in pattern["counts"]], dtype=float)
     counts = np.array(list(pattern["counts"].values()), dtype=float)
     return _resampled_curve(source, stages, [depth_of[name] for name in stages], right, counts, seed)
 

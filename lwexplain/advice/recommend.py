@@ -47,10 +47,11 @@ class Recommendation:
 def recommend(table: pd.DataFrame, tolerance: float = 0.005, *, seed: int = 0) -> Recommendation:
     """The smallest depth whose val accuracy is not worse than the best depth's by more than ``tolerance``.
 
-    ``table`` is what ``lw.analyze`` returned. Layer-wise runs are judged by their heads, others by the linear probe.
+    ``table`` is what ``lw.analyze`` returned, or part of its stages. Layer-wise runs are judged by their heads, others
+    by the linear probe, whose C was chosen on the same val samples at every depth alike.
     Raises AdviceError where the table lacks the evidence or the tolerance is not in [0, 1).
     """
-    if not 0 <= tolerance < 1:
+    if not isinstance(tolerance, (int, float)) or not 0 <= tolerance < 1:
         raise AdviceError(
             f"tolerance is a difference of accuracies in [0, 1), found {tolerance!r}; 0.005 is half a point"
         )

@@ -1,7 +1,8 @@
 """The training loop: the same recipe, data, log and checkpoints for every strategy."""
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -33,7 +34,7 @@ from lwexplain.training.interruption import Interruption
 from lwexplain.training.losses import LOSSES
 from lwexplain.training.meter import Meter
 from lwexplain.training.optimization import build_optimizer, learning_rate
-from lwexplain.training.strategy import STRATEGIES, Phase, Strategy
+from lwexplain.training.strategy import STRATEGIES, LossAt, Phase, Strategy
 
 LOG_EVERY = 50
 """Steps between two readings of the loss; between them the step never waits for the device."""
@@ -79,6 +80,8 @@ class Trainer:
         recipe = config.training
         if recipe.stop == "auto" and recipe.strategy != "greedy":
             raise TrainingError("training.stop=auto needs training.strategy=greedy: only there stages come one by one")
+        if min(config.data.batch_size, len(data.train)) < 2:
+            raise TrainingError("batch normalisation needs two images in a batch; set data.batch_size to 2 or more")
         self.config, self.recipe, self.stop_rule = config, recipe, stop_rule
         self.device = pick_device(config.device)
         self.model = build_trainable(config, data.shape, data.num_classes)
@@ -125,12 +128,12 @@ class Trainer:
         self.last_save = time.perf_counter()
         if resume:
             self.restore()
+        else:
+            self.save()
         self.run.update(status="training", strategy=self.recipe.strategy, stages=self.model.names)
         steps = len(self.train_batches) * self.recipe.epochs
         with self.interruption, Progress("train", steps * len(self.phases), quiet=quiet) as progress:
             progress.advance(steps * self.position.phase + self._steps_into_phase())
-            if not resume:
-                self.save()
             while self.position.phase < len(self.phases) and self.position.stopped is None:
                 self._fit_phase(self.phases[self.position.phase], progress)
         self._finish()
@@ -140,7 +143,7 @@ class Trainer:
         for epoch in range(self.position.epoch, self.recipe.epochs):
             if self.position.step == 0:
                 self.meter = Meter(len(phase.heads), self.device)
-            stopwatch, first_step = time.perf_counter(), self.position.step
+            stopwatch, first_step, images_before = time.perf_counter(), self.position.step, self.meter.count
             key = self.position.phase * self.recipe.epochs + epoch
             progress.describe(f"{phase.name}  epoch {epoch + 1}/{self.recipe.epochs}")
             for images, labels, _ in self.train_batches.epoch(key, start=first_step):
@@ -148,7 +151,7 @@ class Trainer:
                 progress.advance()
                 if self.position.step % LOG_EVERY == 0 or self.interruption.asked:
                     self._look_around(phase, progress)
-            self._log_epoch(phase, self.position.step - first_step, time.perf_counter() - stopwatch)
+            self._log_epoch(phase, self.meter.count - images_before, time.perf_counter() - stopwatch)
             self.position.epoch, self.position.step = epoch + 1, 0
             if epoch + 1 < self.recipe.epochs:
                 self.save()
@@ -159,10 +162,9 @@ class Trainer:
         assert self.optimizer is not None
         self._set_learning_rate(self._steps_into_phase())
         self.optimizer.zero_grad(set_to_none=True)
-        with self._autocast():
-            for row, local in enumerate(self.strategy.losses(self.model, phase, images, labels, self.loss)):
-                local.value.backward()
-                self.meter.add(row, local.value, local.logits, labels)
+        for row, local in enumerate(self._losses(phase, images, labels)):
+            local.value.backward()
+            self.meter.add(row, local.value, local.logits, labels)
         self.optimizer.step()
         self.meter.count += len(labels)
         self.position.step += 1
@@ -176,8 +178,7 @@ class Trainer:
             self.save()
         if self.interruption.asked:
             raise TrainingInterrupted(
-                f"interrupted in {where}; everything so far is saved: go on with "
-                f"lwexplain train {self.run.path}/config.yaml --run-dir {self.run.path} --resume"
+                f"interrupted in {where}; everything so far is saved: go on with {self.run.resume_command}"
             )
 
     # ------------------------------------------------------------------ phases
@@ -234,6 +235,16 @@ class Trainer:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16")
 
+    def _losses(self, phase: Phase, images: Tensor, labels: Tensor) -> Iterator[LossAt]:
+        """The strategy's losses, each computed under autocast and handed over outside of it."""
+        losses = self.strategy.losses(self.model, phase, images, labels, self.loss)
+        while True:
+            with self._autocast():
+                local = next(losses, None)
+            if local is None:
+                return
+            yield local
+
     def _set_learning_rate(self, step: int) -> None:
         assert self.optimizer is not None
         recipe = self.recipe
@@ -248,20 +259,22 @@ class Trainer:
         """Mean loss and accuracy of each head in this epoch so far; TrainingError where a loss is NaN or infinite."""
         losses, accuracies = self.meter.read()
         for depth, value in zip(phase.heads, losses, strict=True):
-            if not torch.isfinite(torch.tensor(value)):
-                where = (
-                    f"stage {self.model.names[depth - 1]!r}, epoch {self.position.epoch + 1}, step {self.position.step}"
-                )
-                self.run.append_event(event="failure", stage=self.model.names[depth - 1], reason=f"loss is {value}")
-                self.run.update(status="failed", progress=f"loss is {value} in {where}")
-                raise TrainingError(
-                    f"the loss is {value} in {where}; the last good checkpoint is kept in {self.run.checkpoints}. "
-                    "Train anew with a lower training.optimizer.lr, a warm-up or training.precision=fp32"
-                )
+            if not math.isfinite(value):
+                raise self._failure(f"the loss is {value}", self.model.names[depth - 1])
         return losses, accuracies
 
-    def _log_epoch(self, phase: Phase, steps: int, seconds: float) -> None:
-        """Evaluate the phase's heads on val and log a line for each; ``steps`` were done in ``seconds``."""
+    def _failure(self, what: str, stage: str) -> TrainingError:
+        """Record a failure in the log and in the manifest; the error to raise. The last good checkpoint stays."""
+        where = f"{what} in stage {stage!r}, epoch {self.position.epoch + 1}, step {self.position.step}"
+        self.run.append_event(event="failure", stage=stage, reason=where)
+        self.run.update(status="failed", progress=where)
+        return TrainingError(
+            f"{where}; the last good checkpoint is kept in {self.run.checkpoints}. "
+            "Train anew with a lower training.optimizer.lr, a warm-up or training.precision=fp32"
+        )
+
+    def _log_epoch(self, phase: Phase, images: int, seconds: float) -> None:
+        """Evaluate the phase's heads on val and log a line for each; ``images`` were trained on in ``seconds``."""
         assert self.optimizer is not None
         losses, accuracies = self._read_meter(phase)
         results = evaluate(self.model, phase.heads, self.val_batches, self.loss, self._autocast())
@@ -279,7 +292,7 @@ class Trainer:
                 val_accuracy=round(results[depth].accuracy, 6),
                 lr=self.optimizer.param_groups[0]["lr"],
                 seconds=round(seconds, 3),
-                images_per_second=round(steps * self.config.data.batch_size / seconds, 1),
+                images_per_second=round(images / seconds, 1),
                 peak_memory_bytes=peak_memory_bytes(self.device),
             )
 
@@ -290,11 +303,8 @@ class Trainer:
         weights = self.model.state_dict()
         for name, tensor in weights.items():
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                self.run.update(status="failed", progress=f"weight {name} is not finite")
-                raise TrainingError(
-                    f"weight {name} is not finite after epoch {self.position.epoch}; the last good checkpoint is kept "
-                    f"in {self.run.checkpoints}. Train anew with a lower training.optimizer.lr"
-                )
+                phase = self.phases[min(self.position.phase, len(self.phases) - 1)]
+                raise self._failure(f"weight {name} is not finite", phase.name)
         now = time.perf_counter()
         self.position.seconds += now - self.last_save
         self.last_save = now
