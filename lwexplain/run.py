@@ -54,15 +54,16 @@ class Run:
         path = Path(path)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise RunError(f"{path} exists and is not empty; choose another --run-dir, or go on with it by --resume")
-        new = path.absolute().with_name(f".{path.absolute().name}.{os.getpid()}.new")
+        new = path.absolute().with_name(f".{path.absolute().name}.{secrets.token_hex(4)}.new")
         try:
             for folder in ("checkpoints", "analysis"):
                 (new / folder).mkdir(parents=True)
             cls._fill(new, config_yaml)
             os.replace(new, path)  # a directory that is there is a whole run, whenever the process is killed
         except OSError as error:
-            shutil.rmtree(new, ignore_errors=True)
             raise RunError(f"cannot make the run directory {path}: {error.strerror or error}") from None
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
         return cls.open(path)
 
     @classmethod

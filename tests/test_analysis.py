@@ -292,3 +292,124 @@ def test_no_hook_is_left_behind_when_the_model_raises():
         lw.analyze_model(model, loaders(), ["a", "b"], ["linear"])
     assert not any(module._forward_hooks for module in model.modules())
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+# ---------------------------------------------------------------------- analyses that follow one another
+
+
+@pytest.fixture
+def own_run(tmp_path):
+    run = lw.train(TINY, {"training.epochs": 1}, run_dir=tmp_path / "run")
+    lw.analyze(run, ["head", "linear", "pca", "attribution"])
+    return run
+
+
+def test_an_analysis_of_other_samples_leaves_no_picture_of_the_old_ones(own_run):
+    lw.analyze(own_run, ["head", "linear"], max_samples=20)
+    result = read_analysis(own_run)
+    assert result.embeddings == {}
+    assert result.attributions == {}
+    assert len(result.thumbnails) == 20
+
+
+def test_a_probe_that_fails_the_second_time_leaves_nothing_of_the_first(own_run):
+    class Failing:
+        name = "linear"
+
+        def measure(self, stage):
+            raise ValueError("this time")
+
+    table = lw.analyze(own_run, [Failing()])
+    assert rows(table, "linear_probe_accuracy").empty
+    assert "linear_probe" not in table.attrs["patterns"]
+    assert len(rows(table, "head_accuracy")) == 3
+
+
+@pytest.mark.parametrize("name", ["metrics.parquet", "analysis.json", "embeddings/pca.parquet"])
+def test_a_damaged_analysis_is_mended_by_analyzing_again(own_run, name):
+    path = own_run.analysis / name
+    path.write_bytes(path.read_bytes()[:30])
+    lw.analyze(own_run, ["head", "linear"])
+    result = read_analysis(own_run)
+    assert str(path.name) in result.summary["replaced"]
+    assert len(rows(result.metrics, "head_accuracy")) == 3
+
+
+@pytest.mark.parametrize("wrong", [0, -5, 2])
+def test_a_wrong_number_of_samples_is_named_and_costs_nothing(own_run, wrong):
+    with pytest.raises(CaptureError, match=rf"max_samples.*{wrong}"):
+        lw.analyze(own_run, max_samples=wrong)
+    assert (own_run.analysis / "features" / "val" / "split.json").exists()
+
+
+def test_no_probe_is_an_error(own_run):
+    with pytest.raises(lw.LwexplainError, match="no probe"):
+        lw.analyze(own_run, [])
+
+
+def test_advice_on_part_of_a_table_is_about_that_part(own_run):
+    table = read_analysis(own_run).metrics
+    assert lw.recommend(table[table["stage"] != "conv3"]).full_depth == 2
+    with pytest.raises(lw.LwexplainError, match="no row head_accuracy on val"):
+        lw.recommend(table[:0])
+
+
+def test_a_read_only_run_is_still_advised_on(own_run, monkeypatch):
+    monkeypatch.setattr("os.access", lambda *_: False)
+    lw.recommend(own_run)
+    assert not (own_run.analysis / "recommendation.json").exists()
+
+
+def test_a_run_that_failed_says_so_and_is_not_resumed(tmp_path):
+    path = tmp_path / "run"
+    with pytest.raises(lw.LwexplainError, match=r"not finite|loss is"):
+        lw.train(TINY, {"training.optimizer.lr": 1e30}, run_dir=path)
+    for action in (
+        lambda: lw.analyze(path),
+        lambda: lw.train(TINY, {"training.optimizer.lr": 1e30}, run_dir=path, resume=True),
+    ):
+        with pytest.raises(RunError, match=r"training of .* failed: .*stage"):
+            action()
+    assert any(event["event"] == "failure" for event in lw.Run.open(path).read_events())
+
+
+def test_resuming_what_is_not_there_is_an_error(tmp_path):
+    with pytest.raises(RunError, match="no run directory"):
+        lw.train(TINY, run_dir=tmp_path / "nowhere", resume=True)
+
+
+@pytest.mark.parametrize("moment", ["lwexplain.training.loop.Trainer.save", "lwexplain.run.Run.save_manifest"])
+def test_a_kill_at_the_very_start_leaves_nothing_in_the_way(tmp_path, monkeypatch, moment):
+    def killed(*_args, **_kwargs):
+        raise KeyboardInterrupt
+
+    path = tmp_path / "run"
+    monkeypatch.setattr(moment, killed)
+    with pytest.raises(KeyboardInterrupt):
+        lw.train(TINY, run_dir=path)
+    monkeypatch.undo()
+    assert lw.train(TINY, run_dir=path, resume=path.exists()).status == "trained"
+
+
+def test_loaders_that_can_be_read_once_are_enough():
+    once = {split: iter(batches) for split, batches in loaders().items()}
+    table = lw.analyze_model(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), once, ["0", "1"], ["ncm"])
+    assert len(rows(table, "parameters", "none")) == 2
+
+
+def test_flops_of_attention_are_those_of_the_closed_form():
+    """Projections 2 T D (3 D) and 2 T D D, scores and their weighting 2 T T D each."""
+    from lwexplain.advice.cost import measure_costs
+
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.MultiheadAttention(16, 4, batch_first=True)
+
+        def forward(self, x):
+            tokens = x.flatten(2).transpose(1, 2)
+            return self.attention(tokens, tokens, tokens, need_weights=False)[0]
+
+    tokens, width = 9, 16
+    expected = 2 * tokens * width * 3 * width + 2 * tokens * width * width + 2 * (2 * tokens * tokens * width)
+    assert measure_costs([Attention().eval()], (16, 3, 3))[0].flops == expected
