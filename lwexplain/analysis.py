@@ -6,10 +6,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lwexplain.advice.cost import CostProbe
 from lwexplain.capture.extract import Captured, extract
@@ -20,6 +18,7 @@ from lwexplain.config import load_config
 from lwexplain.data.batches import Batches
 from lwexplain.data.dataset import DataSplits, Images
 from lwexplain.data.load import load_data
+from lwexplain.data.pixels import thumbnails, to_pixels
 from lwexplain.data.splits import stratified_subset
 from lwexplain.errors import CaptureError, ModelError, ProbeError, RunError
 from lwexplain.models.staged import StagedModel, features_of
@@ -27,7 +26,15 @@ from lwexplain.models.wrap import stage_by_names
 from lwexplain.probes.base import Probe, StageData
 from lwexplain.probes.engine import ProbeRun, default_probes, run_probes
 from lwexplain.progress import Progress
-from lwexplain.results import Analysis, correctness_patterns, is_analyzed, metrics_frame, read_analysis, write_analysis
+from lwexplain.results import (
+    Analysis,
+    correctness_patterns,
+    is_analyzed,
+    keep_other_probes,
+    metrics_frame,
+    read_analysis,
+    write_analysis,
+)
 from lwexplain.run import Run
 from lwexplain.training.checkpoint import load_final_weights
 from lwexplain.training.devices import pick_device
@@ -36,7 +43,6 @@ from lwexplain.training.loop import build_trainable
 SPLITS = ("train", "val", "test")
 DEFAULT_MAX_SAMPLES = 10_000
 SAMPLE_IMAGES = 12
-THUMBNAIL = 64
 
 
 def load_trained(run: Run, data: DataSplits, device: torch.device) -> tuple[StagedModel, str]:
@@ -100,7 +106,7 @@ def analyze_run(
         )
         result.thumbnails = thumbnails(data.val, torch.from_numpy(np.array(val.index)))
         if stages[0].images is not None:
-            result.attribution_images = _to_pixels(stages[0].images, data)
+            result.attribution_images = to_pixels(stages[0].images, data)
             result.attribution_labels = stages[0].image_labels
         result.summary |= {
             "key": key,
@@ -110,7 +116,7 @@ def analyze_run(
         }
         if is_analyzed(run):
             try:
-                result = _keep_other_probes(read_analysis(run), result)
+                result = keep_other_probes(read_analysis(run), result)
             except RunError as error:  # what is damaged is replaced as a whole
                 result.summary["replaced"] = str(error)
         write_analysis(run, result)
@@ -270,6 +276,11 @@ def _measure(
     summary = {
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "probe_seconds": {name: round(seconds, 3) for name, seconds in done.seconds.items()},
+        "made_by": {
+            "predictions": done.sources,
+            "embeddings": done.embedding_probes,
+            "attributions": done.attribution_probes,
+        },
     }
     return Analysis(
         metrics=metrics_frame(done.rows, attrs),
@@ -278,54 +289,3 @@ def _measure(
         attributions=done.attributions,
         summary=summary,
     )
-
-
-def _keep_other_probes(old: Analysis, new: Analysis) -> Analysis:
-    """Keep what an earlier analysis of the same weights and data measured with probes that were not run again."""
-    if old.summary.get("key") != new.summary["key"]:
-        return new
-    again = set(new.summary["probe_seconds"]) | {entry["probe"] for entry in new.metrics.attrs["failures"]}
-    kept_rows = old.metrics[~old.metrics["probe"].isin(again)]
-    sources = set(new.predictions["source"])
-    kept_predictions = old.predictions[~old.predictions["source"].isin(sources)]
-    attrs: dict[str, Any] = {str(key): value for key, value in new.metrics.attrs.items()}
-    failures = [entry for entry in old.metrics.attrs["failures"] if entry["probe"] not in again]
-    new.predictions = pd.concat([kept_predictions, new.predictions], ignore_index=True)
-    rows: list[dict[str, Any]] = [
-        {str(column): value for column, value in row.items()}
-        for row in [*kept_rows.to_dict("records"), *new.metrics.to_dict("records")]
-    ]
-    new.metrics = metrics_frame(
-        rows,
-        attrs
-        | {
-            "patterns": correctness_patterns(new.predictions, attrs["stages"]),
-            "failures": [*failures, *attrs["failures"]],
-        },
-    )
-    new.embeddings = old.embeddings | new.embeddings
-    new.attributions = old.attributions | new.attributions
-    new.summary["probe_seconds"] = old.summary["probe_seconds"] | new.summary["probe_seconds"]
-    return new
-
-
-def thumbnails(images: Images, positions: Tensor) -> np.ndarray:
-    """uint8 (N, H, W, C) of the images at ``positions``, at most THUMBNAIL pixels high and wide."""
-    blocks = []
-    for chunk in positions.split(1024):
-        pixels = images.gather(chunk)
-        longest = max(pixels.shape[-2:])
-        if longest > THUMBNAIL:
-            size = [max(1, round(side * THUMBNAIL / longest)) for side in pixels.shape[-2:]]
-            pixels = F.interpolate(pixels.float(), size=size, mode="bilinear", antialias=True)
-            pixels = pixels.round().clamp(0, 255).to(torch.uint8)
-        blocks.append(pixels.permute(0, 2, 3, 1).contiguous())
-    return torch.cat(blocks).numpy()
-
-
-def _to_pixels(images: Tensor, data: DataSplits) -> np.ndarray:
-    """Normalised images back to uint8 (M, H, W, C)."""
-    mean = torch.tensor(data.mean).reshape(1, -1, 1, 1)
-    std = torch.tensor(data.std).reshape(1, -1, 1, 1)
-    pixels = (images.cpu() * std + mean).mul(255).round().clamp(0, 255).to(torch.uint8)
-    return pixels.permute(0, 2, 3, 1).contiguous().numpy()

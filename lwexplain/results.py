@@ -140,6 +140,34 @@ def read_analysis(run: Run) -> Analysis:
     )
 
 
+def keep_other_probes(old: Analysis, new: Analysis) -> Analysis:
+    """``new`` with what ``old``, of the same weights, data and samples, has from probes that were not run again."""
+    if old.summary.get("key") != new.summary["key"] or "made_by" not in old.summary:
+        return new
+    failures = new.metrics.attrs["failures"]
+    again = set(new.summary["probe_seconds"]) | {failure["probe"] for failure in failures}
+    made_by = {
+        kind: {name: probe for name, probe in by.items() if probe not in again}
+        for kind, by in old.summary["made_by"].items()
+    }
+    predictions = old.predictions[old.predictions["source"].isin(made_by["predictions"])]
+    new.predictions = pd.concat([predictions, new.predictions], ignore_index=True)
+    new.embeddings = {name: old.embeddings[name] for name in made_by["embeddings"]} | new.embeddings
+    new.attributions = {name: old.attributions[name] for name in made_by["attributions"]} | new.attributions
+    attrs = {str(key): value for key, value in new.metrics.attrs.items()}
+    attrs["patterns"] = correctness_patterns(new.predictions, attrs["stages"])
+    attrs["failures"] = [*(item for item in old.metrics.attrs["failures"] if item["probe"] not in again), *failures]
+    rows = [*_rows(old.metrics[~old.metrics["probe"].isin(again)]), *_rows(new.metrics)]
+    new.metrics = metrics_frame(rows, attrs)
+    new.summary["made_by"] = {kind: made_by[kind] | by for kind, by in new.summary["made_by"].items()}
+    new.summary["probe_seconds"] = old.summary["probe_seconds"] | new.summary["probe_seconds"]
+    return new
+
+
+def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(column): value for column, value in row.items()} for row in frame.to_dict("records")]
+
+
 def is_analyzed(run: Run) -> bool:
     """True where a whole analysis lies in the run directory."""
     return (run.analysis / "analysis.json").exists()

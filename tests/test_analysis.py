@@ -5,8 +5,6 @@ import torch
 from torch import nn
 
 import lwexplain as lw
-from lwexplain.analysis import thumbnails
-from lwexplain.data.dataset import ImageArrays
 from lwexplain.errors import CaptureError, RunError, UnknownNameError
 from lwexplain.results import is_analyzed, read_analysis
 
@@ -176,15 +174,6 @@ def test_compare_puts_runs_side_by_side(runs):
     assert {"verdict", "depth", "params_ratio", "training_seconds"} <= set(frame.columns)
     with pytest.raises(lw.LwexplainError, match="two or more"):
         lw.compare([runs["bp"]])
-
-
-def test_thumbnails_are_at_most_64_pixels_and_keep_their_order():
-    images = torch.zeros(3, 1, 128, 96, dtype=torch.uint8)
-    images[2] = 255
-    small = thumbnails(ImageArrays(images, torch.zeros(3, dtype=torch.int64)), torch.tensor([2, 0]))
-    assert small.shape == (2, 64, 48, 1)
-    assert small[0].min() == 255
-    assert small[1].max() == 0
 
 
 # ---------------------------------------------------------------------- any module
