@@ -48,12 +48,13 @@ def show(run: Run, table: pd.DataFrame) -> None:
         "Each map explains the class written below it: the one that the stage's head predicts. "
         "✓ is the true class, ✗ another one. Point at a map for details."
     )
-    side = max(64, min(128, PAGE_WIDTH // (len(item.stages) + 1) - 10))
-    rows = range(first, min(first + ROWS, len(images)))
-    classes = [str(name) for name in found.summary["classes"]]
-    grid = attribution_grid_html(item, images, found.attribution_labels, classes, rows=rows, side=side)
-    st.html(legend_html(item))
-    st.html(grid)
+    with friendly(f"{item.method}"):
+        side = max(64, min(128, PAGE_WIDTH // (len(item.stages) + 1) - 10))
+        rows = range(first, min(first + ROWS, len(images)))
+        classes = [str(name) for name in found.summary["classes"]]
+        grid = attribution_grid_html(item, images, found.attribution_labels, classes, rows=rows, side=side)
+        st.html(legend_html(item))
+        st.html(grid)
 
 
 open_by_explorer()

@@ -57,7 +57,10 @@ def show(runs: dict[str, str]) -> None:
     )
     st.plotly_chart(figure, theme=None, key="comparison", config=CHART)
     st.subheader("Recommendations")
-    st.caption(f"★ marks the recommended depth at a tolerance of {100 * tolerance:g} points (set it on Overview).")
+    st.caption(
+        f"★ marks the recommended depth at a tolerance of {100 * tolerance:g} points (set it on Overview). "
+        "Runs judged by different accuracies (a trained head, a linear probe) do not compare one to one."
+    )
     rows = [_row(name, tables[name], advice) for name, (advice, _) in advised.items()]
     st.dataframe(pd.DataFrame(rows), hide_index=True)
     reasons = {name: advice.reason if advice else problem for name, (advice, problem) in advised.items()}
@@ -78,12 +81,14 @@ def _read(runs: dict[str, str]) -> tuple[dict[str, pd.DataFrame], dict[str, str]
 def _row(name: str, table: pd.DataFrame, advice: Any) -> dict[str, Any]:
     start = {"run": name, "strategy": table.attrs.get("strategy") or "–"}
     if advice is None:
-        return start | {"verdict": "none", "stage": "–"}
-    numbers = {title: value for title, value, _ in contents.advice_numbers(advice)}
+        return start | {"judged by": "–", "verdict": "none", "stage": "–"}
+    start["judged by"] = contents.judged_by(advice)
+    numbers = {title: value for title, value, _ in contents.advice_numbers(advice, table)}
     start |= {"verdict": contents.VERDICTS.get(advice.verdict, advice.verdict), "stage": advice.stage or "–"}
-    if advice.expected_accuracy_interval is not None:
+    title = contents.expected_accuracy_title(advice, table)
+    if title in numbers:
         low, high = advice.expected_accuracy_interval
-        numbers["expected accuracy"] += f"  [{low:.3f}, {high:.3f}]"
+        numbers[title] += f"  [{low:.3f}, {high:.3f}]"
     return start | numbers
 
 

@@ -32,6 +32,10 @@ def show(run: Run, table: pd.DataFrame) -> None:
         restore("method", "umap" if "umap" in methods else methods[0], methods)
         st.selectbox("Method", methods, key="method")
     frame = reader.embedding(run, keep("method"))
+    frame = frame[frame["split"] == "val"]  # predictions and thumbnails are those of val
+    if frame.empty:
+        st.info("This layout shows no val samples, the only ones this page has images of.", icon=":material/info:")
+        return
     stage = _choose_stage(frame, contents.stage_names(table), middle)
     predicted = contents.stage_predictions(reader.predictions(run), stage)
     with right:

@@ -40,7 +40,7 @@ def show(run: Run, table: pd.DataFrame) -> None:
         if advice is None:
             st.warning(f"No recommendation: {plain(problem)}", icon=":material/help:")
         else:
-            show_card(advice)
+            show_card(advice, table)
     _show_failures(table)
     _show_depths(table, advice, tolerance)
     if panel_metrics(table):
@@ -55,19 +55,21 @@ def show(run: Run, table: pd.DataFrame) -> None:
     st.subheader("Training")
     with friendly("The training curve"):
         reader.show_training(run)
+    with friendly("The table of further measurements"):
+        _show_further(table)
     notes = contents.notes(table)
     if notes:
         with st.expander("Notes on these measurements"):
             st.markdown("\n".join(f"- {plain(note)}" for note in notes))
 
 
-def show_card(advice: Any) -> None:
+def show_card(advice: Any, table: pd.DataFrame) -> None:
     """The recommendation: verdict, reason, what to expect and what is saved."""
     verdict = plain(contents.VERDICTS.get(advice.verdict, advice.verdict))
     where = f": {plain(advice.stage)} (depth {advice.depth} of {advice.full_depth})" if advice.depth else ""
     st.subheader(f"{verdict}{where}", anchor=False)
     st.markdown(plain(advice.reason))
-    numbers = contents.advice_numbers(advice)
+    numbers = contents.advice_numbers(advice, table)
     if numbers:
         widths = [max(len(remark), 16) for _, _, remark in numbers]
         for column, (title, value, remark) in zip(st.columns(widths, gap="small"), numbers, strict=True):
@@ -129,6 +131,15 @@ def _show_depths(table: pd.DataFrame, advice: Any, tolerance: float) -> None:
             "latency (ms)": st.column_config.NumberColumn(format="%.3g"),
         },
     )
+
+
+def _show_further(table: pd.DataFrame) -> None:
+    frame = contents.further_measurements(table)
+    if frame.empty:
+        return
+    st.subheader("Further measurements")
+    st.caption("What no chart shows: other splits, single classes. One column a stage.")
+    st.dataframe(frame, hide_index=True)
 
 
 open_by_explorer()

@@ -26,8 +26,9 @@ class AttributionMaps:
 
     The class comes from the stage's head, or from its linear probe where it has none (the note says so). Maps
     (M, H, W) float32: saliency, largest |gradient| over channels (Simonyan et al. 2013); integrated
-    gradients, summed over channels, signed, from a black-is-zero baseline in normalised units (Sundararajan
-    et al. 2017); Grad-CAM on the stage's output, signed, upsampled (Selvaraju et al. 2017).
+    gradients, summed over channels, signed (Sundararajan et al. 2017); Grad-CAM on the stage's output,
+    signed, upsampled (Selvaraju et al. 2017). The baseline of integrated gradients is zero in normalised
+    units, which is the mean of train (a uniform image in its mean colour), not black.
 
     Row ``ig_completeness_residual``: mean over images of |sum of the map - (f(x) - f(0))| / |f(x) - f(0)|.
     A map that is not finite or zero everywhere, a mean residual above 0.1, or a method without meaning for

@@ -96,7 +96,7 @@ def _fit(stage: StageData, grid: Sequence[float]) -> LinearProbe:
     if train.shape[1] != val.shape[1]:
         raise ProbeError(f"stage {stage.name!r}: train has {train.shape[1]} features, val {val.shape[1]}")
     x = as_float64(train, stage.device)
-    y = torch.from_numpy(train_labels).to(x.device)
+    y = torch.tensor(train_labels).to(x.device)
     k = len(stage.classes)
 
     std, mean = torch.std_mean(x, dim=0, correction=0)

@@ -33,7 +33,7 @@ class NearestNeighbours:
         grid = [k for k in self.grid if k <= len(train)]
         if not grid:
             raise ProbeError(f"stage {stage.name!r}: train has {len(train)} samples, fewer than k = {self.grid[0]}")
-        reference, reference_labels = as_float64(train, stage.device), torch.from_numpy(train_labels)
+        reference, reference_labels = as_float64(train, stage.device), torch.tensor(train_labels)
 
         def neighbour_labels(split: str, k: int) -> tuple[torch.Tensor, np.ndarray]:
             features, labels = read_split(stage, split)

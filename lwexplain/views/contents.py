@@ -1,5 +1,6 @@
 """What a run directory holds for a page to show, checked: a run from a stranger may lack or break any part."""
 
+import html
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from lwexplain.results import (
 )
 from lwexplain.run import Run
 from lwexplain.views.depth_curve import accuracy_metrics, per_depth
-from lwexplain.views.theme import COSTS, metric_title
+from lwexplain.views.theme import COSTS, is_accuracy, is_cost, metric_title
 
 VERDICTS = {
     "stop_here": "Stop early",
@@ -126,6 +127,37 @@ def depth_table(table: pd.DataFrame, split: str = "val") -> pd.DataFrame:
     return frame.reset_index()
 
 
+def further_measurements(table: pd.DataFrame) -> pd.DataFrame:
+    """What no chart shows: values on other splits and of single classes, those of custom probes included.
+
+    One row a metric, split and class (``all`` where the value is of all together), one column of numbers a stage.
+    """
+    metrics, splits = table["metric"].astype(str), table["split"]
+    accuracy, cost = metrics.map(is_accuracy), metrics.map(is_cost)
+    charted = (accuracy & splits.isin(["val", "test"])) | (cost & (splits == "none"))
+    charted |= ~accuracy & ~cost & (splits == "val")
+    rows = table[~(charted & table["class"].isna())]
+    stages = table.drop_duplicates("stage").sort_values("depth")
+    titles = {stage: f"{depth}: {stage}" for stage, depth in zip(stages["stage"], stages["depth"], strict=True)}
+    found: dict[tuple[str, str, str], dict[str, float]] = {}
+    for row in rows.to_dict("records"):
+        of_class = "all" if pd.isna(row["class"]) else str(row["class"])
+        values = found.setdefault((str(row["metric"]), str(row["split"]), of_class), {})
+        values[titles[row["stage"]]] = float(row["value"])
+    return pd.DataFrame(
+        [
+            {"metric": metric_name(metric), "split": split, "class": of_class} | values
+            for (metric, split, of_class), values in found.items()
+        ],
+        columns=["metric", "split", "class", *titles.values()],
+    )
+
+
+def metric_name(metric: str) -> str:
+    """Title of a metric as plain text."""
+    return html.unescape(metric_title(metric).title)
+
+
 def _with_interval(row: Mapping[Any, Any]) -> str:
     if pd.isna(row["low"]) or pd.isna(row["high"]):
         return f"{row['value']:.4f}"
@@ -145,14 +177,29 @@ def saving(ratio: float | None) -> str | None:
     return None if ratio is None or pd.isna(ratio) else f"{100 * (1 - ratio):.0f} %"
 
 
-def advice_numbers(advice: Any) -> list[tuple[str, str, str]]:
-    """What a recommendation promises and saves: (title, value, remark) each; empty without one."""
+def judged_by(advice: Any) -> str:
+    """Whose accuracy decided, as the charts call it: ``trained head`` or ``linear probe``."""
+    return metric_name(f"{advice.source}_accuracy")
+
+
+def expected_accuracy_title(advice: Any, table: pd.DataFrame) -> str:
+    """``expected test accuracy``; of val where the accuracy that decided was not measured on test."""
+    on_test = per_depth(table, f"{advice.source}_accuracy", "test")
+    return f"expected {'test' if (on_test['depth'] == advice.depth).any() else 'val'} accuracy"
+
+
+def advice_numbers(advice: Any, table: pd.DataFrame) -> list[tuple[str, str, str]]:
+    """What a recommendation promises and saves: (title, value, remark) each; empty without one.
+
+    ``table`` is the long table it was made from.
+    """
     if advice is None or advice.depth is None:
         return []
     numbers = []
     if advice.expected_accuracy is not None:
         low, high = advice.expected_accuracy_interval
-        numbers.append(("expected accuracy", f"{advice.expected_accuracy:.4f}", f"95 % interval {low:.3f}–{high:.3f}"))
+        title = expected_accuracy_title(advice, table)
+        numbers.append((title, f"{advice.expected_accuracy:.4f}", f"95 % interval {low:.3f}–{high:.3f}"))
     shorter = advice.depth < advice.full_depth
     if shorter and advice.full_accuracy is not None and advice.expected_accuracy is not None:
         difference = advice.expected_accuracy - advice.full_accuracy

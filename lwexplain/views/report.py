@@ -1,9 +1,11 @@
 """The HTML report of a run: one file that opens offline, with every figure, number and its provenance."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from jinja2 import Environment, FileSystemLoader, select_autoescape
@@ -11,7 +13,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from lwexplain.errors import AdviceError, LwexplainError
-from lwexplain.results import list_embeddings, read_attributions
+from lwexplain.results import AttributionSet, list_embeddings, read_attributions
 from lwexplain.run import Run, atomic_path
 from lwexplain.views import contents
 from lwexplain.views.costs import cost_figure, human
@@ -25,6 +27,7 @@ from lwexplain.views.training_curves import training_figure
 DEFAULT_TOLERANCE = 0.005
 MOST_IMAGES = 8  # rows of the attribution grid
 MOST_POINTS = 4000  # points of an embedding, over all the stages shown
+MOST_FURTHER = 120  # rows of the table of further measurements
 LONGEST_LIST = 60  # provenance entries of one kind
 
 
@@ -40,25 +43,39 @@ def write_report(run: Run, out: Path | None = None) -> Path:
 def render_report(run: Run) -> str:
     """The report as HTML text. Raises RunError where the run has no readable analysis.
 
-    A part that is missing or damaged (embeddings, attributions, events) is named in the report; the rest stands.
+    A part that cannot be read or drawn is named in the report, with the reason; the rest stands.
     """
     table = contents.checked_metrics(run)
     figures = _Figures()
     problems: list[str] = []
 
-    def attempt(part: Callable[[], Any]) -> Any:
+    def attempt(section: str, part: Callable[[], Any]) -> Any:
+        """What ``part`` gives, or None and a line in the report: a run's files are a stranger's data."""
         try:
             return part()
         except LwexplainError as error:
-            problems.append(str(error))
-            return None
+            problems.append(f"{section}: {error}")
+        except Exception as error:
+            problems.append(f"{section}: cannot be drawn ({type(error).__name__}: {' '.join(str(error).split())})")
+        return None
+
+    def draw(section: str, make: Callable[[], go.Figure | None]) -> int | None:
+        """Number of the figure of a section, None where there is nothing to draw."""
+
+        def add() -> int | None:
+            figure = make()
+            return None if figure is None else figures.add(figure)
+
+        return attempt(section, add)
 
     stages, classes = contents.stage_names(table), contents.class_names(table)
-    config = attempt(run.config) or {}
-    tolerance = _tolerance(attempt(lambda: run.read_json("analysis/recommendation.json")))
-    advice, no_advice = _advice(table, tolerance)
+    config = attempt("Configuration", run.config) or {}
+    tolerance = _tolerance(attempt("Recommendation", lambda: run.read_json("analysis/recommendation.json")))
+    unread = (None, "it could not be worked out from these measurements (see below).")
+    advice, no_advice = attempt("Recommendation", lambda: _advice(table, tolerance)) or unread
     depth = advice.depth if advice else None
-    events = run.read_events()
+    numbers = attempt("Recommendation", lambda: contents.advice_numbers(advice, table)) or []
+    within = tolerance if advice else None
     page = {
         "name": run.path.resolve().name,
         "strategy": table.attrs.get("strategy"),
@@ -70,16 +87,35 @@ def render_report(run: Run) -> str:
         "verdict": contents.VERDICTS.get(advice.verdict, advice.verdict) if advice else None,
         "source": contents.SOURCES.get(advice.source, advice.source) if advice else None,
         "full_depth": advice.full_depth if advice else len(stages),
-        "numbers": [(value, f"{title}, {small}") for title, value, small in contents.advice_numbers(advice)],
-        "curve": figures.add(depth_figure(table, recommendation=advice, tolerance=tolerance if advice else None)),
-        "depths": {split: _depth_rows(table, split) for split in _splits(table)},
-        "panel": figures.add(separability_figure(table, depth=depth)) if panel_metrics(table) else None,
-        "costs": figures.add(cost_figure(table, depth=depth)) if table["metric"].isin(COSTS).any() else None,
-        "training": figures.add(training_figure(events, sequential=contents.is_sequential(run))) if events else None,
-        "embeddings": attempt(lambda: _embeddings(run, stages, classes, depth, figures)) or [],
-        "attributions": attempt(lambda: _attributions(run)) or [],
-        "failures": contents.failures(table).to_dict("records"),
-        "notes": contents.notes(table),
+        "numbers": [(value, f"{title}, {small}") for title, value, small in numbers],
+        "curve": draw("Accuracy over depth", lambda: depth_figure(table, recommendation=advice, tolerance=within)),
+        "depths": attempt("Table over depth", lambda: {split: _depth_rows(table, split) for split in _splits(table)})
+        or {},
+        "panel": draw(
+            "Separability over depth", lambda: separability_figure(table, depth=depth) if panel_metrics(table) else None
+        ),
+        "costs": draw(
+            "Cost of each depth",
+            lambda: cost_figure(table, depth=depth) if table["metric"].isin(COSTS).any() else None,
+        ),
+        "training": draw("Training", lambda: _training(run)),
+        "embeddings": [
+            part
+            for method in attempt("Embeddings", lambda: list_embeddings(run)) or []
+            if (
+                part := attempt(
+                    f"Embedding {method}", partial(_embedding, run, method, stages, classes, depth, figures)
+                )
+            )
+        ],
+        "attributions": [
+            part
+            for method, draw_method in (attempt("Attributions", lambda: _attributions(run)) or {}).items()
+            if (part := attempt(f"Attribution {method}", draw_method))
+        ],
+        "further": attempt("Further measurements", lambda: _further(table)),
+        "failures": attempt("Failed probes", lambda: contents.failures(table).to_dict("records")) or [],
+        "notes": attempt("Notes", lambda: contents.notes(table)) or [],
         "provenance": _provenance(run, config, attempt),
         "problems": problems,
         "figures": figures.scripts,
@@ -150,21 +186,37 @@ def _text(value: Any) -> str:
     return human(value) if isinstance(value, float) else str(value)
 
 
-def _embeddings(
-    run: Run, stages: list[str], classes: list[str], depth: int | None, figures: _Figures
-) -> list[dict[str, Any]]:
+def _training(run: Run) -> go.Figure | None:
+    events = run.read_events()
+    return training_figure(events, sequential=contents.is_sequential(run)) if events else None
+
+
+def _further(table: pd.DataFrame) -> dict[str, Any] | None:
+    frame = contents.further_measurements(table)
+    if frame.empty:
+        return None
+    shown = frame.head(MOST_FURTHER)
+    return {
+        "columns": list(shown.columns),
+        "rows": [[_text(value) for value in row] for row in shown.itertuples(index=False, name=None)],
+        "left_out": len(frame) - len(shown),
+    }
+
+
+def _embedding(
+    run: Run, method: str, stages: list[str], classes: list[str], depth: int | None, figures: _Figures
+) -> dict[str, Any]:
     shown = _few(stages, depth)
-    found = []
-    for method in list_embeddings(run):
-        frame = contents.checked_embedding(run, method)
-        samples = frame["sample"].drop_duplicates()
-        most = max(1, MOST_POINTS // len(shown))
-        note = ""
-        if len(samples) > most:
-            frame = frame[frame["sample"].isin(samples.sample(most, random_state=0))]
-            note = f"{most} of {len(samples)} samples are drawn."
-        found.append({"method": method, "figure": figures.add(embedding_overview(frame, shown, classes)), "note": note})
-    return found
+    frame = contents.checked_embedding(run, method)
+    samples = frame["sample"].drop_duplicates()
+    most = max(1, MOST_POINTS // len(shown))
+    note = ""
+    if len(samples) > most:
+        frame = frame[frame["sample"].isin(samples.sample(most, random_state=0))]
+        note = f"{most} of {len(samples)} samples are drawn."
+    splits = ", ".join(sorted(map(str, frame["split"].unique())))
+    figure = figures.add(embedding_overview(frame, shown, classes))
+    return {"method": method, "figure": figure, "splits": splits, "note": note}
 
 
 def _few(stages: list[str], depth: int | None) -> list[str]:
@@ -177,23 +229,24 @@ def _few(stages: list[str], depth: int | None) -> list[str]:
     return [stages[index] for index in sorted(wanted)]
 
 
-def _attributions(run: Run) -> list[dict[str, Any]]:
+def _attributions(run: Run) -> dict[str, Callable[[], dict[str, Any]]]:
+    """What draws each method."""
     found = read_attributions(run)
     if found is None or found.attribution_images is None or found.attribution_labels is None:
-        return []
-    images, labels, classes = found.attribution_images, found.attribution_labels, found.summary["classes"]
-    return [
-        {
-            "method": method,
-            "grid": Markup(
-                attribution_grid_html(item, images, labels, classes, rows=range(min(MOST_IMAGES, len(images))), side=64)
-            ),
-            "legend": Markup(legend_html(item)),
-            "invalid": invalid_reasons(item),
-            "note": f"{MOST_IMAGES} of {len(images)} images are shown." if len(images) > MOST_IMAGES else "",
-        }
-        for method, item in found.attributions.items()
-    ]
+        return {}
+    pictures = (found.attribution_images, found.attribution_labels, found.summary["classes"])
+    return {method: partial(_attribution, item, *pictures) for method, item in found.attributions.items()}
+
+
+def _attribution(item: AttributionSet, images: np.ndarray, labels: np.ndarray, classes: list[str]) -> dict[str, Any]:
+    rows = range(min(MOST_IMAGES, len(images)))
+    return {
+        "method": item.method,
+        "grid": Markup(attribution_grid_html(item, images, labels, classes, rows=rows, side=64)),
+        "legend": Markup(legend_html(item)),
+        "invalid": invalid_reasons(item),
+        "note": f"{MOST_IMAGES} of {len(images)} images are shown." if len(images) > MOST_IMAGES else "",
+    }
 
 
 def _provenance(
@@ -202,8 +255,8 @@ def _provenance(
     manifest = {key: value for key, value in run.manifest.items() if key not in ("files", "format")}
     parts = (
         ("Run", manifest),
-        ("Analysis", attempt(lambda: run.read_json("analysis/analysis.json"))),
-        ("Environment", attempt(lambda: run.read_json("environment.json"))),
+        ("Analysis", attempt("Analysis", lambda: run.read_json("analysis/analysis.json"))),
+        ("Environment", attempt("Environment", lambda: run.read_json("environment.json"))),
         ("Configuration", config),
         ("Files (SHA-256)", _hashes(run)),
     )

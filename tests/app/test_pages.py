@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from run_factory import CLASSES, STAGES, N, make_run
@@ -50,7 +51,7 @@ def test_overview_states_the_recommendation_and_names_failed_probes(runs_folder:
     text = said(app)
     assert "Stop early: block" in text
     assert "Failed probes: broken_probe" in text
-    assert {metric.label for metric in app.metric} >= {"Expected accuracy", "Full depth", "Parameters saved"}
+    assert {metric.label for metric in app.metric} >= {"Expected test accuracy", "Full depth", "Parameters saved"}
     assert len(app.get("plotly_chart")) == 4  # depth curve, separability, costs, training
 
 
@@ -116,9 +117,35 @@ def test_attributions_say_which_stages_are_not_valid(runs_folder: Path) -> None:
     assert pieces.count("not valid") >= 6
 
 
+def test_measurements_that_no_chart_shows_stand_in_a_table(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", pictures=False)
+    table = pd.read_parquet(run.metrics_path)
+    test = table[table["metric"] == "my_metric"].assign(split="test", value=0.25)
+    whole = pd.concat([table, test])
+    whole.attrs = table.attrs
+    whole.to_parquet(run.metrics_path)
+    app = visit(tmp_path, "overview")
+    assert "Further measurements" in said(app)
+    frame = next(element.value for element in app.dataframe if "class" in element.value.columns)
+    assert frame.iloc[0].tolist() == ["my metric", "test", "all", *[0.25] * len(STAGES)]
+
+
+def test_maps_that_do_not_fit_leave_the_other_methods_to_look_at(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    maps = run.analysis / "attributions" / "gradcam.npy"
+    np.save(maps, np.load(maps)[:, :-1])
+    app = visit(tmp_path, "attributions")
+    assert "gradcam cannot be shown" in said(app)
+    app.selectbox(key="attribution_method").set_value("integrated_gradients").run()
+    assert not app.error
+    assert any("<img" in element.proto.body for element in app.get("html"))
+
+
 def test_compare_lists_a_recommendation_for_each_run(runs_folder: Path) -> None:
     app = visit(runs_folder, "compare", "greedy")
     assert list(app.dataframe[0].value["run"]) == ["greedy", "bp"]
+    assert list(app.dataframe[0].value["judged by"]) == ["trained head", "linear probe"]
+    assert app.dataframe[0].value["expected test accuracy"].str.contains("[", regex=False).all()
     app.multiselect(key="compared").set_value([]).run()
     assert not app.exception
     assert "Choose two or more" in said(app)

@@ -20,6 +20,14 @@ def installed(tmp_path, monkeypatch):
 
                 def measure(self, stage):
                     return {"feature_width": stage.features["val"].shape[1]}
+
+
+            class Taken(Width):
+                name = "ncm"
+
+
+            class Nameless:
+                pass
             """
         )
     )
@@ -28,6 +36,7 @@ def installed(tmp_path, monkeypatch):
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: foreign-probes\nVersion: 1.0\n")
     (metadata / "entry_points.txt").write_text(
         "[lwexplain.probes]\nwidth = foreign_probes:Width\nlost = foreign_probes:Nowhere\n"
+        "taken = foreign_probes:Taken\nnameless = foreign_probes:Nameless\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     names = dict(PROBES._factories)
@@ -37,11 +46,21 @@ def installed(tmp_path, monkeypatch):
 
 
 def test_an_installed_probe_runs_by_default_and_a_broken_one_is_reported_by_name(installed, make_stage):
-    assert default_probes() == [*DEFAULT_PROBES, "lost", "width"]
-    run = run_probes([make_stage()], ["ncm", "lost", "width"])
+    assert default_probes() == [*DEFAULT_PROBES, "lost", "nameless", "taken", "width"]
+    run = run_probes([make_stage()], ["ncm", "lost", "nameless", "taken", "width"])
     assert [row["value"] for row in run.rows if row["metric"] == "feature_width"]
     assert any(row["metric"] == "ncm_accuracy" for row in run.rows)
-    assert [(failure["probe"], failure["stage"]) for failure in run.failures] == [("lost", None)]
+    assert [(failure["probe"], failure["stage"]) for failure in run.failures] == [
+        ("lost", None),
+        ("nameless", None),
+        ("taken", None),
+    ]
+
+
+def test_an_installed_probe_cannot_take_the_name_of_one_that_comes_later(installed, make_stage):
+    run = run_probes([make_stage()], ["taken", "ncm"])
+    assert {row["metric"] for row in run.rows} == {"ncm_accuracy"}
+    assert [failure["probe"] for failure in run.failures] == ["taken"]
 
 
 def test_without_foreign_packages_the_built_in_probes_run():

@@ -4,6 +4,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from run_factory import CLASSES, STAGES, make_run
 
@@ -120,6 +121,85 @@ def test_damaged_parts_are_named_and_the_rest_stands(tmp_path: Path) -> None:
     assert "Parts that could not be read" in said
     assert all(name in said for name in ("gradcam.npy", "pca.parquet", "config.yaml"))
     assert "Stop early" in said
+
+
+def rewrite(run, change) -> None:
+    """Change the long table on disk, its attrs kept."""
+    table = pd.read_parquet(run.metrics_path)
+    changed = change(table)
+    changed.attrs = table.attrs
+    changed.to_parquet(run.metrics_path, index=False)
+
+
+def test_a_section_that_cannot_be_drawn_becomes_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def odd(*_, **__):
+        raise ValueError("no\nsuch value")
+
+    for name in (
+        "depth_figure",
+        "separability_figure",
+        "cost_figure",
+        "training_figure",
+        "embedding_overview",
+        "attribution_grid_html",
+        "_depth_rows",
+        "_advice",
+        "_further",
+    ):
+        monkeypatch.setattr(f"lwexplain.views.report.{name}", odd)
+    text = render_report(make_run(tmp_path / "run", note="a note"))
+    said = Page(text).said()
+    for section in (
+        "Recommendation",
+        "Accuracy over depth",
+        "Table over depth",
+        "Separability over depth",
+        "Cost of each depth",
+        "Training",
+        "Embedding umap",
+        "Attribution gradcam",
+        "Further measurements",
+    ):
+        assert f"{section}: cannot be drawn (ValueError: no such value)" in said, section
+    assert "a note" in said
+    assert "0123456789abcdef" in said
+    assert 'data-figure="' not in text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda table: table.assign(depth=float("nan")),
+        lambda table: table.assign(depth=float("inf")),
+        lambda table: table.assign(metric=3),
+        lambda table: table.assign(value=float("nan")),
+        lambda table: table.assign(**{"class": 1}),
+        lambda table: table.assign(stage=None),
+        lambda table: table.assign(note=1.5),
+    ],
+)
+def test_an_odd_table_still_has_a_report(tmp_path: Path, change) -> None:
+    run = make_run(tmp_path / "run")
+    rewrite(run, change)
+    assert "0123456789abcdef" in Page(render_report(run)).said()
+
+
+def test_measurements_that_no_chart_shows_stand_in_a_table(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", pictures=False)
+    assert "Further measurements" not in Page(render_report(run)).said()
+    custom = lambda table: table[table["metric"] == "my_metric"]  # noqa: E731
+    rewrite(run, lambda t: pd.concat([t, custom(t).assign(split="test", value=0.125)]))
+    rewrite(run, lambda t: pd.concat([t, custom(t)[:1].assign(**{"split": "val", "class": "seven", "value": 0.625})]))
+    said = Page(render_report(run)).said()
+    assert "my metric test all 0.125 0.125" in said
+    assert "my metric val seven 0.625 –" in said
+
+
+def test_the_expected_accuracy_says_on_which_split(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", pictures=False)
+    assert "expected test accuracy" in Page(render_report(run)).said()
+    rewrite(run, lambda table: table[table["split"] != "test"])
+    assert "expected val accuracy" in Page(render_report(run)).said()
 
 
 def test_the_report_keeps_the_tolerance_of_the_recommendation_on_file(tmp_path: Path) -> None:
