@@ -263,7 +263,7 @@ def _measure(
             progress.describe(f"analyze: {name}")
             progress.move_to(done, total)
 
-        done: ProbeRun = run_probes(stages, [*probes, cost], on_progress=on_progress)
+        done: ProbeRun = run_probes(stages, [cost, *probes], on_progress=on_progress)
     names = [stage.name for stage in stages]
     attrs = {
         "stages": names,

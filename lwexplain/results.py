@@ -7,7 +7,7 @@
 ``analysis/predictions.parquet``            one row a sample, stage and source (``PREDICTION_COLUMNS``)
 ``analysis/embeddings/METHOD.parquet``      one row a sample and stage (``EMBEDDING_COLUMNS``)
 ``analysis/thumbnails.npy``                 uint8 (N, H, W, C), row i = sample i of the val split
-``analysis/attributions/METHOD.npy``        float16 (S, M, H, W): stages x sample images, signed heat maps
+``analysis/attributions/METHOD.npy``        float32 (S, M, H, W): stages x sample images, signed heat maps
 ``analysis/attributions/images.npy``        uint8 (M, H, W, C), the sample images
 ``analysis/attributions/index.json``        classes, labels, stages, targets, validity and notes
 ==========================================  ================================================================
@@ -157,11 +157,23 @@ def keep_other_probes(old: Analysis, new: Analysis) -> Analysis:
     attrs = {str(key): value for key, value in new.metrics.attrs.items()}
     attrs["patterns"] = correctness_patterns(new.predictions, attrs["stages"])
     attrs["failures"] = [*(item for item in old.metrics.attrs["failures"] if item["probe"] not in again), *failures]
-    rows = [*_rows(old.metrics[~old.metrics["probe"].isin(again)]), *_rows(new.metrics)]
-    new.metrics = metrics_frame(rows, attrs)
+    rows = {_key(row): row for row in _rows(old.metrics[~old.metrics["probe"].isin(again)])}
+    for row in _rows(new.metrics):
+        known = rows.setdefault(_key(row), row)
+        if known is not row:
+            error = (
+                f"{row['metric']} on {row['split']} stays as probe {known['probe']!r} gave it in an earlier analysis"
+            )
+            attrs["failures"].append({"probe": row["probe"], "stage": row["stage"], "error": error})
+    new.metrics = metrics_frame(list(rows.values()), attrs)
     new.summary["made_by"] = {kind: made_by[kind] | by for kind, by in new.summary["made_by"].items()}
     new.summary["probe_seconds"] = old.summary["probe_seconds"] | new.summary["probe_seconds"]
     return new
+
+
+def _key(row: dict[str, Any]) -> tuple[Any, ...]:
+    label = row["class"]
+    return row["stage"], row["metric"], row["split"], label if isinstance(label, str) else None
 
 
 def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -242,7 +254,7 @@ def _write_attributions(run: Run, analysis: Analysis) -> None:
     _write_array(folder / "images.npy", analysis.attribution_images)
     methods = {}
     for method, item in analysis.attributions.items():
-        _write_array(folder / f"{method}.npy", item.maps.astype(np.float16))
+        _write_array(folder / f"{method}.npy", item.maps.astype(np.float32))
         methods[method] = {
             "stages": item.stages,
             "targets": item.targets.tolist(),

@@ -314,6 +314,19 @@ def test_a_probe_that_fails_the_second_time_leaves_nothing_of_the_first(own_run)
     assert len(rows(table, "head_accuracy")) == 3
 
 
+def test_a_metric_stays_with_the_probe_that_gave_it_first(own_run):
+    class Claiming:
+        name = "claiming"
+
+        def measure(self, stage):
+            return {"head_accuracy": 1.0, "own": 2.0}
+
+    table = lw.analyze(own_run, [Claiming()])
+    assert (rows(table, "head_accuracy")["probe"] == "head").all()
+    assert len(rows(table, "own")) == 3
+    assert [failure["probe"] for failure in table.attrs["failures"]] == ["claiming"] * 3
+
+
 @pytest.mark.parametrize("name", ["metrics.parquet", "analysis.json", "embeddings/pca.parquet"])
 def test_a_damaged_analysis_is_mended_by_analyzing_again(own_run, name):
     path = own_run.analysis / name

@@ -162,7 +162,8 @@ def _reported(table: pd.DataFrame, curve: DepthCurve, position: int) -> tuple[fl
 
 
 def _cost_ratio(table: pd.DataFrame, curve: DepthCurve, position: int, metric: str) -> float | None:
-    rows = table[table["metric"] == metric].set_index("depth")["value"]
+    rows = table[(table["metric"] == metric) & (table["split"] == "none") & table["class"].isna()]
+    rows = rows.set_index("depth")["value"]
     depth, full = curve.depths[position], curve.depths[-1]
     if depth not in rows.index or full not in rows.index or not rows[full] > 0:
         return None
