@@ -89,7 +89,12 @@ def _row(name: str, table: pd.DataFrame, advice: Any) -> dict[str, Any]:
     if title in numbers:
         low, high = advice.expected_accuracy_interval
         numbers[title] += f"  [{low:.3f}, {high:.3f}]"
-    return start | numbers
+    return start | {_short(title): value for title, value in numbers.items()}
+
+
+def _short(title: str) -> str:
+    """A column title that leaves room for the others."""
+    return title.removeprefix("expected ").replace("parameters", "params")
 
 
 open_by_explorer()

@@ -145,7 +145,7 @@ def test_compare_lists_a_recommendation_for_each_run(runs_folder: Path) -> None:
     app = visit(runs_folder, "compare", "greedy")
     assert list(app.dataframe[0].value["run"]) == ["greedy", "bp"]
     assert list(app.dataframe[0].value["judged by"]) == ["trained head", "linear probe"]
-    assert app.dataframe[0].value["expected test accuracy"].str.contains("[", regex=False).all()
+    assert app.dataframe[0].value["test accuracy"].str.contains("[", regex=False).all()
     app.multiselect(key="compared").set_value([]).run()
     assert not app.exception
     assert "Choose two or more" in said(app)
