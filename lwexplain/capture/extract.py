@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,14 +41,16 @@ def extract(
 ) -> Captured:
     """Capture ``stages`` (module paths, or keys of ``modules``) of ``model`` in one pass over ``batches``.
 
-    ``batches`` yields ``(x, y)`` or ``(x, y, index)`` with normalised images x (N, C, H, W) and labels y
-    (N,). ``heads[stage]`` maps the stage's raw output to logits (N, K). With ``store``, features go to
-    ``STAGE.npy`` in that folder as they come and are returned memory-mapped, so that memory does not grow
-    with N.
+    ``batches`` yields ``(x, y)`` or ``(x, y, index)``: normalised images x (N, C, H, W), integer labels y (N,)
+    or (N, 1), integer positions index (N,). Floating-point images are cast to the dtype of the model's
+    parameters where these share one. ``stages`` are named in the order in which they run. ``heads[stage]`` maps
+    the stage's raw output to logits (N, K). With ``store``, features go to ``STAGE.npy`` in that folder as they
+    come and are returned memory-mapped, so that memory does not grow with N.
 
     Runs in evaluation mode without gradients; hooks, modes, devices and random state are afterwards as
-    before, also after an exception. Raises CaptureError: an unknown, unused or repeatedly called stage, an
-    output without samples in its first dimension, a value that is not finite, no data.
+    before, also after an exception. Raises CaptureError: an unknown, unused or repeatedly called stage, stages
+    out of order, a batch of another form, an output without samples in its first dimension, a value that is
+    not finite, no data.
     """
     model = unwrap(model)
     heads = heads or {}
@@ -73,17 +75,19 @@ def extract(
         tap = stack.enter_context(StageTap(found, receive))
         features = {name: stack.enter_context(_rows_of(name, store)) for name in stages}
         logits = {name: stack.enter_context(_Rows()) for name in stages if name in heads}
-        for item in batches:
-            x, y, *rest = item
+        for item in _each(batches):
+            x, y, position = _read_batch(item)
             batch.clear()
             tap.run(model, x.to(device, non_blocking=True))
             for name, (rows, scores) in batch.items():
                 features[name].add(_checked(f"features of stage {name!r}", rows, len(x)))
                 if scores is not None:
                     logits[name].add(_checked(f"logits of stage {name!r}", scores, len(x)))
-            labels.append(np.asarray(y, dtype=np.int64).reshape(-1))
-            if rest:
-                index.append(np.asarray(rest[0], dtype=np.int64).reshape(-1))
+            labels.append(y)
+            if position is not None:
+                index.append(position)
+            if len(index) not in (0, len(labels)):
+                raise CaptureError("some batches carry an index and some do not; expected all of them to, or none")
         if not labels:
             raise CaptureError("no batches to capture from; the loader is empty")
         return Captured(
@@ -92,6 +96,53 @@ def extract(
             logits={name: rows.finish() for name, rows in logits.items()},
             index=np.concatenate(index) if index else None,
         )
+
+
+BATCH = "a batch must be (images, labels) or (images, labels, index)"
+
+
+def _each(batches: Iterable[Any]) -> Iterator[Any]:
+    if not isinstance(batches, Iterable):
+        raise CaptureError(f"{BATCH}, and the batches must come from a loader or a list; found {batches!r}")
+    return iter(batches)
+
+
+def _read_batch(item: Any) -> tuple[torch.Tensor, np.ndarray, np.ndarray | None]:
+    """Images, labels (N,) int64 and, where there is one, index (N,) int64; raises CaptureError."""
+    if not isinstance(item, (tuple, list)):
+        keys = f" with the keys {', '.join(map(str, item))}" if isinstance(item, Mapping) else ""
+        raise CaptureError(f"{BATCH}, found a {type(item).__name__}{keys}; wrap the loader so that it yields tuples")
+    if len(item) not in (2, 3):
+        raise CaptureError(f"{BATCH}, found {len(item)} items; wrap the loader so that it yields two or three")
+    x = item[0]
+    if not isinstance(x, torch.Tensor) or x.ndim == 0:
+        found = f"a {type(x).__name__}" if not isinstance(x, torch.Tensor) else "a single number"
+        raise CaptureError(f"{BATCH}; the images must be a tensor (N, C, H, W), found {found}")
+    labels = _integers(item[1], len(x), "labels", "one class number (0, 1, 2, ...) an image")
+    if len(item) == 2:
+        return x, labels, None
+    return x, labels, _integers(item[2], len(x), "index", "the position of each image in its data set")
+
+
+def _integers(values: Any, n: int, what: str, meaning: str) -> np.ndarray:
+    wanted = f"{BATCH}; {what} must be {n} integers of at least 0, {meaning}"
+    try:
+        found = torch.as_tensor(values).cpu()
+    except (TypeError, ValueError, RuntimeError):
+        raise CaptureError(f"{wanted}, found {_shortened(values)}") from None
+    if tuple(found.shape) not in ((n,), (n, 1)):
+        advice = "; turn one-hot rows into class numbers with argmax(1)" if what == "labels" and found.ndim > 1 else ""
+        raise CaptureError(f"{wanted}, found the shape {tuple(found.shape)}{advice}")
+    if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
+        raise CaptureError(f"{wanted}, found {str(found.dtype).removeprefix('torch.')} values {_shortened(values)}")
+    if n and int(found.min()) < 0:
+        raise CaptureError(f"{wanted}, found {int(found.min())}")
+    return found.reshape(-1).to(torch.int64).numpy()
+
+
+def _shortened(values: Any) -> str:
+    text = " ".join(repr(values).split())
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def _checked(what: str, rows: torch.Tensor, n: int) -> np.ndarray:

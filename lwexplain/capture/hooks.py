@@ -31,7 +31,8 @@ def find_modules(
 
     Raises CaptureError for no stage, a stage named twice, and an unknown stage (with the nearest names).
     """
-    if isinstance(stages, str) or not stages:
+    listed = isinstance(stages, Sequence) and not isinstance(stages, str)
+    if not listed or not stages or not all(isinstance(name, str) for name in stages):
         raise CaptureError(f"stages is {stages!r}; expected a list of at least one module name")
     twice = sorted({name for name in stages if list(stages).count(name) > 1})
     if twice:
@@ -61,12 +62,21 @@ def first_tensor(output: Any) -> torch.Tensor | None:
     return None
 
 
+def as_parameters(x: torch.Tensor, model: nn.Module) -> torch.Tensor:
+    """``x`` in the dtype of the floating-point parameters of ``model`` where these share one, so that a model in half
+    precision takes float32 images. Integers stay as they are, and so do images for a model of mixed dtypes."""
+    dtypes = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+    return x.to(dtypes.pop()) if len(dtypes) == 1 and x.is_floating_point() else x
+
+
 class StageTap:
     """Hooks on the modules of stages; calls ``receive(stage, raw output)`` inside the forward pass.
 
     ``receive`` must copy what it keeps: the next layer may overwrite the output in place. Use as a context
     manager, and ``run`` for each forward pass. The first pass goes to the end of the model to count how
     often each module is called; later ones (all, with ``counted``) stop as soon as every stage has fired.
+    A stage fires when its module returns, so a module fires after those inside it; the stages must be named in
+    that order, for it is what their depth means.
     """
 
     def __init__(
@@ -78,6 +88,7 @@ class StageTap:
         self.modules = dict(modules)
         self.receive = receive
         self.calls = dict.fromkeys(self.modules, 0)
+        self.order: list[str] = []
         self._handles: list[Any] = []
         self.counted = counted
         self._inside = False
@@ -93,10 +104,12 @@ class StageTap:
         self._handles.clear()
 
     def run(self, model: nn.Module, x: torch.Tensor) -> None:
-        """One forward pass; raises CaptureError for a stage that did not fire exactly once."""
+        """One forward pass of ``x``, cast by ``as_parameters``; raises CaptureError for a stage that did not fire
+        exactly once, and for stages that fired in another order than they are named."""
         self.calls = dict.fromkeys(self.modules, 0)
+        self.order.clear()
         with contextlib.suppress(_Enough):
-            model(x)
+            model(as_parameters(x, model))
         for name, calls in self.calls.items():
             if calls == 0:
                 raise CaptureError(
@@ -110,6 +123,11 @@ class StageTap:
                     f"ambiguous; "
                     "choose the block around it, or give each call its own module"
                 )
+        if self.order != list(self.modules):
+            raise CaptureError(
+                f"the stages run in another order than named ({', '.join(self.modules)}), and a stage's depth is its "
+                f"place in that order; name them as {self.order}"
+            )
         self.counted = True
 
     def _hook(self, name: str) -> Callable[..., None]:
@@ -118,6 +136,7 @@ class StageTap:
                 return
             self.calls[name] += 1
             if self.calls[name] == 1:
+                self.order.append(name)
                 tensor = first_tensor(output)
                 if tensor is None:
                     raise CaptureError(f"stage {name!r} returned {type(output).__name__} without a tensor in it")

@@ -1,6 +1,7 @@
 """Capture reads every stage as it is, once, and leaves no trace."""
 
 import random
+import re
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from lwexplain.capture.extract import extract
-from lwexplain.capture.hooks import stage_features, stage_function
+from lwexplain.capture.hooks import as_parameters, stage_features, stage_function
 from lwexplain.capture.pooling import pool
 from lwexplain.errors import CaptureError
 
@@ -148,7 +149,7 @@ def test_a_head_with_an_in_place_layer_does_not_reach_deeper_stages() -> None:
 
 def test_the_pass_ends_after_the_deepest_stage_once_calls_are_counted() -> None:
     model = Net()
-    extract(model, batches(12, batch_size=4), ["relu", "a"])
+    extract(model, batches(12, batch_size=4), ["a", "relu"])
     assert model.deepest_calls == 1
 
 
@@ -231,7 +232,7 @@ def test_the_first_tensor_of_an_output_counts(wrap) -> None:
         def forward(self, x: torch.Tensor):
             return self.w(x)
 
-    captured = extract(Outer(), batches(), ["w", "w.inner"])
+    captured = extract(Outer(), batches(), ["w.inner", "w"])
     np.testing.assert_array_equal(captured.features["w"], captured.features["w.inner"])
 
 
@@ -250,6 +251,8 @@ def test_a_reused_module_is_refused_with_its_count() -> None:
         (["unused"], "'unused' was not called"),
         ([], "at least one"),
         ("a", "expected a list"),
+        (3, "stages is 3; expected a list"),
+        (["a", 3], "expected a list of at least one module name"),
         (["a", "a"], "more than once: a"),
     ],
 )
@@ -269,7 +272,7 @@ def test_wrong_data_and_heads() -> None:
     x = torch.zeros(2, 3, 32, 32)
     x[1, 0, 5, 5] = torch.nan
     with pytest.raises(CaptureError, match="features of stage 'a' are not finite for 1 of 2"):
-        extract(model, [(x, torch.zeros(2))], ["a"])
+        extract(model, [(x, [0, 1])], ["a"])
     with pytest.raises(CaptureError, match="first dimension must be the samples"):
         extract(
             nn.Sequential(nn.Flatten(), nn.Linear(3072, 4), nn.Flatten(0)),
@@ -288,13 +291,82 @@ def test_a_compiled_model_is_unwrapped() -> None:
     np.testing.assert_array_equal(extract(model, batches(), ["b.0"]).features["b.0"], expected.features["b.0"])
 
 
-def test_half_precision_becomes_float32() -> None:
+@pytest.mark.parametrize("images", [torch.bfloat16, torch.float32])
+def test_half_precision_becomes_float32(images: torch.dtype) -> None:
     model = Net().bfloat16()
-    x = next(iter(batches()))[0].bfloat16()
-    captured = extract(model, [(x, torch.zeros(4))], ["a"])
+    x = next(iter(batches()))[0].to(images)
+    captured = extract(model, [(x, [0, 1, 2, 0])], ["a"])
     assert captured.features["a"].dtype == np.float32
     with torch.no_grad():
-        np.testing.assert_allclose(captured.features["a"], model.a(x).float().mean((2, 3)).numpy(), rtol=1e-6)
+        expected = model.a(x.bfloat16()).float().mean((2, 3)).numpy()
+    np.testing.assert_allclose(captured.features["a"], expected, rtol=1e-6)
+    assert stage_function(model, "a")(x).dtype == torch.bfloat16
+
+
+def test_images_are_cast_only_where_the_parameters_share_one_dtype() -> None:
+    x = torch.zeros(1, 3, 8, 8)
+    mixed = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).double())
+    assert as_parameters(x, nn.Linear(2, 2).double()).dtype == torch.float64
+    assert as_parameters(x, mixed) is x
+    assert as_parameters(x, nn.Identity()) is x
+    integers = x.to(torch.uint8)
+    assert as_parameters(integers, Net()) is integers
+
+
+IMAGES = torch.zeros(3, 3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("batch", "words"),
+    [
+        ({"image": IMAGES, "label": [0, 1, 2]}, "found a dict with the keys image, label"),
+        (IMAGES, "found a Tensor; wrap the loader"),
+        ((IMAGES,), "found 1 items"),
+        ((IMAGES, [0, 1, 2], [0, 1, 2], ["a", "b", "c"]), "found 4 items"),
+        ((IMAGES.numpy(), [0, 1, 2]), "the images must be a tensor"),
+        ((torch.tensor(1.0), [0]), "found a single number"),
+        ((IMAGES, torch.eye(3)), r"labels must be 3 integers .* found the shape \(3, 3\); turn one-hot rows"),
+        ((IMAGES, torch.zeros(3)), r"labels must be 3 integers .* found float32 values"),
+        ((IMAGES, torch.zeros(3, dtype=torch.bool)), "found bool values"),
+        ((IMAGES, [0, -1, 2]), "labels must be 3 integers .* found -1"),
+        ((IMAGES, [0, 1]), r"labels must be 3 integers .* found the shape \(2,\)"),
+        ((IMAGES, ["cat", "dog", "cat"]), "labels must be 3 integers .* found .'cat', 'dog', 'cat'"),
+        ((IMAGES, None), "labels must be 3 integers .* found None"),
+        ((IMAGES, [0, 1, 2], ["a.png", "b.png", "c.png"]), "index must be 3 integers .* found .'a.png'"),
+        ((IMAGES, [0, 1, 2], {"path": "a"}), "index must be 3 integers"),
+        ((IMAGES, [0, 1, 2], [0.0, 1.0, 2.0]), "index must be 3 integers .* found float32 values"),
+    ],
+)
+def test_a_batch_of_another_form_is_refused_with_what_it_must_be(batch, words: str) -> None:
+    form = re.escape("a batch must be (images, labels) or (images, labels, index)")
+    with pytest.raises(CaptureError, match=f"{form}.*{words}"):
+        extract(Net(), [batch], ["a"])
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 2], np.arange(3, dtype=np.uint8), torch.arange(3)[:, None], (0, 1, 2)])
+def test_labels_may_be_any_integers_one_an_image(labels) -> None:
+    captured = extract(Net(), [(IMAGES, labels)], ["a"])
+    assert captured.labels.dtype == np.int64
+    assert captured.labels.tolist() == [0, 1, 2]
+
+
+def test_batches_that_are_none_or_differ_in_form_are_refused() -> None:
+    with pytest.raises(CaptureError, match="must come from a loader or a list; found 3"):
+        extract(Net(), 3, ["a"])
+    with pytest.raises(CaptureError, match="some batches carry an index"):
+        extract(Net(), [(IMAGES, [0, 1, 2], [0, 1, 2]), (IMAGES, [0, 1, 2])], ["a"])
+    with pytest.raises(CaptureError, match="some batches carry an index"):
+        extract(Net(), [(IMAGES, [0, 1, 2]), (IMAGES, [0, 1, 2], [0, 1, 2])], ["a"])
+
+
+def test_stages_out_of_order_are_refused_with_the_right_order() -> None:
+    model = Net()
+    before = fingerprint(model)
+    with pytest.raises(CaptureError, match=r"run in another order than named \(c, a, b\).*\['a', 'b', 'c'\]"):
+        extract(model, batches(), ["c", "a", "b"])
+    with pytest.raises(CaptureError, match=r"\['b.0', 'b'\]"):
+        stage_features(model, IMAGES, ["b", "b.0"])
+    assert fingerprint(model) == before
 
 
 def test_stage_function_is_differentiable_and_stops_early() -> None:
