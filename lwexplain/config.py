@@ -1,19 +1,38 @@
 """The experiment configuration: a YAML file checked field by field, unknown keys refused."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lwexplain.errors import ConfigError
 from lwexplain.registry import nearest
 
+MAX_SEED = 2**32 - 1
+"""The largest seed that torch and NumPy both take."""
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
 
 class Section(BaseModel):
-    """A part of the configuration. Unknown keys and wrong types are errors."""
+    """A part of the configuration. Unknown keys, wrong types and numbers that are not finite are errors.
 
-    model_config = ConfigDict(extra="forbid", validate_default=True)
+    A section that is there but null (``training:`` and nothing below it) is empty.
+    """
+
+    model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_empty(cls, tree: Any) -> Any:
+        if not isinstance(tree, dict):
+            return tree
+        empty = {name for name, value in tree.items() if value is None and name in cls.model_fields}
+        defaults = {name: cls.model_fields[name].get_default(call_default_factory=True) for name in empty}
+        return tree | {name: {} for name in empty if isinstance(defaults[name], Section)}
 
 
 class AugmentConfig(Section):
@@ -58,7 +77,7 @@ class OptimizerConfig(Section):
     lr: float = Field(0.1, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD only")
     nesterov: bool = Field(True, description="SGD only")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW only")
+    betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="AdamW only")
     weight_decay: float = Field(5e-4, ge=0, description="not applied to biases and normalisation weights")
 
 
@@ -66,8 +85,8 @@ class ScheduleConfig(Section):
     """How the learning rate moves over the epochs of a stage."""
 
     name: Literal["constant", "cosine", "step"] = "cosine"
-    warmup_epochs: float = Field(0.0, ge=0, description="linear rise from zero")
-    milestones: list[float] = Field(default_factory=lambda: [0.5, 0.75], description="step: shares of the epochs")
+    warmup_epochs: float = Field(0.0, ge=0, description="linear rise from zero, over at most half of training.epochs")
+    milestones: list[Share] = Field(default_factory=lambda: [0.5, 0.75], description="step: shares of the epochs")
     gamma: float = Field(0.1, gt=0, le=1, description="step: factor at each milestone")
 
 
@@ -94,7 +113,7 @@ class TrainingConfig(Section):
 class Config(Section):
     """One experiment."""
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=MAX_SEED)
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     data: DataConfig = Field(default_factory=DataConfig)
     model: ModelConfig = Field(default_factory=ModelConfig)
@@ -105,11 +124,21 @@ class Config(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
+NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
+"""What PyYAML raises: ValueError for a date such as 2024-99-99, RecursionError for brackets nested too deep."""
+
+
 def load_config(source: str | Path | dict[str, Any] | Config, overrides: dict[str, Any] | None = None) -> Config:
     """Read a configuration from a YAML file, a mapping or a Config, with dotted ``overrides`` on top.
 
     Raises ConfigError that names the file, the key and the value.
     """
+    if not isinstance(source, (str, Path, dict, Config)):
+        raise ConfigError(
+            f"a configuration is the path of a YAML file, a mapping of keys or a Config; found {source!r}"
+        )
+    if overrides is not None and not isinstance(overrides, Mapping):
+        raise ConfigError(f"overrides are a mapping such as {{'training.epochs': 3}}; found {overrides!r}")
     origin = "the configuration"
     if isinstance(source, Config):
         tree = source.model_dump(mode="json")
@@ -135,23 +164,29 @@ def parse_overrides(pairs: list[str]) -> dict[str, Any]:
             raise ConfigError(f"override {pair!r} is not of the form KEY=VALUE, for example training.epochs=3")
         try:
             overrides[key.strip()] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"override {pair!r}: the value is not valid YAML ({error})") from None
+        except NOT_YAML as error:
+            raise ConfigError(f"override {pair!r}: the value is not valid YAML ({_one_line(error)})") from None
     return overrides
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"no configuration file {path}; see configs/ for ready ones") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or no path at all
+        raise ConfigError(f"cannot read the configuration {str(path)!r}: {error}") from None
+    try:
+        tree = yaml.safe_load(text)
+    except NOT_YAML as error:
+        raise ConfigError(f"{path} is not valid YAML: {_one_line(error)}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} must hold a mapping of keys such as data, model, training; found {tree!r}")
     return tree
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _copy(tree: Any) -> Any:
@@ -159,10 +194,14 @@ def _copy(tree: Any) -> Any:
 
 
 def _set(tree: dict[str, Any], dotted: str, value: Any, origin: str) -> None:
+    if not isinstance(dotted, str):
+        raise ConfigError(f"{origin}: an override is named by a dotted key such as training.epochs; found {dotted!r}")
     *parents, last = dotted.split(".")
     node = tree
     for name in parents:
-        child = node.setdefault(name, {})
+        if node.get(name) is None:
+            node[name] = {}
+        child = node[name]
         if not isinstance(child, dict):
             raise ConfigError(f"{origin}: override {dotted!r} goes into {name!r}, which holds a value: {child!r}")
         node = child

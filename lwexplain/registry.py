@@ -11,24 +11,26 @@ import difflib
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import Any
 
-from lwexplain.errors import UnknownNameError
+from lwexplain.errors import ConfigError, LwexplainError, UnknownNameError
 
 
 class Registry:
     """Factories of one kind (``"probe"``, ``"model"``, ...) by name.
 
     ``package`` is the package whose modules register entries; third-party packages add theirs through
-    the entry-point group of the same name as ``group``.
+    the entry-point group of the same name as ``group``. ``options_key`` is the key of the configuration that holds
+    the options of an entry (``"model.options"``), for the messages.
     """
 
-    def __init__(self, kind: str, package: str, group: str | None = None) -> None:
+    def __init__(self, kind: str, package: str, group: str | None = None, options_key: str | None = None) -> None:
         self.kind = kind
         self.package = package
         self.group = group
+        self.options_key = options_key
         self._factories: dict[str, Callable[..., Any]] = {}
         self._third_party: list[str] = []
         self._loaded = False
@@ -69,17 +71,64 @@ class Registry:
             raise UnknownNameError(f"unknown {self.kind} {name!r}; {nearest(name, self.names())}")
         return self._factories[name]
 
-    def create(self, name: str, /, *args: Any, **options: Any) -> Any:
-        """Call the factory with ``args`` and ``options``; an option it does not take is refused by name."""
+    def create(self, name: str, /, *args: Any, options: Mapping[str, Any] | None = None, **fixed: Any) -> Any:
+        """Call the factory with ``args``, with what the caller itself sets by name (``fixed``) and with ``options``,
+        which a person has chosen.
+
+        Raises UnknownNameError for an option that the factory does not take, and ConfigError for one that is missing,
+        one that has a key of its own, and whatever the factory raises outside the LwexplainError family.
+        """
         factory = self.get(name)
-        parameters = inspect.signature(factory).parameters
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-            positional = list(parameters)[: len(args)]
-            allowed = [p for p in parameters if p not in positional]
-            for option in options:
-                if option not in allowed:
-                    raise UnknownNameError(f"{self.kind} {name!r} has no option {option!r}; {nearest(option, allowed)}")
-        return factory(*args, **options)
+        options = {} if options is None else options
+        if not isinstance(options, Mapping):
+            raise ConfigError(f"{self._options_of(name)} must be a mapping of names to values, found {options!r}")
+        self._check_options(name, factory, args, fixed, options)
+        try:
+            return factory(*args, **fixed, **options)
+        except LwexplainError:
+            raise
+        except Exception as error:  # a person's option can make a factory fail in any way
+            reason = f"{type(error).__name__}: {error}"
+            given = f" with {self._options_of(name)}={dict(options)!r}" if options else ""
+            raise ConfigError(f"{self.kind} {name!r} cannot be made{given}: {reason}") from error
+
+    def _check_options(
+        self,
+        name: str,
+        factory: Callable[..., Any],
+        args: Sequence[Any],
+        fixed: Mapping[str, Any],
+        options: Mapping[str, Any],
+    ) -> None:
+        try:
+            parameters = inspect.signature(factory).parameters
+        except (TypeError, ValueError):  # a builtin, or a foreign entry that is no factory at all
+            return
+        filled = [p.name for p in parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        filled = filled[: len(args)]
+        by_name = [p.name for p in parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        named = [other for other in by_name if other not in filled]
+        free = [other for other in named if other not in fixed]
+        for option in fixed:
+            if option in filled or (option not in named and not open_ended):
+                raise UnknownNameError(f"{self.kind} {name!r} has no option {option!r}; {nearest(option, named)}")
+        for option in options:
+            if option in fixed and self.options_key:
+                section = self.options_key.rpartition(".")[0]
+                raise ConfigError(
+                    f"{self.options_key} of {self.kind} {name!r} cannot hold {option!r}, which has a key of its own; "
+                    f"set {section}.{option} instead"
+                )
+            if option in fixed or option in filled or (option not in free and not open_ended):
+                raise UnknownNameError(f"{self.kind} {name!r} has no option {option!r}; {nearest(option, free)}")
+        for option in free:
+            if parameters[option].default is inspect.Parameter.empty and option not in options:
+                where = f"; set {self.options_key}.{option}" if self.options_key else ""
+                raise ConfigError(f"{self.kind} {name!r} needs the option {option!r}{where}")
+
+    def _options_of(self, name: str) -> str:
+        return self.options_key or f"the options of {self.kind} {name!r}"
 
     def summary(self, name: str) -> str:
         """First line of the factory's docstring."""

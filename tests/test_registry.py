@@ -1,7 +1,7 @@
 import pytest
 
 from lwexplain import registry as registry_module
-from lwexplain.errors import UnknownNameError
+from lwexplain.errors import ConfigError, ModelError, UnknownNameError
 from lwexplain.registry import Registry
 
 
@@ -31,6 +31,72 @@ def test_an_unknown_name_suggests_the_nearest(registry):
 def test_an_unknown_option_is_named_with_the_known_ones(registry):
     with pytest.raises(UnknownNameError, match="no option 'color'; did you mean 'colour'"):
         registry.create("apple", 3, color="green")
+
+
+@pytest.fixture
+def configured():
+    """A registry whose options stand in a configuration, with factories that fail in their own ways."""
+    made = Registry("fruit", "lwexplain.views", options_key="fruit.options")
+
+    @made.register("pear")
+    def pear(size, *, width=None, ripe, slices=1):
+        if slices == "wrong kind":
+            raise ModelError("a pear has no such slices")
+        return size / slices, width
+
+    @made.register("plum")
+    def plum(size, *, width=None, **more):
+        return size, width, more
+
+    made.register("builtin")(dict)
+    made.register("module")(3)
+    return made
+
+
+def test_options_and_what_the_caller_sets_reach_the_factory(configured):
+    assert configured.create("pear", 6, options={"ripe": True, "slices": 2}, width=5) == (3, 5)
+    assert configured.create("plum", 6, options={"x": 1}, width=5) == (6, 5, {"x": 1})
+    assert configured.create("builtin", options={"x": 1}) == {"x": 1}
+
+
+def test_a_missing_option_is_named_with_its_key(configured):
+    with pytest.raises(ConfigError, match=r"fruit 'pear' needs the option 'ripe'; set fruit\.options\.ripe"):
+        configured.create("pear", 6)
+
+
+@pytest.mark.parametrize("name", ["pear", "plum"])
+def test_an_option_with_a_key_of_its_own_is_sent_there(configured, name):
+    with pytest.raises(ConfigError, match=rf"fruit\.options of fruit '{name}' cannot hold 'width'.*set fruit\.width"):
+        configured.create(name, 6, options={"width": 3}, width=None)
+
+
+@pytest.mark.parametrize("name", ["pear", "plum"])
+def test_an_option_that_names_an_argument_of_the_caller_is_unknown(configured, name):
+    with pytest.raises(UnknownNameError, match=f"fruit '{name}' has no option 'size'"):
+        configured.create(name, 6, options={"size": 3})
+    with pytest.raises(UnknownNameError, match=f"fruit '{name}' has no option 'size'"):
+        configured.create(name, 6, size=3)
+
+
+@pytest.mark.parametrize(("slices", "reason"), [(0, "ZeroDivisionError"), ("a", "TypeError"), ([1], "TypeError")])
+def test_whatever_a_factory_raises_is_told_with_its_options(configured, slices, reason):
+    with pytest.raises(
+        ConfigError, match=rf"fruit 'pear' cannot be made with fruit\.options=.*slices.*{reason}"
+    ) as caught:
+        configured.create("pear", 6, options={"ripe": True, "slices": slices})
+    assert caught.value.__cause__ is not None
+
+
+def test_a_factory_s_own_message_is_kept(configured):
+    with pytest.raises(ModelError, match="a pear has no such slices"):
+        configured.create("pear", 6, options={"ripe": True, "slices": "wrong kind"})
+
+
+def test_options_that_are_no_mapping_and_entries_that_are_no_factory_are_refused(configured):
+    with pytest.raises(ConfigError, match=r"fruit\.options must be a mapping of names to values, found 3"):
+        configured.create("pear", 6, options=3)
+    with pytest.raises(ConfigError, match="fruit 'module' cannot be made: TypeError"):
+        configured.create("module")
 
 
 def test_a_name_cannot_be_taken_twice(registry):

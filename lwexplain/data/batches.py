@@ -54,6 +54,8 @@ class Batches:
         self.device = torch.device(device)
         self.shuffle = shuffle
         self.drop_last = drop_last
+        if augment is not None:
+            _check_augment(augment, min(images.shape[1:]))
         self.augment = augment if augment and (augment.crop or augment.flip or augment.cutout) else None
         self.workers = workers
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -147,6 +149,15 @@ class _Reader(Dataset[Tensor | DataError]):
             return self.images.gather(index)
         except DataError as error:
             return error
+
+
+def _check_augment(augment: AugmentConfig, side: int) -> None:
+    for key, value in (("crop", augment.crop), ("cutout", augment.cutout)):
+        if value > side:
+            raise DataError(
+                f"data.augment.{key}={value} is larger than the images, whose shorter side has {side} pixels; "
+                f"set it to {side} or less"
+            )
 
 
 def _as_is(item: Any) -> Any:

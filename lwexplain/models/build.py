@@ -5,15 +5,19 @@ from collections.abc import Sequence
 import torch
 
 from lwexplain.config import ModelConfig
+from lwexplain.errors import ModelError
 from lwexplain.models.staged import StagedModel
 from lwexplain.registry import Registry
 
-MODELS = Registry("model", "lwexplain.models", group="lwexplain.models")
+MODELS = Registry("model", "lwexplain.models", group="lwexplain.models", options_key="model.options")
 """Factories ``(input_shape, num_classes, *, width, units, **options) -> StagedModel``."""
 
 
 def build_model(config: ModelConfig, input_shape: Sequence[int], num_classes: int, seed: int) -> StagedModel:
-    """The model of ``config`` for images (C, H, W); leaves the global random state as it was."""
+    """The model of ``config`` for images (C, H, W); leaves the global random state as it was.
+
+    Raises UnknownNameError for an unknown model or option, ConfigError and ModelError for options that do not fit.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = MODELS.create(
@@ -22,7 +26,8 @@ def build_model(config: ModelConfig, input_shape: Sequence[int], num_classes: in
             num_classes,
             width=config.width,
             units=config.units,
-            **config.options,
+            options=config.options,
         )
-    assert isinstance(model, StagedModel)
+    if not isinstance(model, StagedModel):
+        raise ModelError(f"model {config.name!r} made a {type(model).__name__}, expected a StagedModel")
     return model

@@ -3,6 +3,7 @@
 from torch import nn
 
 from lwexplain.models.build import MODELS
+from lwexplain.models.options import check_whole_number
 from lwexplain.models.staged import StagedModel
 
 
@@ -21,6 +22,8 @@ def cnn(
     Every ``downsample_every`` layers the resolution halves and the channels double. ``units``: ``block`` and
     ``layer`` = one convolution, ``group`` = all convolutions of one resolution.
     """
+    check_whole_number("model.options.depth", depth)
+    check_whole_number("model.options.downsample_every", downsample_every)
     outputs, inputs = width or 32, input_shape[0]
     stages: dict[str, nn.Module] = {}
     groups: dict[str, list[nn.Module]] = {}

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from lwexplain.errors import ModelError
+from lwexplain.models.options import check_whole_number
 from lwexplain.registry import Registry
 
-HEADS = Registry("head", "lwexplain.models", group="lwexplain.heads")
+HEADS = Registry("head", "lwexplain.models", group="lwexplain.heads", options_key="training.head_options")
 
 
 def pooled(features: Tensor) -> Tensor:
@@ -44,8 +45,9 @@ class ConvHead(nn.Module):
         super().__init__()
         if len(shape) != 3:
             raise ModelError(f"the conv head needs features (C, H, W), found {shape}; use training.head=linear")
-        if hidden < 1:
-            raise ModelError(f"the conv head needs hidden >= 1, found {hidden}; for none use training.head=linear")
+        check_whole_number("training.head_options.hidden", hidden)
+        if width is not None:
+            check_whole_number("training.head_options.width", width)
         channels, height, size = shape[0], shape[1], min(shape[1:])
         width = width or max(64, channels)
         layers: list[nn.Module] = []

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from lwexplain.errors import ModelError
 from lwexplain.models.build import MODELS
+from lwexplain.models.options import check_positive_numbers
 from lwexplain.models.staged import StagedModel
 
 
@@ -136,6 +137,14 @@ def _register(name: str, variant: Variant) -> None:
         strides: Sequence[int] = variant.strides,
         factors: Sequence[float] = variant.factors,
     ) -> StagedModel:
+        check_positive_numbers("model.options.blocks", blocks, whole=True)
+        check_positive_numbers("model.options.strides", strides, whole=True)
+        check_positive_numbers("model.options.factors", factors)
+        if not len(blocks) == len(strides) == len(factors):
+            raise ModelError(
+                f"model.options.blocks={list(blocks)}, strides={list(strides)} and factors={list(factors)} "
+                "must have one entry a group, hence equal lengths"
+            )
         widths = [max(1, round((width or 64) * factor)) for factor in factors]
         return build_resnet(
             input_shape, num_classes, blocks=blocks, widths=widths, strides=strides, stem=stem, units=units

@@ -40,6 +40,8 @@ def stage_by_names(model: nn.Module, names: Sequence[str], input_shape: Sequence
     forward cannot be traced between the named modules.
     """
     known = [name for name, _ in model.named_modules() if name]
+    if isinstance(names, str) or not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise ModelError(f"stages is {names!r}; expected a list of module names")
     if not names:
         raise ModelError("give at least one module name to cut the model at")
     for name in names:

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from lwexplain.registry import Registry
 
-LOSSES = Registry("loss", "lwexplain.training", group="lwexplain.losses")
+LOSSES = Registry("loss", "lwexplain.training", group="lwexplain.losses", options_key="training.loss_options")
 """Factories ``(num_classes, *, label_smoothing, **options) -> LocalLoss``."""
 
 

@@ -27,8 +27,12 @@ def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig)
 
 
 def learning_rate(config: ScheduleConfig, base: float, step: int, steps_per_epoch: int, epochs: int) -> float:
-    """Learning rate of a step (from 0) of a phase: a function of the position alone, so a resumed run agrees."""
-    warmup = min(config.warmup_epochs, epochs) * steps_per_epoch
+    """Learning rate of a step (from 0) of a phase: a function of the position alone, so a resumed run agrees.
+
+    The warm-up lasts ``warmup_epochs`` or half of the epochs, whichever is shorter, so that a short training reaches
+    ``base`` too.
+    """
+    warmup = min(config.warmup_epochs, epochs / 2) * steps_per_epoch
     if step < warmup:
         return base * (step + 1) / (warmup + 1)
     total = epochs * steps_per_epoch

@@ -159,3 +159,10 @@ def test_what_makes_no_batches_is_refused():
         batches(mean=[0.5])
     with pytest.raises(ValueError, match="start=7 lies outside the 6 steps"):
         batches().epoch(0, 7)
+
+
+@pytest.mark.parametrize("key", ["crop", "cutout"])
+def test_an_augmentation_larger_than_the_images_is_refused_by_its_key(key):
+    assert len(list(batches(augment=AugmentConfig(**{key: 8})))) == 6
+    with pytest.raises(DataError, match=rf"data\.augment\.{key}=9 is larger than the images.*has 8 pixels"):
+        batches(augment=AugmentConfig(**{key: 9}))

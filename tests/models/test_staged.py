@@ -2,10 +2,11 @@ import pytest
 import torch
 
 from lwexplain.config import ModelConfig
-from lwexplain.errors import ModelError
+from lwexplain.errors import ConfigError, ModelError, UnknownNameError
 from lwexplain.models.build import MODELS, build_model
 from lwexplain.models.heads import HEADS, LinearHead
 from lwexplain.models.staged import StagedModel, features_of
+from lwexplain.training.losses import LOSSES
 
 FAMILIES = ["resnet10", "resnet18", "resnet34", "slim_resnet18", "vgg11", "cnn"]
 
@@ -58,6 +59,16 @@ def test_the_slim_resnet_has_at_most_a_quarter_of_the_parameters(width):
         for name in ("resnet18", "slim_resnet18")
     )
     assert slim <= 0.25 * full
+
+
+def test_the_slim_resnet_is_at_no_depth_larger_and_somewhere_smaller():
+    full, slim = (
+        [shape[1] for shape in small(name, shape=(3, 32, 32)).feature_shapes()]
+        for name in ("resnet18", "slim_resnet18")
+    )
+    assert full == [32, 32, 32, 16, 16, 8, 8, 4, 4]
+    assert slim == [32, 32, 16, 16, 8, 8, 8, 4, 4]
+    assert all(theirs <= ours for theirs, ours in zip(slim, full, strict=True))
 
 
 def test_resnet_equals_torchvision_with_the_same_weights():
@@ -127,6 +138,66 @@ def test_asking_for_what_is_not_there_is_a_clear_error():
         StagedModel({}, (1, 8, 8), 2)
     with pytest.raises(ModelError, match="unknown stem"):
         small("resnet18", stem="odd")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "error", "words"),
+    [
+        ("cnn", {"depth": 0}, ModelError, "model.options.depth=0 must be a whole number of at least 1"),
+        ("cnn", {"depth": "a"}, ModelError, "model.options.depth='a' must be a whole number"),
+        ("cnn", {"depth": True}, ModelError, "model.options.depth=True"),
+        ("cnn", {"downsample_every": 0}, ModelError, "model.options.downsample_every=0"),
+        ("cnn", {"width": 3}, ConfigError, "cannot hold 'width'.*set model.width"),
+        ("cnn", {"units": "group"}, ConfigError, "set model.units"),
+        ("cnn", {"num_classes": 3}, UnknownNameError, "model 'cnn' has no option 'num_classes'"),
+        ("cnn", {"depht": 3}, UnknownNameError, "did you mean 'depth'"),
+        ("resnet18", {"strides": 2}, ModelError, "model.options.strides=2 must be a list of positive whole numbers"),
+        ("resnet18", {"blocks": "2222"}, ModelError, "model.options.blocks='2222' must be a list"),
+        ("resnet18", {"blocks": [2, 2, 0, 2]}, ModelError, "model.options.blocks"),
+        ("resnet18", {"blocks": []}, ModelError, "model.options.blocks"),
+        ("resnet18", {"factors": [1, 2, 4, -8]}, ModelError, "model.options.factors=.* positive numbers"),
+        ("resnet18", {"factors": [1, 2, 4, float("inf")]}, ModelError, "model.options.factors"),
+        ("resnet18", {"blocks": [1, 1, 1]}, ModelError, "equal lengths"),
+        ("resnet18", {"stem": ["cifar"]}, ModelError, "unknown stem"),
+        ("torchvision", {}, ConfigError, "model 'torchvision' needs the option 'arch'; set model.options.arch"),
+        ("torchvision", {"arch": "resnet18", "num_classes": 3}, UnknownNameError, "no option 'num_classes'"),
+    ],
+)
+def test_an_option_that_does_not_fit_is_named(name, options, error, words):
+    with pytest.raises(error, match=words):
+        build_model(ModelConfig(name=name, options=options), (3, 32, 32), 5, seed=0)
+
+
+def test_a_resnet_may_have_another_number_of_groups():
+    assert small("resnet18", blocks=[3, 3, 3], strides=[1, 2, 2], factors=[1, 2, 4]).depth == 10
+
+
+def test_a_factory_that_makes_no_staged_model_is_refused(monkeypatch):
+    monkeypatch.setitem(MODELS._factories, "odd", lambda *args, **options: torch.nn.Identity())
+    with pytest.raises(ModelError, match="model 'odd' made a Identity, expected a StagedModel"):
+        build_model(ModelConfig(name="odd"), (1, 8, 8), 2, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"width": -3}, ModelError, "training.head_options.width=-3 must be a whole number of at least 1"),
+        ({"width": 0}, ModelError, "training.head_options.width=0"),
+        ({"hidden": "two"}, ModelError, "training.head_options.hidden='two'"),
+        ({"hidden": 0}, ModelError, "training.head_options.hidden=0"),
+        ({"shape": 3}, UnknownNameError, "head 'conv' has no option 'shape'"),
+    ],
+)
+def test_an_option_of_a_head_that_does_not_fit_is_named(options, error, words):
+    with pytest.raises(error, match=words):
+        HEADS.create("conv", (16, 8, 8), 3, options=options)
+
+
+def test_the_label_smoothing_of_a_loss_has_its_own_key():
+    with pytest.raises(
+        ConfigError, match=r"training\.loss_options of loss 'cross_entropy'.*set training\.label_smoothing"
+    ):
+        LOSSES.create("cross_entropy", 3, options={"label_smoothing": 0.1}, label_smoothing=0.0)
 
 
 @pytest.mark.parametrize("name", HEADS.names())

@@ -76,6 +76,9 @@ def test_dropout_still_follows_train_and_eval():
     [
         (Skip(), ["d"], "no module 'd'"),
         (Skip(), [], "at least one"),
+        (Skip(), "a", "stages is 'a'; expected a list of module names"),
+        (Skip(), 3, "stages is 3; expected a list"),
+        (Skip(), ["a", 3], "expected a list of module names"),
         (Skip(), ["b", "a"], r"name them as \['a', 'b'\]"),
         (Skip(), ["a", "b"], "name a later module as the last stage"),
         (Twice(), ["a"], "runs 2 times"),
@@ -93,6 +96,8 @@ def test_a_cut_that_cannot_be_made_says_why(model, names, words):
     [
         ({"name": "torchvision", "options": {"arch": "resnet_18"}}, "no model 'resnet_18'"),
         ({"name": "torchvision", "options": {"arch": "alexnet"}}, "no default stages"),
+        ({"name": "torchvision", "options": {"arch": "resnet18", "stages": "layer1"}}, "stages is 'layer1'"),
+        ({"name": "torchvision", "options": {"arch": "resnet18", "depth": 3}}, "cannot build 'resnet18'.*depth"),
         ({"name": "torchvision", "width": 16, "options": {"arch": "resnet18"}}, "model.width"),
     ],
 )

@@ -33,8 +33,18 @@ def test_warm_up_rises_linearly_and_then_the_schedule_begins():
     assert steps[10:] == [1.0] * 30
 
 
-def test_a_warm_up_longer_than_the_training_never_divides_by_zero():
-    assert all(0 < rate <= 1 for rate in rates(name="cosine", warmup_epochs=9))
+@pytest.mark.parametrize("name", ["constant", "cosine"])
+def test_a_warm_up_lasts_at_most_half_of_the_epochs_so_that_the_rate_is_always_reached(name):
+    assert rates(name=name, warmup_epochs=9) == rates(name=name, warmup_epochs=2)
+    one_epoch = [learning_rate(ScheduleConfig(name=name, warmup_epochs=5), 1.0, step, 10, 1) for step in range(10)]
+    assert one_epoch[:5] == pytest.approx([(step + 1) / 6 for step in range(5)])
+    assert one_epoch[5] == max(one_epoch) == 1.0
+
+
+@pytest.mark.parametrize(("steps", "epochs"), [(1, 1), (1, 2), (3, 1)])
+def test_the_shortest_trainings_have_a_positive_rate_in_every_step(steps, epochs):
+    schedule = ScheduleConfig(name="cosine", warmup_epochs=9)
+    assert all(0 < learning_rate(schedule, 1.0, step, steps, epochs) <= 1 for step in range(steps * epochs))
 
 
 def test_biases_and_norm_weights_are_not_decayed():
