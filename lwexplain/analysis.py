@@ -166,7 +166,7 @@ def analyze_model(
 def _noting_shape(batches: Iterable[Sequence[Any]], shapes: list[tuple[int, ...]]) -> Iterator[Sequence[Any]]:
     """The same batches; the shape of the first image is put into ``shapes``."""
     for batch in batches:
-        if not shapes:
+        if not shapes and isinstance(batch, (tuple, list)) and isinstance(batch[0], Tensor):
             shapes.append(tuple(batch[0].shape[1:]))
         yield batch
 

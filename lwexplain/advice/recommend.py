@@ -163,11 +163,9 @@ def _reported(table: pd.DataFrame, curve: DepthCurve, position: int) -> tuple[fl
 
 def _cost_ratio(table: pd.DataFrame, curve: DepthCurve, position: int, metric: str) -> float | None:
     rows = table[(table["metric"] == metric) & (table["split"] == "none") & table["class"].isna()]
-    rows = rows.set_index("depth")["value"]
-    depth, full = curve.depths[position], curve.depths[-1]
-    if depth not in rows.index or full not in rows.index or not rows[full] > 0:
-        return None
-    return float(rows[depth] / rows[full])
+    costs = dict(zip(rows["depth"], rows["value"], strict=True))
+    here, full = costs.get(curve.depths[position]), costs.get(curve.depths[-1])
+    return float(here / full) if here is not None and full is not None and full > 0 else None
 
 
 def _percent(share: float) -> str:

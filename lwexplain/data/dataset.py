@@ -21,7 +21,7 @@ from torch import Tensor
 from lwexplain.errors import DataError
 from lwexplain.registry import Registry
 
-DATASETS = Registry("data set", "lwexplain.data", group="lwexplain.datasets")
+DATASETS = Registry("data set", "lwexplain.data", group="lwexplain.datasets", options_key="data.options")
 
 GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L")
 

@@ -30,7 +30,7 @@ def load_data(config: DataConfig, seed: int) -> DataSplits:
 
     Raises DataError (missing or damaged files, too few images) and UnknownNameError (data set or option).
     """
-    source = DATASETS.create(config.name, config, **config.options)
+    source = DATASETS.create(config.name, config, options=config.options)
     check_source(source)
     train, test, classes = source.train, source.test, source.classes
     if test is None:

@@ -55,7 +55,7 @@ def stage_by_names(model: nn.Module, names: Sequence[str], input_shape: Sequence
     except Exception as error:
         raise ModelError(
             f"the forward of {type(model).__name__} cannot be traced between the stages ({error}); "
-            "name modules of one container, or use lw.analyze_model, which needs no cut"
+            "name modules of one container (lw.analyze_model captures features without a cut)"
         ) from None
     nodes = [node for node in graph.nodes if node.op not in ("placeholder", "output")]
     ends = [_only_call(nodes, name) for name in names]

@@ -64,9 +64,8 @@ def build_trainable(config: Config, input_shape: tuple[int, ...], num_classes: i
         torch.manual_seed(config.seed + 1)
         for depth in strategy.head_depths(model):
             if not (model.own_tail and depth == model.depth):
-                head = HEADS.create(
-                    config.training.head, shapes[depth - 1], num_classes, **config.training.head_options
-                )
+                options = config.training.head_options
+                head = HEADS.create(config.training.head, shapes[depth - 1], num_classes, options=options)
                 model.set_head(depth, head)
     return model
 
@@ -90,7 +89,7 @@ class Trainer:
         self.strategy: Strategy = STRATEGIES.create(recipe.strategy)
         self.phases = self.strategy.phases(self.model)
         self.loss = LOSSES.create(
-            recipe.loss, data.num_classes, label_smoothing=recipe.label_smoothing, **recipe.loss_options
+            recipe.loss, data.num_classes, options=recipe.loss_options, label_smoothing=recipe.label_smoothing
         )
         feed: dict[str, Any] = {
             "mean": data.mean,
