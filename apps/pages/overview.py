@@ -15,6 +15,8 @@ from lwexplain.views.depth_curve import depth_figure
 from lwexplain.views.separability import panel_metrics, separability_figure
 from lwexplain.views.theme import COSTS
 
+DECIDING = "the deciding one"
+
 
 def show(run: Run, table: pd.DataFrame) -> None:
     """The whole page, from the answer down to the raw numbers."""
@@ -104,8 +106,11 @@ def _show_failures(table: pd.DataFrame) -> None:
 
 
 def _show_depths(table: pd.DataFrame, advice: Any, tolerance: float) -> None:
-    heading, control = st.columns([3, 1], vertical_alignment="bottom")
+    heading, curves, control = st.columns([4, 2, 1.5], vertical_alignment="bottom")
     heading.subheader("Accuracy over depth")
+    with curves:
+        restore("curves", DECIDING, [DECIDING, "all"])
+        st.radio("Curves", [DECIDING, "all"], key="curves", horizontal=True)
     with control:
         restore("split", "val", ["val", "test"])
         st.radio(
@@ -117,7 +122,13 @@ def _show_depths(table: pd.DataFrame, advice: Any, tolerance: float) -> None:
         )
     split = keep("split")
     on_val = split == "val"
-    figure = depth_figure(table, recommendation=advice, tolerance=tolerance if advice and on_val else None, split=split)
+    figure = depth_figure(
+        table,
+        recommendation=advice,
+        tolerance=tolerance if advice and on_val else None,
+        split=split,
+        metrics=[f"{advice.source}_accuracy"] if advice and keep("curves") == DECIDING else None,
+    )
     st.plotly_chart(figure, theme=None, key="depth_curve", config=CHART)
     frame = contents.depth_table(table, split)
     chosen = advice.depth if advice else None

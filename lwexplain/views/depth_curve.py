@@ -1,6 +1,6 @@
 """Accuracy over depth: the curve a recommendation is read from, and several runs on one chart."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import pandas as pd
@@ -48,18 +48,20 @@ def depth_figure(
     recommendation: Advised | None = None,
     tolerance: float | None = None,
     split: str = "val",
+    metrics: Sequence[str] | None = None,
     height: int = 430,
 ) -> go.Figure:
     """Accuracy per depth with 95 % bands; the recommended depth and the tolerance band below the best are marked.
 
-    ``table`` is the long table of measurements. The band needs both ``recommendation`` (its ``source`` names
+    ``table`` is the long table of measurements, ``metrics`` the accuracies to draw (None = all; the one that decides,
+    drawn alone, lets half a point be seen). The band needs both ``recommendation`` (its ``source`` names
     the curve it was decided on) and ``tolerance`` (accuracy, 0.005 = half a point).
     """
     figure = go.Figure()
     drawn = 0
     for metric in accuracy_metrics(table):
         rows = per_depth(table, metric, split)
-        if rows.empty:
+        if rows.empty or (metrics is not None and metric not in metrics):
             continue
         _add_curve(figure, rows, metric_title(metric).title, SERIES[drawn % len(SERIES)], dash=_dash(metric))
         drawn += 1

@@ -88,6 +88,20 @@ def render_report(run: Run) -> str:
         "source": contents.SOURCES.get(advice.source, advice.source) if advice else None,
         "full_depth": advice.full_depth if advice else len(stages),
         "numbers": [(value, f"{title}, {small}") for title, value, small in numbers],
+        "decision": draw(
+            "The deciding accuracy",
+            lambda: (
+                depth_figure(
+                    table,
+                    recommendation=advice,
+                    tolerance=within,
+                    metrics=[f"{advice.source}_accuracy"],
+                    height=330,
+                )
+                if advice
+                else None
+            ),
+        ),
         "curve": draw("Accuracy over depth", lambda: depth_figure(table, recommendation=advice, tolerance=within)),
         "depths": attempt("Table over depth", lambda: {split: _depth_rows(table, split) for split in _splits(table)})
         or {},

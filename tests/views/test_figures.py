@@ -226,3 +226,11 @@ def test_views_load_no_torch() -> None:
 
     code = "import sys, lwexplain.views.report; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_the_deciding_accuracy_can_be_drawn_alone(table):
+    every = {trace.name for trace in depth_figure(table).data if trace.name}
+    alone = depth_figure(table, metrics=["head_accuracy"])
+    names = {trace.name for trace in alone.data if trace.name}
+    assert names < every
+    assert len(alone.data) < len(depth_figure(table).data)
