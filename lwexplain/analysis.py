@@ -23,7 +23,7 @@ from lwexplain.data.splits import stratified_subset
 from lwexplain.errors import CaptureError, ModelError, ProbeError, RunError
 from lwexplain.models.staged import StagedModel, features_of
 from lwexplain.models.wrap import stage_by_names
-from lwexplain.probes.base import Probe, StageData
+from lwexplain.probes.base import PROBES, Probe, StageData
 from lwexplain.probes.engine import ProbeRun, default_probes, run_probes
 from lwexplain.progress import Progress
 from lwexplain.results import (
@@ -41,7 +41,6 @@ from lwexplain.training.devices import pick_device
 from lwexplain.training.loop import build_trainable
 
 SPLITS = ("train", "val", "test")
-DEFAULT_MAX_SAMPLES = 10_000
 SAMPLE_IMAGES = 12
 
 
@@ -58,7 +57,7 @@ def analyze_run(
     run: Run,
     probes: Sequence[str | Probe] | None = None,
     *,
-    max_samples: int | None = DEFAULT_MAX_SAMPLES,
+    max_samples: int | None,
     device: str | None = None,
     quiet: bool | None = None,
 ) -> Analysis:
@@ -77,9 +76,7 @@ def analyze_run(
             "restore the data set, or train the run anew"
         )
     where = pick_device(device or config.device)
-    chosen_probes = list(default_probes() if probes is None else probes)
-    if not chosen_probes:
-        raise ProbeError("no probe is named; see lwexplain list probes")
+    chosen_probes = _chosen(probes)
     with run.lock("lwexplain analyze"):
         model, weights = load_trained(run, data, where)
         trained_depth = run.manifest["trained_depth"]
@@ -142,6 +139,7 @@ def analyze_model(
         raise CaptureError(
             f"loaders must have the keys train and val (test is optional); missing {missing}, unknown {unknown}"
         )
+    chosen_probes = _chosen(probes)
     where = pick_device(device) if device else next((p.device for p in model.parameters()), torch.device("cpu"))
     shapes: list[tuple[int, ...]] = []
     captured = {
@@ -158,9 +156,19 @@ def analyze_model(
         cost = CostProbe(stage_by_names(unwrap(model), stages, shapes[0], len(names)), list(stages))
     except ModelError as error:
         cost = CostProbe(error, list(stages))
-    return _measure(
-        data, list(default_probes() if probes is None else probes), cost, strategy=None, classes=names, quiet=quiet
-    )
+    return _measure(data, chosen_probes, cost, strategy=None, classes=names, quiet=quiet)
+
+
+def _chosen(probes: Sequence[str | Probe] | None) -> list[str | Probe]:
+    """The probes to run; what is wrong with their names is said before the data is looked at."""
+    if probes is None:
+        return list(default_probes())
+    if isinstance(probes, str) or not probes:
+        raise ProbeError(f"probes is {probes!r}; name at least one in a list, see lwexplain list probes")
+    for probe in probes:
+        if isinstance(probe, str):
+            PROBES.get(probe)
+    return list(probes)
 
 
 def _noting_shape(batches: Iterable[Sequence[Any]], shapes: list[tuple[int, ...]]) -> Iterator[Sequence[Any]]:

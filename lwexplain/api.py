@@ -50,8 +50,9 @@ def train(
     if run is None:
         # everything that a wrong configuration could raise comes before the directory is made
         trainer = Trainer(settings, data.for_training(), stop_rule=_stop_rule(chance))
-        run = Run.create(path, settings.to_yaml())
-        run.update(
+        run = Run.create(
+            path,
+            settings.to_yaml(),
             data={
                 "name": data.name,
                 "classes": data.classes,

@@ -56,7 +56,7 @@ class DataConfig(Section):
     image_size: int | None = Field(None, ge=4, description="resize to this height and width in pixels")
     channels: Literal[1, 3] | None = Field(None, description="convert to grey (1) or colour (3)")
     augment: AugmentConfig = Field(default_factory=AugmentConfig)
-    resident: bool | None = Field(None, description="keep all images in memory as uint8; absent = if they fit")
+    resident: bool | None = Field(None, description="file sets: keep all images in memory; absent = if they fit")
     workers: int = Field(2, ge=0, description="loader processes for sets that are not resident")
     options: dict[str, Any] = Field(default_factory=dict, description="further options of this data set")
 

@@ -154,9 +154,12 @@ class Registry:
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """``did you mean ...? known: ...`` for an unknown name."""
-    close = difflib.get_close_matches(str(name), known, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
+    """``did you mean ...? known: ...`` for an unknown name; of more than 30 known ones only some near ones."""
+    close = difflib.get_close_matches(str(name), known, n=8, cutoff=0.3)
+    good = difflib.get_close_matches(str(name), close, n=1)
+    hint = f"did you mean {good[0]!r}? " if good else ""
+    if len(known) > 30:
+        return f"{hint}among the {len(known)} known: {', '.join(close or known[:8])}"
     return f"{hint}known: {', '.join(known) or 'none'}"
 
 

@@ -49,8 +49,8 @@ class Run:
     # ------------------------------------------------------------------ make and open
 
     @classmethod
-    def create(cls, path: str | Path, config_yaml: str) -> "Run":
-        """Make an empty run directory; raises RunError where something else already lies there."""
+    def create(cls, path: str | Path, config_yaml: str, **fields: Any) -> "Run":
+        """Make a run directory with ``fields`` in its manifest; raises RunError where something else lies there."""
         path = Path(path)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise RunError(f"{path} exists and is not empty; choose another --run-dir, or go on with it by --resume")
@@ -58,7 +58,7 @@ class Run:
         try:
             for folder in ("checkpoints", "analysis"):
                 (new / folder).mkdir(parents=True)
-            cls._fill(new, config_yaml)
+            cls._fill(new, config_yaml, fields)
             os.replace(new, path)  # a directory that is there is a whole run, whenever the process is killed
         except OSError as error:
             raise RunError(f"cannot make the run directory {path}: {error.strerror or error}") from None
@@ -67,7 +67,7 @@ class Run:
         return cls.open(path)
 
     @classmethod
-    def _fill(cls, path: Path, config_yaml: str) -> None:
+    def _fill(cls, path: Path, config_yaml: str, fields: dict[str, Any]) -> None:
         run = cls(path, {})
         run.write_text("config.yaml", config_yaml)
         run.write_json("environment.json", describe_environment())
@@ -79,6 +79,7 @@ class Run:
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "status": "created",
             "files": {},
+            **fields,
         }
         run.save_manifest()
 

@@ -345,8 +345,9 @@ def test_a_wrong_number_of_samples_is_named_and_costs_nothing(own_run, wrong):
 
 
 def test_no_probe_is_an_error(own_run):
-    with pytest.raises(lw.LwexplainError, match="no probe"):
-        lw.analyze(own_run, [])
+    for wrong in ([], "linear"):
+        with pytest.raises(lw.LwexplainError, match="at least one in a list"):
+            lw.analyze(own_run, wrong)
 
 
 def test_advice_on_part_of_a_table_is_about_that_part(own_run):
@@ -380,7 +381,10 @@ def test_resuming_what_is_not_there_is_an_error(tmp_path):
         lw.train(TINY, run_dir=tmp_path / "nowhere", resume=True)
 
 
-@pytest.mark.parametrize("moment", ["lwexplain.training.loop.Trainer.save", "lwexplain.run.Run.save_manifest"])
+@pytest.mark.parametrize(
+    "moment",
+    ["lwexplain.training.loop.Trainer.save", "lwexplain.training.loop.Trainer.fit", "lwexplain.run.Run.save_manifest"],
+)
 def test_a_kill_at_the_very_start_leaves_nothing_in_the_way(tmp_path, monkeypatch, moment):
     def killed(*_args, **_kwargs):
         raise KeyboardInterrupt
@@ -390,6 +394,7 @@ def test_a_kill_at_the_very_start_leaves_nothing_in_the_way(tmp_path, monkeypatc
     with pytest.raises(KeyboardInterrupt):
         lw.train(TINY, run_dir=path)
     monkeypatch.undo()
+    assert not path.exists() or "fingerprint" in lw.Run.open(path).manifest["data"]
     assert lw.train(TINY, run_dir=path, resume=path.exists()).status == "trained"
 
 

@@ -1,7 +1,6 @@
 """Forward hooks on named modules that leave no trace behind."""
 
 import contextlib
-import difflib
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -44,7 +43,8 @@ def find_modules(
             try:  # a path through a module that is registered under two names
                 known[name] = model.get_submodule(name) if modules is None else known[name]
             except (AttributeError, KeyError):
-                raise CaptureError(f"no stage {name!r} in the model; {_nearest_few(name, known)}") from None
+                names = [key for key in known if key]
+                raise CaptureError(f"no stage {name!r} in the model; {nearest(name, names)}") from None
         found[name] = unwrap(known[name])
     return found
 
@@ -74,7 +74,7 @@ class StageTap:
 
     ``receive`` must copy what it keeps: the next layer may overwrite the output in place. Use as a context
     manager, and ``run`` for each forward pass. The first pass goes to the end of the model to count how
-    often each module is called; later ones (all, with ``counted``) stop as soon as every stage has fired.
+    often each module is called; later ones stop as soon as every stage has fired.
     A stage fires when its module returns, so a module fires after those inside it; the stages must be named in
     that order, for it is what their depth means.
     """
@@ -83,14 +83,13 @@ class StageTap:
         self,
         modules: Mapping[str, nn.Module],
         receive: Callable[[str, torch.Tensor], None],
-        counted: bool = False,
     ) -> None:
         self.modules = dict(modules)
         self.receive = receive
         self.calls = dict.fromkeys(self.modules, 0)
         self.order: list[str] = []
         self._handles: list[Any] = []
-        self.counted = counted
+        self.counted = False
         self._inside = False
 
     def __enter__(self) -> "StageTap":
@@ -178,56 +177,6 @@ def undisturbed(modules: Iterable[nn.Module], device: torch.device | str | None 
         for part, mode in modes:
             part.training = mode
         _restore_rng(rng)
-
-
-def stage_features(
-    model: nn.Module,
-    x: torch.Tensor,
-    stages: Sequence[str],
-    *,
-    modules: Mapping[str, nn.Module] | None = None,
-    counted: bool = False,
-) -> dict[str, torch.Tensor]:
-    """Raw outputs (copies) of ``stages`` for one batch ``x`` (N, C, H, W), in evaluation mode.
-
-    Gradients flow where autograd is on. The model is left as it was. ``counted`` says that an earlier call
-    has found each stage to be called once, so that the pass may end early. Raises CaptureError.
-    """
-    model = unwrap(model)
-    outputs: dict[str, torch.Tensor] = {}
-
-    def keep(name: str, raw: torch.Tensor) -> None:
-        outputs[name] = raw.clone()
-
-    with undisturbed([model]), StageTap(find_modules(model, stages, modules), keep, counted) as tap:
-        tap.run(model, x)
-    return outputs
-
-
-def stage_function(
-    model: nn.Module, stage: str, *, modules: Mapping[str, nn.Module] | None = None
-) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The differentiable function from images (N, C, H, W) to the raw output of ``stage``.
-
-    Serves as ``StageData.model_to_stage``. Raises CaptureError at once for an unknown stage.
-    """
-    find_modules(unwrap(model), [stage], modules)
-    counted = False
-
-    def run(x: torch.Tensor) -> torch.Tensor:
-        nonlocal counted
-        raw = stage_features(model, x, [stage], modules=modules, counted=counted)[stage]
-        counted = True
-        return raw
-
-    return run
-
-
-def _nearest_few(name: str, known: Mapping[str, Any]) -> str:
-    names = [key for key in known if key]
-    if len(names) > 30:
-        names = difflib.get_close_matches(name, names, n=8, cutoff=0.3) or names[:8]
-    return nearest(name, names)
 
 
 def _away_from(parts: Iterable[nn.Module], device: torch.device | str | None) -> list[tuple[nn.Module, torch.device]]:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from lwexplain.capture.extract import extract
-from lwexplain.capture.hooks import as_parameters, stage_features, stage_function
+from lwexplain.capture.hooks import as_parameters
 from lwexplain.capture.pooling import pool
 from lwexplain.errors import CaptureError
 
@@ -89,9 +89,7 @@ def test_an_output_overwritten_in_place_is_captured_before() -> None:
     model = torchvision.models.resnet18(weights=None).eval()
     with torch.no_grad():
         model.bn1.bias.fill_(-0.5)
-    x = next(iter(batches()))[0]
     assert extract(model, batches(), ["bn1"], pooling="flatten").features["bn1"].min() < -0.5
-    assert stage_features(model, x, ["bn1"])["bn1"].min() < -0.5
 
 
 @pytest.mark.parametrize(("pooling", "width"), [("mean", 4), ("max", 4), ("flatten", 4 * 30 * 30)])
@@ -207,9 +205,6 @@ def test_nothing_is_left_behind_by_an_exception() -> None:
         with pytest.raises(RuntimeError, match="inside the model"):
             extract(model, batches(), stages)
         assert fingerprint(model) == before
-    with pytest.raises(RuntimeError, match="inside the model"):
-        stage_features(model, torch.zeros(1, 3, 32, 32), ["a"])
-    assert fingerprint(model) == before
 
 
 @pytest.mark.parametrize(
@@ -240,8 +235,6 @@ def test_a_reused_module_is_refused_with_its_count() -> None:
     model = torchvision.models.resnet18(weights=None)
     with pytest.raises(CaptureError, match=r"'layer1.0.relu' is called 2 times"):
         extract(model, batches(), ["layer1.0.relu"])
-    with pytest.raises(CaptureError, match=r"'layer1.0.relu' is called 2 times"):
-        stage_function(model, "layer1.0.relu")(torch.zeros(1, 3, 32, 32))
 
 
 @pytest.mark.parametrize(
@@ -300,7 +293,6 @@ def test_half_precision_becomes_float32(images: torch.dtype) -> None:
     with torch.no_grad():
         expected = model.a(x.bfloat16()).float().mean((2, 3)).numpy()
     np.testing.assert_allclose(captured.features["a"], expected, rtol=1e-6)
-    assert stage_function(model, "a")(x).dtype == torch.bfloat16
 
 
 def test_images_are_cast_only_where_the_parameters_share_one_dtype() -> None:
@@ -365,19 +357,5 @@ def test_stages_out_of_order_are_refused_with_the_right_order() -> None:
     with pytest.raises(CaptureError, match=r"run in another order than named \(c, a, b\).*\['a', 'b', 'c'\]"):
         extract(model, batches(), ["c", "a", "b"])
     with pytest.raises(CaptureError, match=r"\['b.0', 'b'\]"):
-        stage_features(model, IMAGES, ["b", "b.0"])
+        extract(model, batches(), ["b", "b.0"])
     assert fingerprint(model) == before
-
-
-def test_stage_function_is_differentiable_and_stops_early() -> None:
-    model = Net()
-    function = stage_function(model, "a")
-    x = torch.randn(2, 3, 32, 32, requires_grad=True)
-    for _ in range(3):
-        function(x).sum().backward()
-    assert x.grad is not None
-    assert x.grad.abs().sum() > 0
-    assert model.deepest_calls == 1
-    assert model.training
-    with pytest.raises(CaptureError, match="no stage 'z'"):
-        stage_function(model, "z")
