@@ -38,7 +38,7 @@ from lwexplain.results import (
 from lwexplain.run import Run
 from lwexplain.training.checkpoint import load_final_weights
 from lwexplain.training.devices import pick_device
-from lwexplain.training.loop import build_trainable
+from lwexplain.training.build import build_trainable
 
 SPLITS = ("train", "val", "test")
 SAMPLE_IMAGES = 12

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from lwexplain.advice.recommend import Recommendation
     from lwexplain.probes.base import Probe
+    from lwexplain.training.distributed import World
 
 
 def train(
@@ -31,7 +33,7 @@ def train(
     ``config`` is a YAML file, a mapping or a Config; ``overrides`` are dotted keys on top. The run directory is
     ``run_dir``, by default ``runs/<name of the file>``. With ``resume`` a run that was interrupted goes on exactly
     where its last checkpoint lies (on the CPU bit for bit); a finished one is returned as it is; one that is not there
-    is an error.
+    is an error. Under ``torchrun`` every process calls this and they train together.
 
     Raises ConfigError, UnknownNameError, DataError, ModelError, RunError and TrainingError (a loss that is not finite;
     the last good checkpoint stays).
@@ -42,38 +44,46 @@ def train(
     if run is not None and run.status == "trained":
         return run
 
+    from lwexplain.training.distributed import joined_world
+
+    with joined_world() as world:
+        return _train(settings, path, run, world, quiet)
+
+
+def _train(settings: Config, path: Path, run: Run | None, world: "World", quiet: bool | None) -> Run:
+    """Train into a new run, or go on with ``run``; of several processes the first one makes and holds it."""
     from lwexplain.data.load import load_data
     from lwexplain.training.loop import Trainer
 
     data = load_data(settings.data, settings.seed)
+    if run is not None and data.fingerprint != run.manifest["data"]["fingerprint"]:
+        raise RunError(f"the images of {data.name!r} differ from those {path} was started on; restore them")
     chance = float(data.val.labels.bincount().max() / len(data.val))
-    if run is None:
-        # everything that a wrong configuration could raise comes before the directory is made
-        trainer = Trainer(settings, data.for_training(), stop_rule=_stop_rule(chance))
-        run = Run.create(
-            path,
-            settings.to_yaml(),
-            data={
-                "name": data.name,
-                "classes": data.classes,
-                "shape": list(data.shape),
-                "sizes": {"train": len(data.train), "val": len(data.val), "test": len(data.test or ())},
-                "fingerprint": data.fingerprint,
-            },
-            model=settings.model.name,
-            strategy=settings.training.strategy,
-        )
-        with run.lock("lwexplain train"):
-            trainer.fit(run, quiet=quiet)
-    else:
-        if data.fingerprint != run.manifest["data"]["fingerprint"]:
-            raise RunError(f"the images of {data.name!r} differ from those {path} was started on; restore them")
-        trainer = Trainer(settings, data.for_training(), stop_rule=_stop_rule(chance))
-        with run.lock("lwexplain train --resume"):
-            run = Run.open(path)  # another process may have gone on with it until a moment ago
-            if run.status != "trained":
-                trainer.fit(run, resume=run.status != "created", quiet=quiet)
-    return run
+    # everything that a wrong configuration could raise comes before the directory is made
+    trainer = Trainer(settings, data.for_training(), stop_rule=_stop_rule(chance), world=world)
+    resume = run is not None
+    with world.first_alone():
+        if run is None and world.is_main:
+            run = Run.create(
+                path,
+                settings.to_yaml(),
+                data={
+                    "name": data.name,
+                    "classes": data.classes,
+                    "shape": list(data.shape),
+                    "sizes": {"train": len(data.train), "val": len(data.val), "test": len(data.test or ())},
+                    "fingerprint": data.fingerprint,
+                },
+                model=settings.model.name,
+                strategy=settings.training.strategy,
+            )
+    run = run or Run.open(path)
+    with run.lock("lwexplain train") if world.is_main else nullcontext():
+        run = Run.open(path)  # another process may have gone on with it until a moment ago
+        if run.status != "trained":
+            trainer.fit(run, resume=resume and run.status != "created", quiet=quiet)
+        world.wait()
+    return Run.open(path)
 
 
 def analyze(

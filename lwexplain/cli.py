@@ -1,6 +1,7 @@
 """The command line: parse, call, print. Results go to stdout, progress and errors to stderr."""
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -71,8 +72,9 @@ def train(
     from lwexplain.config import parse_overrides
 
     run = api.train(config, parse_overrides(overrides or []), run_dir=run_dir, resume=resume)
-    _print_training(run)
-    typer.echo(f"trained: {run.path}\nnext: lwexplain analyze {shlex.quote(str(run.path))}")
+    if _is_first_process():
+        _print_training(run)
+        typer.echo(f"trained: {run.path}\nnext: lwexplain analyze {shlex.quote(str(run.path))}")
 
 
 @app.command()
@@ -160,11 +162,11 @@ def _registry(kind: Kind) -> Any:
         case Kind.models:
             from lwexplain.models.build import MODELS as registry
         case Kind.strategies:
-            from lwexplain.training.strategy import STRATEGIES as registry
+            from lwexplain.training.strategies.base import STRATEGIES as registry
         case Kind.losses:
-            from lwexplain.training.losses import LOSSES as registry
+            from lwexplain.training.losses.base import LOSSES as registry
         case Kind.heads:
-            from lwexplain.models.heads import HEADS as registry
+            from lwexplain.models.heads.base import HEADS as registry
         case Kind.probes:
             from lwexplain.probes.base import PROBES as registry
     return registry
@@ -274,6 +276,11 @@ def _missing(value: Any) -> bool:
     return value is None or value != value
 
 
+def _is_first_process() -> bool:
+    """True unless ``torchrun`` has started this process beside another one, which then speaks for all."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def main() -> None:
     """Entry point: errors for a person in one or two lines and exit code 2; ``--verbose`` shows the traceback."""
     arguments = sys.argv[1:]
@@ -283,7 +290,8 @@ def main() -> None:
     except LwexplainError as error:
         if verbose:
             raise
-        typer.echo(f"error: {error}", err=True)
+        if _is_first_process():
+            typer.echo(f"error: {error}", err=True)
         sys.exit(130 if isinstance(error, TrainingInterrupted) else 2)
 
 

@@ -52,6 +52,9 @@ class DataConfig(Section):
     train_size: int | None = Field(None, ge=1, description="stratified subset of the training images; absent = all")
     val_fraction: float = Field(0.1, gt=0, lt=1, description="share of the training images held out as val")
     test_fraction: float = Field(0.2, gt=0, lt=1, description="share held out as test where the set has none")
+    label_noise: float = Field(
+        0.0, ge=0, le=1, description="share of the train and val labels that are drawn anew from all classes"
+    )
     batch_size: int = Field(128, ge=1, description="images in a training step")
     image_size: int | None = Field(None, ge=4, description="resize to this height and width in pixels")
     channels: Literal[1, 3] | None = Field(None, description="convert to grey (1) or colour (3)")
@@ -67,6 +70,10 @@ class ModelConfig(Section):
     name: str = Field("resnet18", description="a model of `lwexplain list models`")
     width: int | None = Field(None, ge=1, description="channels of the first stage; absent = as published")
     units: Literal["block", "group", "layer"] = Field("block", description="what one stage is")
+    stages: int | None = Field(None, description="merge neighbouring stages into this many; absent = as cut by units")
+    balance: Literal["depth", "parameters", "activations"] = Field(
+        "depth", description="what the merged stages hold equal shares of, as far as neighbours allow"
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="further options of this model")
 
 
@@ -94,6 +101,7 @@ class TrainingConfig(Section):
     """Strategy and recipe."""
 
     strategy: str = Field("bp", description="a strategy of `lwexplain list strategies`")
+    strategy_options: dict[str, Any] = Field(default_factory=dict)
     epochs: int = Field(10, ge=1, description="passes over the training images (per stage for greedy)")
     head: str = Field("linear", description="what a stage is trained through: `lwexplain list heads`")
     head_options: dict[str, Any] = Field(default_factory=dict)
@@ -104,6 +112,16 @@ class TrainingConfig(Section):
     schedule: ScheduleConfig = Field(default_factory=ScheduleConfig)
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16 = autocast of forward and loss")
     channels_last: bool = True
+    compile: bool = Field(False, description="compile forward and backward with torch.compile")
+    accumulate: int = Field(1, ge=1, description="a batch goes through the network in this many parts, one update each")
+    gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass")
+    prefix_cache: Literal["auto", "device", "memory", "disk", "off"] = Field(
+        "auto", description="greedy: where the outputs of the frozen stages are kept; auto = where they fit"
+    )
+    prefix_views: int = Field(4, ge=1, description="greedy: augmented versions of each image in the prefix cache")
+    keep: Literal["last", "best"] = Field(
+        "last", description="weights a phase ends with: of its last epoch, or of the one with the best val accuracy"
+    )
     stop: Literal["all", "auto"] = Field(
         "all", description="auto (greedy only): no further stage once val accuracy has stopped rising"
     )

@@ -4,3 +4,16 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("STREAMLIT_BROWSER_GATHER_USAGE_STATS", "false")
+
+import pytest
+
+
+@pytest.fixture
+def site_of():
+    """Make a site with features of ``shape``, after stages of shapes ``before`` and before stages ``following``."""
+    from lwexplain.models.site import Site
+
+    def make(shape, num_classes=10, *, following=(), before=(), image_shape=(1, 28, 28)):
+        return Site(image_shape, (*before, tuple(shape), *following), len(before) + 1, num_classes)
+
+    return make

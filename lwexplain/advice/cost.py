@@ -12,7 +12,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lwexplain.errors import ModelError
-from lwexplain.models.heads import HEADS
+from lwexplain.models.heads.base import HEADS
+from lwexplain.models.site import Site
 from lwexplain.models.staged import StagedModel
 from lwexplain.probes.base import Measurement, StageData
 
@@ -35,12 +36,12 @@ class Cost:
     runs: int
 
 
-def network_of_depth(model: StagedModel, depth: int, shape: tuple[int, ...]) -> StagedModel:
-    """The network cut after ``depth`` stages with its own head, or a linear one where it has none."""
+def network_of_depth(model: StagedModel, site: Site) -> StagedModel:
+    """The network cut after the stage at ``site`` with its own head, or a linear one where it has none."""
     head = None
-    if depth not in model.head_depths:
-        head = HEADS.create("linear", shape, model.num_classes).to(_device_of(model))
-    return model.truncated(depth, head).eval()
+    if site.depth not in model.head_depths:
+        head = HEADS.create("linear", site).to(_device_of(model))
+    return model.truncated(site.depth, head).eval()
 
 
 class CostProbe:
@@ -62,9 +63,9 @@ class CostProbe:
             raise self.model
         model, was_training = self.model, self.model.training
         device = _device_of(model)
-        shapes = model.feature_shapes()[: len(self.stages)]
+        sites = model.sites()[: len(self.stages)]
         try:
-            networks = [network_of_depth(model, depth, shape) for depth, shape in enumerate(shapes, start=1)]
+            networks = [network_of_depth(model, site) for site in sites]
             costs = measure_costs(networks, model.input_shape)
         finally:
             model.train(was_training)

@@ -1,5 +1,6 @@
 """Batches of a split, in an order that depends on (seed, epoch) alone, so that training resumes exactly."""
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lwexplain.config import AugmentConfig
-from lwexplain.data.augment import augment_batch
+from lwexplain.data.augment import Draws, augment_batch
 from lwexplain.data.dataset import ImageArrays, ImageFiles, Images
 from lwexplain.data.seeding import keyed_generator
 from lwexplain.errors import DataError
@@ -27,6 +28,7 @@ class Batches:
     global random state is read or changed. Images in memory are put on the device once as uint8 if they fill
     at most half of what is free there; files are decoded by ``workers`` loader processes. Both, and any
     number of workers, give identical batches. With ``drop_last`` a split smaller than one batch is still one batch.
+    With ``shard`` = (r, n) a batch holds only the r-th of n consecutive parts of its rows, the same rows as without.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Batches:
         augment: AugmentConfig | None = None,
         workers: int = 0,
         channels_last: bool = False,
+        shard: tuple[int, int] = (0, 1),
     ) -> None:
         if len(images) == 0:
             raise DataError("cannot make batches of an empty split")
@@ -58,12 +61,13 @@ class Batches:
             _check_augment(augment, min(images.shape[1:]))
         self.augment = augment if augment and (augment.crop or augment.flip or augment.cutout) else None
         self.workers = workers
+        self.shard = shard
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self._scale = torch.tensor([1 / (255 * s) for s in std]).reshape(1, -1, 1, 1).to(self.device)
         self._shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)]).reshape(1, -1, 1, 1)
         self._shift = self._shift.to(self.device)
         self._fill = torch.tensor([round(255 * m) for m in mean]).to(self.device)
-        self._labels = images.labels.to(self.device)
+        self.labels = images.labels.to(self.device)
         self._resident: Tensor | None = None
         if isinstance(images, ImageArrays):
             fits = _fits(images.images, self.device)
@@ -80,16 +84,38 @@ class Batches:
 
         Raises DataError that names an image which cannot be read.
         """
+        return self._iterate(key, start, self.steps(key, start))
+
+    def steps(self, key: int = 0, start: int = 0) -> Sequence[Tensor]:
+        """Positions in the split, int64 (B,) on the CPU, of each step of epoch ``key`` from step ``start`` on."""
         if not 0 <= start <= len(self):
             raise ValueError(f"start={start} lies outside the {len(self)} steps of an epoch")
         order = self._order(key)
         last = min(len(self) * self.batch_size, len(order))
-        steps = order[start * self.batch_size : last].split(self.batch_size) if start < len(self) else ()
-        return self._iterate(key, start, steps)
+        return order[start * self.batch_size : last].split(self.batch_size) if start < len(self) else ()
+
+    def in_order(self, batch_size: int) -> "Batches":
+        """The same images, augmented alike, in the order of the split, each of them once and in one shard."""
+        other = copy.copy(self)
+        other.batch_size, other.shuffle, other.drop_last, other.shard = batch_size, False, False, (0, 1)
+        return other
+
+    def shard_of(self, count: int) -> slice:
+        """Which of the ``count`` rows of a whole batch belong to the shard."""
+        part, parts = self.shard
+        return slice(count * part // parts, count * (part + 1) // parts)
 
     def __iter__(self) -> Iterator[Batch]:
         """Epoch 0, for a split that is read in order."""
         return self.epoch()
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """uint8 (B, C, H, W) on the device as float32, zero mean and unit variance, in the memory format."""
+        return pixels.to(torch.float32, memory_format=self.memory_format).mul_(self._scale).add_(self._shift)
+
+    def pixels(self, images: Tensor) -> Tensor:
+        """The reverse of ``normalised``, exact."""
+        return images.sub(self._shift).div_(self._scale).round_().clamp_(0, 255).to(torch.uint8)
 
     def _order(self, key: int) -> Tensor:
         if not self.shuffle:
@@ -97,13 +123,14 @@ class Batches:
         return torch.randperm(len(self.images), generator=keyed_generator("order", self.seed, key))
 
     def _iterate(self, key: int, start: int, steps: Sequence[Tensor]) -> Iterator[Batch]:
-        pixels = self._pixels(steps)
-        for step, (index, x) in enumerate(zip(steps, pixels, strict=True), start):
+        sharded = [index[self.shard_of(len(index))] for index in steps]
+        pixels = self._pixels(sharded)
+        for step, (whole, index, x) in enumerate(zip(steps, sharded, pixels, strict=True), start):
             if self.augment is not None:
                 generator = keyed_generator("augment", self.seed, key, step)
-                x = augment_batch(x, self.augment, generator, self._fill)
-            x = x.to(torch.float32, memory_format=self.memory_format).mul_(self._scale).add_(self._shift)
-            yield x, self._labels[index.to(self.device)], index
+                rows = self.shard_of(len(whole))
+                x = augment_batch(x, self.augment, Draws(generator, len(whole), rows), self._fill)
+            yield self.normalised(x), self.labels[index.to(self.device)], index
 
     def _pixels(self, steps: Sequence[Tensor]) -> Iterator[Tensor]:
         """uint8 (B, C, H, W) on the device for each step."""

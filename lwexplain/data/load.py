@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lwexplain.config import DataConfig
 from lwexplain.data.dataset import DATASETS, DataSplits, ImageArrays, ImageFiles, Images, Source
+from lwexplain.data.seeding import keyed_generator
 from lwexplain.data.splits import stratified_split, stratified_subset
 from lwexplain.errors import DataError
 
@@ -23,10 +24,11 @@ def load_data(config: DataConfig, seed: int) -> DataSplits:
     """Build the data set of ``config`` and its splits, which depend on the labels and ``seed`` alone.
 
     ``test`` is the set's own or ``test_fraction`` of its images; then ``val_fraction`` of the rest is ``val``
-    and ``train`` is what remains, or a stratified subset of ``train_size``. Images are converted to
-    ``image_size`` and ``channels``. File sets are decoded into memory where ``resident`` says so or, if it is
-    not set, where they fill at most a quarter of the free memory; sets that come as arrays always stay there.
-    ``mean`` and ``std`` are those of ``train``, of 50,000 evenly spaced images where a file set has more.
+    and ``train`` is what remains, or a stratified subset of ``train_size``. ``label_noise`` then redraws labels of
+    ``train`` and ``val``, never of ``test``. Images are converted to ``image_size`` and ``channels``. File sets are
+    decoded into memory where ``resident`` says so or, if it is not set, where they fill at most a quarter of the
+    free memory; sets that come as arrays always stay there. ``mean`` and ``std`` are those of ``train``, of 50,000
+    evenly spaced images where a file set has more.
 
     Raises DataError (missing or damaged files, too few images) and UnknownNameError (data set or option).
     """
@@ -40,6 +42,8 @@ def load_data(config: DataConfig, seed: int) -> DataSplits:
     train, val = train.subset(kept), train.subset(held_out)
     if config.train_size is not None:
         train = train.subset(stratified_subset(train.labels, config.train_size, seed, classes=classes))
+    train = redraw_labels(train, config.label_noise, len(classes), seed, part="train")
+    val = redraw_labels(val, config.label_noise, len(classes), seed, part="val")
 
     parts = [convert(part, config.image_size, config.channels) for part in (train, val, test)]
     digest = hashlib.sha256(repr(classes).encode())
@@ -78,6 +82,22 @@ def check_source(source: Source) -> None:
             f"data set {source.name!r}: (channels, height, width) of test images is "
             f"{source.test.shape}, of training images {source.train.shape}"
         )
+
+
+def redraw_labels(images: Images, share: float, num_classes: int, seed: int, *, part: str) -> Images:
+    """The same images, ``round(share * N)`` labels at random places drawn anew, uniformly from all classes.
+
+    The true class may be drawn again: of K classes about ``share * (1 - 1/K)`` of the labels come out wrong, and a
+    share of 1 leaves labels that tell nothing about the images (Zhang et al. 2017, "Understanding deep learning
+    requires rethinking generalization"). A larger share redraws the same labels alike and others besides. A class
+    may lose all its images. ``part`` keeps splits with the same seed apart.
+    """
+    generator = keyed_generator("label_noise", seed, part)
+    places = torch.randperm(len(images), generator=generator)[: round(share * len(images))]
+    drawn = torch.randint(num_classes, (len(images),), generator=generator)
+    labels = images.labels.clone()
+    labels[places] = drawn[places]
+    return replace(images, labels=labels)
 
 
 def convert(images: Images, image_size: int | None, channels: int | None) -> Images:

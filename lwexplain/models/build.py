@@ -6,6 +6,7 @@ import torch
 
 from lwexplain.config import ModelConfig
 from lwexplain.errors import ModelError
+from lwexplain.models.balance import balance_stages
 from lwexplain.models.staged import StagedModel
 from lwexplain.registry import Registry
 
@@ -30,4 +31,4 @@ def build_model(config: ModelConfig, input_shape: Sequence[int], num_classes: in
         )
     if not isinstance(model, StagedModel):
         raise ModelError(f"model {config.name!r} made a {type(model).__name__}, expected a StagedModel")
-    return model
+    return model if config.stages is None else balance_stages(model, config.stages, config.balance)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lwexplain.errors import ModelError
+from lwexplain.models.site import Site
 from lwexplain.registry import nearest
 
 State = Tensor | tuple[Tensor, ...]
@@ -137,6 +138,11 @@ class StagedModel(nn.Module):
                 module.training = mode
         return shapes
 
+    def sites(self) -> list[Site]:
+        """The place after each stage, for heads and losses to be built at."""
+        shapes = tuple(self.feature_shapes())
+        return [Site(self.input_shape, shapes, depth, self.num_classes) for depth in range(1, self.depth + 1)]
+
     def truncated(self, stage: int | str, head: nn.Module | None = None) -> "StagedModel":
         """The network cut after a stage, sharing its modules, with one head: the given one, or the stage's own.
 
@@ -152,6 +158,11 @@ class StagedModel(nn.Module):
 def features_of(state: State) -> Tensor:
     """The features in a stage's output: the tensor itself, or the first of a tuple."""
     return state[0] if isinstance(state, tuple) else state
+
+
+def as_tuple(state: State) -> tuple[Tensor, ...]:
+    """All tensors of a state."""
+    return state if isinstance(state, tuple) else (state,)
 
 
 def detach(state: State) -> State:

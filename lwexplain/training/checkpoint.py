@@ -18,6 +18,10 @@ from lwexplain.errors import CheckpointError
 from lwexplain.run import Run, atomic_path
 
 LAST = "last.safetensors"
+"""Everything that an exact resume needs; after training, the network."""
+
+BEST = "best.safetensors"
+"""The weights of the epoch with the highest val accuracy of the deepest head in the latest phase."""
 
 
 def save_checkpoint(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:

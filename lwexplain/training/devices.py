@@ -4,6 +4,8 @@ import resource
 import sys
 
 import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from lwexplain.errors import ConfigError
 
@@ -26,6 +28,22 @@ def pick_device(name: str) -> torch.device:
     if missing:
         raise ConfigError(f"device {name!r} is not on this machine; use device=auto or device=cpu")
     return device
+
+
+def place(module: nn.Module, device: torch.device) -> None:
+    """Move a module to a device, and from now on whatever is passed to it."""
+    module.to(device)
+    module.register_forward_pre_hook(lambda _, inputs: tree_map_only(Tensor, lambda x: _moved(x, device), inputs))
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    return tensor.to(device, non_blocking=True)
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Let ``peak_memory_bytes`` start anew on a CUDA device."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -1,15 +1,16 @@
 """Loss and predictions of some heads on one split, in one forward pass a batch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lwexplain.data.batches import Batches
-from lwexplain.models.staged import StagedModel, State
-from lwexplain.training.losses import LocalLoss
-from lwexplain.training.strategy import loss_at
+from lwexplain.models.staged import StagedModel
+from lwexplain.training.distributed import World
+from lwexplain.training.losses.base import LocalLoss
+from lwexplain.training.prefix import PrefixBatch
+from lwexplain.training.unit import head_loss
 
 
 @dataclass
@@ -22,29 +23,38 @@ class HeadResult:
 
 
 def evaluate(
-    model: StagedModel, depths: Sequence[int], batches: Batches, loss: LocalLoss, autocast: torch.autocast
+    model: StagedModel,
+    depths: Sequence[int],
+    batches: Iterable[PrefixBatch],
+    count: int,
+    start: int,
+    losses: Mapping[int, LocalLoss],
+    autocast: torch.autocast,
+    world: World,
 ) -> dict[int, HeadResult]:
-    """Evaluate the heads at ``depths`` (ascending); the model is put back into the mode it was in."""
-    was_training = model.training
-    model.eval()
+    """Evaluate the heads at ``depths`` (ascending) on ``batches`` of states after depth ``start``.
+
+    ``count`` is the size of the split, of which each process sees its own rows. The model and the losses are put back
+    into the mode they were in.
+    """
+    modules = [model, *(losses[depth] for depth in depths)]
+    modes = [module.training for module in modules]
+    for module in modules:
+        module.eval()
     sums = torch.zeros(len(depths), dtype=torch.float64)
-    correct: list[list[Tensor]] = [[] for _ in depths]
-    order = []
+    hits = torch.zeros(len(depths), count, dtype=torch.int64)
     with torch.inference_mode(), autocast:
-        for images, labels, index in batches.epoch():
-            state: State = images
-            reached = 0
+        for state, labels, images, positions in batches:
+            reached = start
             for row, depth in enumerate(depths):
                 state, reached = model.run_stages(state, reached, depth), depth
-                result = loss_at(model, depth, state, images, labels, loss)
-                sums[row] += result.value.double().cpu() * len(labels)
-                correct[row].append((result.logits.argmax(1) == labels).cpu())
-            order.append(index)
-    model.train(was_training)
-    positions = torch.cat(order)
-    results = {}
-    for row, depth in enumerate(depths):
-        hits = torch.zeros(len(positions), dtype=torch.bool)
-        hits[positions] = torch.cat(correct[row])
-        results[depth] = HeadResult(float(sums[row] / len(positions)), float(hits.double().mean()), hits)
-    return results
+                value, logits = head_loss(model.head(depth), losses[depth], state, labels, images)
+                sums[row] += value.double().cpu() * len(labels)
+                hits[row, positions] = (logits.argmax(1).cpu() == labels.cpu()).long()
+    for module, mode in zip(modules, modes, strict=True):
+        module.train(mode)
+    sums, hits = world.total(sums) / count, world.total(hits).bool()
+    return {
+        depth: HeadResult(float(sums[row]), float(hits[row].double().mean()), hits[row])
+        for row, depth in enumerate(depths)
+    }

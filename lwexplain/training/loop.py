@@ -1,40 +1,43 @@
 """The training loop: the same recipe, data, log and checkpoints for every strategy."""
 
-import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from contextlib import contextmanager, nullcontext
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.flop_counter import FlopCounterMode
 
 from lwexplain.config import Config
 from lwexplain.data.batches import Batches
 from lwexplain.data.dataset import DataSplits
-from lwexplain.errors import CheckpointError, TrainingError, TrainingInterrupted
-from lwexplain.models.build import build_model
-from lwexplain.models.heads import HEADS
-from lwexplain.models.staged import StagedModel
+from lwexplain.errors import TrainingError, TrainingInterrupted
+from lwexplain.models.staged import detach
 from lwexplain.progress import Progress
 from lwexplain.run import Run
+from lwexplain.training.activations import ActivationMeter
+from lwexplain.training.build import build_losses, build_strategy, build_trainable
 from lwexplain.training.checkpoint import (
-    LAST,
+    BEST,
     load_checkpoint,
-    load_optimizer,
     load_weights,
-    optimizer_tensors,
     save_checkpoint,
     under_prefix,
     with_prefix,
 )
-from lwexplain.training.devices import peak_memory_bytes, pick_device
-from lwexplain.training.evaluation import evaluate
+from lwexplain.training.devices import pick_device, place, reset_peak_memory
+from lwexplain.training.distributed import World, synchronise_batch_norm
+from lwexplain.training.evaluation import HeadResult, evaluate
 from lwexplain.training.interruption import Interruption
-from lwexplain.training.losses import LOSSES
+from lwexplain.training.log import TrainingLog
 from lwexplain.training.meter import Meter
 from lwexplain.training.optimization import build_optimizer, learning_rate
-from lwexplain.training.strategy import STRATEGIES, LossAt, Phase, Strategy
+from lwexplain.training.prefix import SHARE, LivePrefix, PrefixBatch, PrefixCache
+from lwexplain.training.snapshot import Position, restore_snapshot, save_snapshot
+from lwexplain.training.strategies.base import Phase, Span
+from lwexplain.training.unit import LocalUnit, UnitResult
 
 LOG_EVERY = 50
 """Steps between two readings of the loss; between them the step never waits for the device."""
@@ -43,77 +46,67 @@ StopRule = Callable[[list[Tensor]], str | None]
 """From which val samples (N,) bool each trained depth got right to the reason for stopping, or None to go on."""
 
 
-@dataclass
-class Position:
-    """How far training has come: the next step to do."""
-
-    phase: int = 0
-    epoch: int = 0
-    step: int = 0
-    seconds: float = 0.0
-    events_bytes: int = 0
-    stopped: str | None = None
-
-
-def build_trainable(config: Config, input_shape: tuple[int, ...], num_classes: int) -> StagedModel:
-    """The model of a configuration with the heads its strategy needs, initialised from the seed."""
-    model = build_model(config.model, input_shape, num_classes, config.seed)
-    strategy: Strategy = STRATEGIES.create(config.training.strategy)
-    shapes = model.feature_shapes()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed + 1)
-        for depth in strategy.head_depths(model):
-            if not (model.own_tail and depth == model.depth):
-                options = config.training.head_options
-                head = HEADS.create(config.training.head, shapes[depth - 1], num_classes, options=options)
-                model.set_head(depth, head)
-    return model
-
-
 class Trainer:
     """Trains the model of one run. It sees ``train`` and ``val`` only."""
 
     run: Run
+    log: TrainingLog
 
-    def __init__(self, config: Config, data: DataSplits, stop_rule: StopRule | None = None) -> None:
-        recipe = config.training
-        if recipe.stop == "auto" and recipe.strategy != "greedy":
-            raise TrainingError("training.stop=auto needs training.strategy=greedy: only there stages come one by one")
-        if min(config.data.batch_size, len(data.train)) < 2:
-            raise TrainingError("batch normalisation needs two images in a batch; set data.batch_size to 2 or more")
-        self.config, self.recipe, self.stop_rule = config, recipe, stop_rule
+    def __init__(
+        self, config: Config, data: DataSplits, stop_rule: StopRule | None = None, world: World | None = None
+    ) -> None:
+        self.world = world or World()
+        self.config, self.recipe, self.stop_rule = config, config.training, stop_rule
+        self._check_recipe(min(config.data.batch_size, len(data.train)))
         self.device = pick_device(config.device)
         self.model = build_trainable(config, data.shape, data.num_classes)
-        memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
-        self.model.to(device=self.device, memory_format=memory_format)  # type: ignore[call-overload]
-        self.strategy: Strategy = STRATEGIES.create(recipe.strategy)
-        self.phases = self.strategy.phases(self.model)
-        self.loss = LOSSES.create(
-            recipe.loss, data.num_classes, options=recipe.loss_options, label_smoothing=recipe.label_smoothing
-        )
+        self.phases = build_strategy(self.recipe).phases(self.model)
+        self.losses = build_losses(config, self.model, data)
+        self._place()
         feed: dict[str, Any] = {
             "mean": data.mean,
             "std": data.std,
             "seed": config.seed,
             "device": self.device,
             "workers": config.data.workers,
-            "channels_last": recipe.channels_last,
+            "channels_last": self.recipe.channels_last,
         }
+        size, augment, shard = config.data.batch_size, config.data.augment, (self.world.rank, self.world.size)
         self.train_batches = Batches(
-            data.train,
-            config.data.batch_size,
-            shuffle=True,
-            drop_last=True,
-            augment=config.data.augment,
-            **feed,
+            data.train, size, shuffle=True, drop_last=True, augment=augment, shard=shard, **feed
         )
-        self.val_batches = Batches(data.val, 4 * config.data.batch_size, **feed)
+        self.val_batches = Batches(data.val, 4 * size, shard=shard, **feed)
         self.position = Position()
         self.optimizer: torch.optim.Optimizer | None = None
+        self.units: list[nn.Module] = []
+        self.prefix: LivePrefix | PrefixCache = LivePrefix(self.model, 0, self.autocast)
         self.val_correct: dict[int, Tensor] = {}
-        self.meter = Meter(0, self.device)
+        self.meter = Meter([], self.world)
         self.interruption = Interruption()
         self.last_save = 0.0
+
+    def _check_recipe(self, batch: int) -> None:
+        recipe, parts = self.recipe, self.recipe.accumulate * self.world.size
+        if recipe.stop == "auto" and recipe.strategy != "greedy":
+            raise TrainingError("training.stop=auto needs training.strategy=greedy: only there stages come one by one")
+        if batch < 2 * parts:
+            raise TrainingError(
+                f"batch normalisation needs two images in a batch: {batch} images in {parts} parts are too few; "
+                "set a larger data.batch_size or a smaller training.accumulate"
+            )
+
+    def _place(self) -> None:
+        """Model and losses to where they work; batch normalisation over all processes."""
+        memory_format = torch.channels_last if self.recipe.channels_last else torch.contiguous_format
+        for module in (self.model, *self.losses.values()):
+            module.to(device=self.device, memory_format=memory_format)  # type: ignore[call-overload]
+            if not self.world.is_alone:
+                synchronise_batch_norm(module, self.device)
+        for span in (span for phase in self.phases for span in phase.spans if span.device is not None):
+            device = pick_device(cast(str, span.device))
+            heads = [part for depth in span.heads for part in (self.model.head(depth), self.losses[depth])]
+            for module in (*self.model.body[span.start : span.end], *heads):
+                place(module, device)
 
     # ------------------------------------------------------------------ the loop
 
@@ -124,58 +117,87 @@ class Trainer:
         Ctrl-C or SIGTERM, and CheckpointError where there is nothing sound to resume from.
         """
         self.run = run
+        self.log = TrainingLog(run, self.world, self.model.names, self.recipe.epochs, self.device)
         self.last_save = time.perf_counter()
-        if resume:
-            self.restore()
-        else:
-            self.save()
-        self.run.update(status="training", strategy=self.recipe.strategy, stages=self.model.names)
-        steps = len(self.train_batches) * self.recipe.epochs
-        with self.interruption, Progress("train", steps * len(self.phases), quiet=quiet) as progress:
-            progress.advance(steps * self.position.phase + self._steps_into_phase())
-            while self.position.phase < len(self.phases) and self.position.stopped is None:
-                self._fit_phase(self.phases[self.position.phase], progress)
-        self._finish()
+        cuda = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=cuda), self.interruption:
+            torch.manual_seed(self.config.seed + self.world.rank)
+            if resume:
+                restore_snapshot(self)
+            else:
+                self.save()
+            self.log.update(status="training", strategy=self.recipe.strategy, stages=self.model.names)
+            steps = len(self.train_batches) * self.recipe.epochs
+            with Progress("train", steps * len(self.phases), quiet=quiet or not self.world.is_main or None) as progress:
+                progress.advance(steps * self.position.phase + self._steps_into_phase())
+                while self.position.phase < len(self.phases) and self.position.stopped is None:
+                    self._fit_phase(self.phases[self.position.phase], progress)
+        self.log.finish(self.phases[self.position.phase - 1].depth, self.position)
 
     def _fit_phase(self, phase: Phase, progress: Progress) -> None:
         self._enter(phase)
         for epoch in range(self.position.epoch, self.recipe.epochs):
             if self.position.step == 0:
-                self.meter = Meter(len(phase.heads), self.device)
+                self.meter = self._new_meter()
             stopwatch, first_step, images_before = time.perf_counter(), self.position.step, self.meter.count
             key = self.position.phase * self.recipe.epochs + epoch
             progress.describe(f"{phase.name}  epoch {epoch + 1}/{self.recipe.epochs}")
-            for images, labels, _ in self.train_batches.epoch(key, start=first_step):
-                self._step(phase, images, labels)
+            for batch in self.prefix.training(self.train_batches, key, epoch, first_step):
+                with self._measured(phase) if self._steps_into_phase() == 0 else nullcontext():
+                    self._step(phase, batch)
                 progress.advance()
-                if self.position.step % LOG_EVERY == 0 or self.interruption.asked:
+                if self.position.step % LOG_EVERY == 0 or (self.interruption.asked and self.world.is_alone):
                     self._look_around(phase, progress)
-            self._log_epoch(phase, self.meter.count - images_before, time.perf_counter() - stopwatch)
+            self._end_epoch(phase, self.meter.count - images_before, time.perf_counter() - stopwatch)
             self.position.epoch, self.position.step = epoch + 1, 0
             if epoch + 1 < self.recipe.epochs:
                 self.save()
         self._leave(phase)
 
-    def _step(self, phase: Phase, images: Tensor, labels: Tensor) -> None:
+    def _step(self, phase: Phase, batch: PrefixBatch) -> None:
         """Forward, losses, backward, update; nothing here waits for the device."""
         assert self.optimizer is not None
         self._set_learning_rate(self._steps_into_phase())
         self.optimizer.zero_grad(set_to_none=True)
-        for row, local in enumerate(self._losses(phase, images, labels)):
-            local.value.backward()
-            self.meter.add(row, local.value, local.logits, labels)
+        for part, share, is_last in self._parts(batch):
+            self._go_through_units(part, share, synchronise=is_last)
         self.optimizer.step()
-        self.meter.count += len(labels)
+        self.meter.count += self._images_a_step
         self.position.step += 1
+
+    def _go_through_units(self, part: PrefixBatch, share: float, *, synchronise: bool) -> None:
+        """Unit after unit: forward, its losses, backward; the next one starts from a detached state."""
+        state, row = part.state, 0
+        for unit in self.units:
+            with nullcontext() if synchronise else cast(DistributedDataParallel, unit).no_sync():
+                with self.autocast():
+                    result: UnitResult = unit(state, part.labels, part.images)
+                (share * result.loss).backward()
+            for value, logits in zip(result.values, result.logits, strict=True):
+                self.meter.add(row, value, logits, part.labels)
+                row += 1
+            state = detach(result.state)
+
+    def _parts(self, batch: PrefixBatch) -> Iterator[tuple[PrefixBatch, float, bool]]:
+        """The batch in ``training.accumulate`` parts, each with its share of the loss and whether it is the last one.
+
+        DDP takes the mean of the gradients over the processes, so a share counts that many times.
+        """
+        parts = batch.split(self.recipe.accumulate)
+        for number, part in enumerate(parts, start=1):
+            share = len(part.labels) * self.world.size / self._images_a_step
+            yield part, share, self.world.is_alone or number == len(parts)
 
     def _look_around(self, phase: Phase, progress: Progress) -> None:
         """Between steps, now and then: read the loss, save what is due, and stop where somebody has asked for it."""
-        losses, accuracies = self._read_meter(phase)
+        losses, accuracies = self.log.finite(*self.meter.read(), phase, self.position)
         where = f"{phase.name}  epoch {self.position.epoch + 1}/{self.recipe.epochs}"
         progress.describe(f"{where}  loss {losses[-1]:.3f}  train acc {accuracies[-1]:.3f}")
-        if self.interruption.asked or time.perf_counter() - self.last_save > self.recipe.checkpoint_seconds:
+        due = time.perf_counter() - self.last_save > self.recipe.checkpoint_seconds
+        asked, due = self.world.any(self.interruption.asked, due)
+        if asked or due:
             self.save()
-        if self.interruption.asked:
+        if asked:
             raise TrainingInterrupted(
                 f"interrupted in {where}; everything so far is saved: go on with {self.run.resume_command}"
             )
@@ -183,27 +205,65 @@ class Trainer:
     # ------------------------------------------------------------------ phases
 
     def _enter(self, phase: Phase) -> None:
-        """Freeze the prefix and make the optimizer, unless a checkpoint has just restored them."""
+        """Make what the phase needs, unless a checkpoint has just restored it."""
         if self.optimizer is None:
-            self._prepare(phase)
+            self.prepare(phase)
         self.model.train()
+        reset_peak_memory(self.device)
 
-    def _prepare(self, phase: Phase) -> None:
+    def prepare(self, phase: Phase) -> None:
+        """Freeze the prefix and keep its outputs; make the units, the optimizer and an empty meter."""
         self.model.freeze(phase.frozen)
-        modules = [
-            *self.model.body[phase.frozen : phase.depth],
-            *(self.model.head(depth) for depth in phase.heads),
-        ]
-        parameters = [parameter for module in modules for parameter in module.parameters()]
+        self.prefix = self._prefix_of(phase)
+        self.units = [self._unit(span) for span in phase.spans]
+        parameters = [parameter for unit in self.units for parameter in unit.parameters()]
         self.optimizer = build_optimizer(parameters, self.recipe.optimizer)
-        self.meter = Meter(len(phase.heads), self.device)
+        self.meter = self._new_meter()
+
+    def _unit(self, span: Span) -> nn.Module:
+        unit: nn.Module = LocalUnit(self.model, span, self.losses, recompute=self.recipe.gradient_checkpointing)
+        if not self.world.is_alone:
+            unit = DistributedDataParallel(unit, broadcast_buffers=False)
+        return cast(nn.Module, torch.compile(unit)) if self.recipe.compile else unit
+
+    def _prefix_of(self, phase: Phase) -> LivePrefix | PrefixCache:
+        """The frozen stages' outputs from the cache, deepened to this phase, or live where there is none."""
+        where = self.recipe.prefix_cache
+        if phase.frozen == 0 or where == "off" or self.position.live_prefix:
+            return LivePrefix(self.model, phase.frozen, self.autocast)
+        cache = self.prefix
+        if not isinstance(cache, PrefixCache):
+            cache = PrefixCache(
+                self.model,
+                self.train_batches.in_order(self.val_batches.batch_size),
+                self.val_batches.in_order(self.val_batches.batch_size),
+                self.autocast,
+                views=min(self.recipe.prefix_views, self.recipe.epochs),
+                place=None if where == "auto" else where,
+                folder=self.run.path,
+                keep_images=any(loss.uses_images for loss in self.losses.values()),
+                share=SHARE / self.world.size,
+            )
+        try:
+            cache.deepen(phase.frozen)
+        except TrainingError as error:
+            if where != "auto":
+                raise
+            self.position.live_prefix = True
+            self.log.event(event="no_prefix_cache", stage=phase.name, reason=str(error))
+            return LivePrefix(self.model, phase.frozen, self.autocast)
+        return cache
 
     def _leave(self, phase: Phase) -> None:
         """Keep the stage's own checkpoint, ask whether to go on, and step to the next phase."""
+        if self.recipe.keep == "best":
+            self._go_back_to_best(phase)
         self.optimizer = None
+        self.units = []
         self.position.phase += 1
         self.position.epoch = 0
-        if len(self.phases) > 1:
+        self.position.best_accuracy = None
+        if len(self.phases) > 1 and self.world.is_main:
             depth = phase.depth
             stage = with_prefix("stage", self.model.body[depth - 1].state_dict())
             head = with_prefix("head", self.model.head(depth).state_dict())
@@ -213,36 +273,67 @@ class Trainer:
             reason = self.stop_rule([self.val_correct[depth] for depth in sorted(self.val_correct)])
             if reason:
                 self.position.stopped = reason
-                self.run.append_event(event="stop", stage=phase.name, depth=phase.depth, reason=reason)
+                self.log.event(event="stop", stage=phase.name, depth=phase.depth, reason=reason)
         self.save()
 
-    def _finish(self) -> None:
-        trained = self.phases[self.position.phase - 1].depth
-        self.run.append_event(event="end", seconds=round(self.position.seconds, 3))
-        files = sorted(self.run.checkpoints.glob("*.safetensors"))
-        self.run.record_files(self.run.path / "config.yaml", self.run.events_path, *files)
-        self.run.update(
-            status="trained",
-            trained_depth=trained,
-            stopped=self.position.stopped,
-            seconds=round(self.position.seconds, 3),
-            progress=f"all of {trained} stages",
+    def _end_epoch(self, phase: Phase, images: int, seconds: float) -> None:
+        """Evaluate the phase's heads on val, log a line for each, and keep the weights if they are the best so far."""
+        training = self.log.finite(*self.meter.read(), phase, self.position)
+        results = self._evaluate(phase)
+        self.val_correct |= {depth: result.correct for depth, result in results.items()}
+        assert self.optimizer is not None
+        lr = self.optimizer.param_groups[0]["lr"]
+        self.log.epoch(phase, self.position, *training, results, lr=lr, images=images, seconds=seconds)
+        accuracy = results[phase.depth].accuracy
+        if self.position.best_accuracy is None or accuracy > self.position.best_accuracy:
+            self.position.best_accuracy = accuracy
+            if self.world.is_main:
+                found = {"phase": phase.name, "epoch": self.position.epoch + 1, "val_accuracy": accuracy}
+                save_checkpoint(self.run.checkpoints / BEST, with_prefix("model", self.model.state_dict()), found)
+
+    def _go_back_to_best(self, phase: Phase) -> None:
+        """Put the weights of the epoch with the best val accuracy back, and what they got right."""
+        self.world.wait()
+        path = self.run.checkpoints / BEST
+        weights, _ = load_checkpoint(path)
+        load_weights(self.model, under_prefix("model", weights), path)
+        self.val_correct |= {depth: result.correct for depth, result in self._evaluate(phase).items()}
+
+    def _evaluate(self, phase: Phase) -> dict[int, HeadResult]:
+        batches = self.prefix.validation(self.val_batches)
+        size = len(self.val_batches.images)
+        return evaluate(self.model, phase.heads, batches, size, phase.frozen, self.losses, self.autocast(), self.world)
+
+    @contextmanager
+    def _measured(self, phase: Phase) -> Iterator[None]:
+        """Log what the first step of a phase costs in memory and operations, eagerly even where it is compiled."""
+        parameters = [parameter for unit in self.units for parameter in unit.parameters()]
+        eager = torch.compiler.set_stance("force_eager") if self.recipe.compile else nullcontext()
+        with eager, ActivationMeter(parameters) as memory, FlopCounterMode(display=False) as operations:
+            yield
+        self.log.phase(
+            phase,
+            self.prefix,
+            parameters=sum(parameter.numel() for parameter in parameters),
+            activation_bytes=memory.peak_bytes,
+            step_flops=operations.get_total_flops() / self._images_a_step * self.world.size,
         )
 
     # ------------------------------------------------------------------ parts of a step
 
-    def _autocast(self) -> torch.autocast:
+    @property
+    def _images_a_step(self) -> int:
+        """Images in a global batch."""
+        return min(self.train_batches.batch_size, len(self.train_batches.images))
+
+    def autocast(self) -> torch.autocast:
+        """The precision of forward pass and loss."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16")
 
-    def _losses(self, phase: Phase, images: Tensor, labels: Tensor) -> Iterator[LossAt]:
-        """The strategy's losses, each computed under autocast and handed over outside of it."""
-        losses = self.strategy.losses(self.model, phase, images, labels, self.loss)
-        while True:
-            with self._autocast():
-                local = next(losses, None)
-            if local is None:
-                return
-            yield local
+    def _new_meter(self) -> Meter:
+        phase = self.phases[self.position.phase]
+        devices = [torch.device(span.device or self.device) for span in phase.spans for _ in span.heads]
+        return Meter(devices, self.world)
 
     def _set_learning_rate(self, step: int) -> None:
         assert self.optimizer is not None
@@ -254,96 +345,9 @@ class Trainer:
     def _steps_into_phase(self) -> int:
         return self.position.epoch * len(self.train_batches) + self.position.step
 
-    def _read_meter(self, phase: Phase) -> tuple[list[float], list[float]]:
-        """Mean loss and accuracy of each head in this epoch so far; TrainingError where a loss is NaN or infinite."""
-        losses, accuracies = self.meter.read()
-        for depth, value in zip(phase.heads, losses, strict=True):
-            if not math.isfinite(value):
-                raise self._failure(f"the loss is {value}", self.model.names[depth - 1])
-        return losses, accuracies
-
-    def _failure(self, what: str, stage: str) -> TrainingError:
-        """Record a failure in the log and in the manifest; the error to raise. The last good checkpoint stays."""
-        where = f"{what} in stage {stage!r}, epoch {self.position.epoch + 1}, step {self.position.step}"
-        self.run.append_event(event="failure", stage=stage, reason=where)
-        self.run.update(status="failed", progress=where)
-        return TrainingError(
-            f"{where}; the last good checkpoint is kept in {self.run.checkpoints}. "
-            "Train anew with a lower training.optimizer.lr, a warm-up or training.precision=fp32"
-        )
-
-    def _log_epoch(self, phase: Phase, images: int, seconds: float) -> None:
-        """Evaluate the phase's heads on val and log a line for each; ``images`` were trained on in ``seconds``."""
-        assert self.optimizer is not None
-        losses, accuracies = self._read_meter(phase)
-        results = evaluate(self.model, phase.heads, self.val_batches, self.loss, self._autocast())
-        for depth, train_loss, train_accuracy in zip(phase.heads, losses, accuracies, strict=True):
-            self.val_correct[depth] = results[depth].correct
-            self.run.append_event(
-                event="epoch",
-                stage=self.model.names[depth - 1],
-                depth=depth,
-                epoch=self.position.epoch + 1,
-                epochs=self.recipe.epochs,
-                train_loss=round(train_loss, 6),
-                train_accuracy=round(train_accuracy, 6),
-                val_loss=round(results[depth].loss, 6),
-                val_accuracy=round(results[depth].accuracy, 6),
-                lr=self.optimizer.param_groups[0]["lr"],
-                seconds=round(seconds, 3),
-                images_per_second=round(images / seconds, 1),
-                peak_memory_bytes=peak_memory_bytes(self.device),
-            )
-
-    # ------------------------------------------------------------------ checkpoints
-
     def save(self) -> None:
         """Write ``last.safetensors``; raises TrainingError instead where a weight is not finite."""
-        weights = self.model.state_dict()
-        for name, tensor in weights.items():
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                phase = self.phases[min(self.position.phase, len(self.phases) - 1)]
-                raise self._failure(f"weight {name} is not finite", phase.name)
         now = time.perf_counter()
         self.position.seconds += now - self.last_save
         self.last_save = now
-        self.position.events_bytes = self.run.events_path.stat().st_size
-        tensors = with_prefix("model", weights)
-        tensors |= with_prefix("val_correct", {str(depth): hits for depth, hits in self.val_correct.items()})
-        tensors |= with_prefix("meter", self.meter.tensors())
-        tensors["rng.cpu"] = torch.get_rng_state()
-        if self.device.type == "cuda":
-            tensors["rng.cuda"] = torch.cuda.get_rng_state(self.device)
-        if self.optimizer is not None:
-            tensors |= with_prefix("optimizer", optimizer_tensors(self.optimizer))
-        state = {"position": asdict(self.position), "optimizer": self.optimizer is not None}
-        save_checkpoint(self.run.checkpoints / LAST, tensors, state)
-        self.run.write_json("checkpoints/last.json", state | {"file": LAST})
-        if self.position.phase < len(self.phases):
-            phase = self.phases[self.position.phase]
-            progress = f"{phase.name}, epoch {self.position.epoch + 1} of {self.recipe.epochs}"
-            self.run.update(progress=f"phase {self.position.phase + 1} of {len(self.phases)}: {progress}")
-
-    def restore(self) -> None:
-        """Go back to the last checkpoint: weights, optimizer, random state, log and position."""
-        path = self.run.checkpoints / LAST
-        tensors, state = load_checkpoint(path)
-        try:
-            self.position = Position(**state["position"])
-            has_optimizer = state["optimizer"]
-            load_weights(self.model, under_prefix("model", tensors), path)
-            self.val_correct = {int(depth): hits for depth, hits in under_prefix("val_correct", tensors).items()}
-            if self.position.phase < len(self.phases):
-                phase = self.phases[self.position.phase]
-                if has_optimizer:
-                    self._prepare(phase)
-                    assert self.optimizer is not None
-                    load_optimizer(self.optimizer, under_prefix("optimizer", tensors))
-                    self.meter.restore(under_prefix("meter", tensors))
-            torch.set_rng_state(tensors["rng.cpu"])
-            if "rng.cuda" in tensors and self.device.type == "cuda":
-                torch.cuda.set_rng_state(tensors["rng.cuda"], self.device)
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"checkpoint {path} is not one of this trainer ({error!r}); train anew") from None
-        with self.run.events_path.open("r+b") as file:  # what was logged after the checkpoint is done again
-            file.truncate(self.position.events_bytes)
+        save_snapshot(self)

@@ -3,29 +3,46 @@
 import torch
 from torch import Tensor
 
+from lwexplain.training.distributed import World
+
 
 class Meter:
-    """Running loss and hits of each head in an epoch, kept on the device until they are read."""
+    """Running loss and hits of each head in an epoch, kept on its device until they are read."""
 
-    def __init__(self, heads: int, device: torch.device) -> None:
-        self.loss = torch.zeros(heads, dtype=torch.float64 if device.type != "mps" else torch.float32, device=device)
-        self.hits = torch.zeros(heads, dtype=torch.int64, device=device)
+    def __init__(self, devices: list[torch.device], world: World) -> None:
+        self.world = world
+        self.loss = [torch.zeros((), dtype=_precise(device), device=device) for device in devices]
+        self.hits = [torch.zeros((), dtype=torch.int64, device=device) for device in devices]
         self.count = 0
+        """Images so far, of all processes."""
 
+    @torch.no_grad()
     def add(self, row: int, value: Tensor, logits: Tensor, labels: Tensor) -> None:
-        with torch.no_grad():
-            self.loss[row] += value.detach() * len(labels)
-            self.hits[row] += (logits.argmax(1) == labels).sum()
+        """Add a batch of this process: mean loss, logits (N, K) and labels (N,) of the head in ``row``."""
+        self.loss[row] += value.detach() * len(labels)
+        self.hits[row] += (logits.argmax(1) == labels.to(logits.device)).sum()
 
     def read(self) -> tuple[list[float], list[float]]:
-        """Mean loss and accuracy of each head."""
-        count = max(1, self.count)
-        return (self.loss / count).tolist(), (self.hits / count).tolist()
+        """Mean loss and accuracy of each head over all processes; every process must call it."""
+        sums = self._sums() / max(1, self.count)
+        return sums[: len(self.loss)].tolist(), sums[len(self.loss) :].tolist()
 
     def tensors(self) -> dict[str, Tensor]:
-        return {"loss": self.loss, "hits": self.hits, "count": torch.tensor(self.count)}
+        """What ``restore`` needs; every process must call it. The sums are those of all processes."""
+        return {"sums": self._sums(), "count": torch.tensor(self.count)}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        self.loss.copy_(tensors["loss"])
-        self.hits.copy_(tensors["hits"])
+        """Go on from ``tensors``; in several processes the first one takes over all that was summed."""
+        sums = tensors["sums"] if self.world.is_main else torch.zeros_like(tensors["sums"])
+        for part, value in zip([*self.loss, *self.hits], sums, strict=True):
+            part.copy_(value)
         self.count = int(tensors["count"])
+
+    def _sums(self) -> Tensor:
+        """Losses, then hits, float64 (2 H,), on the CPU."""
+        sums = [float(part) for part in [*self.loss, *self.hits]]
+        return self.world.total(torch.tensor(sums, dtype=torch.float64))
+
+
+def _precise(device: torch.device) -> torch.dtype:
+    return torch.float64 if device.type != "mps" else torch.float32

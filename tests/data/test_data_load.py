@@ -4,10 +4,10 @@ import torch
 from PIL import Image
 
 import lwexplain.data.load as load_module
-from lwexplain.config import DataConfig
+from lwexplain.config import DataConfig, load_config
 from lwexplain.data.dataset import DATASETS, ImageArrays, ImageFiles, Source
-from lwexplain.data.load import available_memory, channel_stats, check_source, convert, load_data
-from lwexplain.errors import DataError, UnknownNameError
+from lwexplain.data.load import available_memory, channel_stats, check_source, convert, load_data, redraw_labels
+from lwexplain.errors import ConfigError, DataError, UnknownNameError
 
 
 @pytest.fixture
@@ -201,3 +201,95 @@ def test_loading_leaves_the_global_random_state_alone():
     before = torch.get_rng_state()
     load_data(DataConfig(name="synthetic", options={"samples": 100}, train_size=50), 0)
     assert torch.equal(before, torch.get_rng_state())
+
+
+def noisy(share, seed=0, **changes):
+    config = DataConfig(name="synthetic", options={"samples": 4000, "classes": 10, "size": 8}, **changes)
+    return load_data(config.model_copy(update={"label_noise": share}), seed)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_label_noise_changes_its_share_of_train_and_val_less_the_draws_of_the_true_class(share):
+    """Binomial: of n redrawn labels n * 9/10 change, give or take 4 standard deviations."""
+    clean, changed = noisy(0.0), noisy(share)
+    for part in ("train", "val"):
+        before, after = getattr(clean, part).labels, getattr(changed, part).labels
+        redrawn = round(share * len(before))
+        wrong = int((before != after).sum())
+        assert abs(wrong - 0.9 * redrawn) <= 4 * (redrawn * 0.9 * 0.1) ** 0.5
+
+
+def test_label_noise_leaves_test_labels_and_all_images_alone():
+    clean, changed = noisy(0.0), noisy(1.0)
+    assert torch.equal(clean.test.labels, changed.test.labels)
+    for part in ("train", "val", "test"):
+        assert torch.equal(getattr(clean, part).images, getattr(changed, part).images)
+    assert (clean.mean, clean.std) == (changed.mean, changed.std)
+
+
+def test_random_labels_are_uniform_and_independent_of_the_true_ones():
+    """Chi-squared of a 10 x 10 table of true and drawn labels, 99 degrees of freedom: above 149 once in a thousand."""
+    clean, changed = noisy(0.0).train.labels, noisy(1.0).train.labels
+    table = torch.bincount(10 * clean + changed, minlength=100).double()
+    expected = len(clean) / 100
+    assert ((table - expected) ** 2 / expected).sum() < 149
+
+
+@pytest.mark.parametrize("share", [0, 0.001, 0.25, 0.333, 0.5, 1])
+def test_exactly_the_rounded_number_of_labels_is_redrawn(share):
+    """Counted by drawing from one class that no image has."""
+    images = ImageArrays(torch.zeros(1001, 1, 1, 1, dtype=torch.uint8), torch.full((1001,), 7))
+    labels = redraw_labels(images, share, 1, 0, part="train").labels
+    assert int((labels == 0).sum()) == round(share * 1001)
+    assert int((labels == 7).sum()) == 1001 - round(share * 1001)
+    assert torch.equal(images.labels, torch.full((1001,), 7))
+
+
+def test_a_larger_share_redraws_the_same_labels_and_more():
+    clean, little, much = (noisy(share).train.labels for share in (0.0, 0.2, 0.6))
+    changed = little != clean
+    assert torch.equal(little[changed], much[changed])
+
+
+def test_label_noise_is_a_function_of_the_seed_and_the_split():
+    images = source(count=200).train
+    first, same, other = (redraw_labels(images, 0.5, 2, seed, part="train").labels for seed in (1, 1, 2))
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+    assert not torch.equal(first, redraw_labels(images, 0.5, 2, 1, part="val").labels)
+    assert noisy(0.5).fingerprint == noisy(0.5).fingerprint
+
+
+def test_label_noise_is_part_of_the_fingerprint():
+    assert len({noisy(share).fingerprint for share in (0.0, 0.1, 0.2, 1.0)}) == 4
+
+
+def test_the_subset_of_train_size_is_drawn_by_the_clean_labels():
+    clean, changed = noisy(0.0, train_size=100), noisy(1.0, train_size=100)
+    assert torch.equal(clean.train.images, changed.train.images)
+    assert torch.bincount(clean.train.labels).tolist() == [10] * 10
+    assert torch.bincount(changed.train.labels, minlength=10).tolist() != [10] * 10
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_label_noise_reaches_images_in_files(image_root, resident):
+    config = DataConfig(name="folder", root=image_root, resident=resident)
+    clean, changed = load_data(config, 0), load_data(config.model_copy(update={"label_noise": 1.0}), 0)
+    assert rows(clean.train) == rows(changed.train)
+    assert not torch.equal(clean.train.labels, changed.train.labels)
+    assert torch.equal(clean.test.labels, changed.test.labels)
+    assert clean.fingerprint != changed.fingerprint
+
+
+def test_a_class_may_lose_all_its_training_images_to_label_noise():
+    images = source(count=2).train
+    counts = [
+        torch.bincount(redraw_labels(images, 1.0, 2, seed, part="train").labels, minlength=2) for seed in range(9)
+    ]
+    assert any(0 in count.tolist() for count in counts)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.01, float("nan"), "much"])
+def test_a_share_of_label_noise_outside_zero_to_one_is_refused(share):
+    with pytest.raises(ConfigError, match=r"data\.label_noise: .*found"):
+        load_config({"data": {"label_noise": share}})

@@ -4,9 +4,8 @@ import torch
 from lwexplain.config import ModelConfig
 from lwexplain.errors import ConfigError, ModelError, UnknownNameError
 from lwexplain.models.build import MODELS, build_model
-from lwexplain.models.heads import HEADS, LinearHead
+from lwexplain.models.heads.linear import LinearHead
 from lwexplain.models.staged import StagedModel, features_of
-from lwexplain.training.losses import LOSSES
 
 FAMILIES = ["resnet10", "resnet18", "resnet34", "slim_resnet18", "vgg11", "cnn"]
 
@@ -16,8 +15,8 @@ def small(name, units="block", shape=(1, 28, 28), **options):
 
 
 def with_heads(model):
-    for depth, shape in enumerate(model.feature_shapes(), start=1):
-        model.set_head(depth, LinearHead(shape, model.num_classes))
+    for site in model.sites():
+        model.set_head(site.depth, LinearHead(site))
     return model
 
 
@@ -48,7 +47,7 @@ def test_resnet18_has_a_stem_and_eight_blocks(units, stages):
 def test_full_width_networks_have_the_published_number_of_parameters(name, parameters):
     """11,173,962 for ResNet-18 with a 3x3 stem and ten classes."""
     model = build_model(ModelConfig(name=name), (3, 32, 32), 10, seed=0)
-    model.set_head(model.depth, LinearHead((512, 1, 1), 10))
+    model.set_head(model.depth, LinearHead(model.sites()[-1]))
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
 
 
@@ -77,7 +76,7 @@ def test_resnet_equals_torchvision_with_the_same_weights():
 
     theirs = resnet18(num_classes=5).eval()
     ours = build_model(ModelConfig(name="resnet18", options={"stem": "imagenet"}), (3, 64, 64), 5, seed=0)
-    ours.set_head(ours.depth, LinearHead((512, 2, 2), 5))
+    ours.set_head(ours.depth, LinearHead(ours.sites()[-1]))
     mine, source = ours.state_dict(), list(theirs.state_dict().values())
     assert [tensor.shape for tensor in mine.values()] == [tensor.shape for tensor in source]
     ours.load_state_dict(dict(zip(mine, source, strict=True)))
@@ -174,51 +173,6 @@ def test_a_factory_that_makes_no_staged_model_is_refused(monkeypatch):
     monkeypatch.setitem(MODELS._factories, "odd", lambda *args, **options: torch.nn.Identity())
     with pytest.raises(ModelError, match="model 'odd' made a Identity, expected a StagedModel"):
         build_model(ModelConfig(name="odd"), (1, 8, 8), 2, seed=0)
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "words"),
-    [
-        ({"width": -3}, ModelError, "training.head_options.width=-3 must be a whole number of at least 1"),
-        ({"width": 0}, ModelError, "training.head_options.width=0"),
-        ({"hidden": "two"}, ModelError, "training.head_options.hidden='two'"),
-        ({"hidden": 0}, ModelError, "training.head_options.hidden=0"),
-        ({"shape": 3}, UnknownNameError, "head 'conv' has no option 'shape'"),
-    ],
-)
-def test_an_option_of_a_head_that_does_not_fit_is_named(options, error, words):
-    with pytest.raises(error, match=words):
-        HEADS.create("conv", (16, 8, 8), 3, options=options)
-
-
-def test_the_label_smoothing_of_a_loss_has_its_own_key():
-    with pytest.raises(
-        ConfigError, match=r"training\.loss_options of loss 'cross_entropy'.*set training\.label_smoothing"
-    ):
-        LOSSES.create("cross_entropy", 3, options={"label_smoothing": 0.1}, label_smoothing=0.0)
-
-
-@pytest.mark.parametrize("name", HEADS.names())
-@pytest.mark.parametrize("shape", [(16, 28, 28), (16, 1, 1), (16, 2, 2)])
-def test_heads_map_features_to_logits(name, shape):
-    head = HEADS.create(name, shape, 7)
-    assert head(torch.randn(3, *shape)).shape == (3, 7)
-
-
-def test_golden_sizes_of_the_heads():
-    sizes = {
-        name: sum(p.numel() for p in HEADS.create(name, (16, 28, 28), 10).parameters()) for name in ("linear", "conv")
-    }
-    assert sizes["linear"] == 16 * 10 + 10
-    assert sizes["conv"] == (16 * 64 * 9 + 2 * 64) + (64 * 64 * 9 + 2 * 64) + (64 * 4 * 10 + 10)
-
-
-def test_linear_head_takes_tokens_and_vectors_and_conv_refuses_them():
-    tokens = HEADS.create("linear", (9, 16), 3)
-    assert tokens(torch.randn(2, 9, 16)).shape == (2, 3)
-    assert HEADS.create("linear", (16,), 3)(torch.randn(2, 16)).shape == (2, 3)
-    with pytest.raises(ModelError, match="linear"):
-        HEADS.create("conv", (9, 16), 3)
 
 
 def test_all_models_are_registered():

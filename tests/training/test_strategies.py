@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from lwexplain.training.losses import CrossEntropy
-from lwexplain.training.strategy import STRATEGIES
+from lwexplain.models.staged import detach
+from lwexplain.training.strategies.base import STRATEGIES
 
 LOCAL = ["greedy", "decoupled"]
 
@@ -28,24 +28,31 @@ def test_bp_has_one_head_at_the_end(make):
     assert trainer.model.head_depths == [3]
 
 
+def gradients_after_each_unit(trainer):
+    """For each unit's backward pass, which stages it leaves a gradient in."""
+    trainer.run = None
+    trainer.prepare(trainer.phases[0])
+    state, labels, images, _ = next(iter(trainer.prefix.training(trainer.train_batches, 0, 0, 0)))
+    found = []
+    for unit in trainer.units:
+        trainer.model.zero_grad(set_to_none=True)
+        result = unit(state, labels, images)
+        result.loss.backward()
+        found.append([any(p.grad is not None for p in stage.parameters()) for stage in trainer.model.body])
+        state = detach(result.state)
+    return found
+
+
 def test_decoupled_cuts_gradients_between_stages(make):
     """The loss of a deeper stage leaves no gradient in the stages before it."""
     trainer, _ = make("run", {"training.strategy": "decoupled"})
-    images, labels, _ = next(iter(trainer.train_batches.epoch()))
-    phase = trainer.phases[0]
-    gradients = []
-    for local in trainer.strategy.losses(trainer.model, phase, images, labels, trainer.loss):
-        trainer.model.zero_grad(set_to_none=True)
-        local.value.backward()
-        gradients.append([any(p.grad is not None for p in stage.parameters()) for stage in trainer.model.body])
-    assert gradients == [[True, False, False], [False, True, False], [False, False, True]]
+    assert gradients_after_each_unit(trainer) == [[True, False, False], [False, True, False], [False, False, True]]
 
 
-def test_bp_sends_gradients_to_every_stage(make):
-    trainer, _ = make()
-    images, labels, _ = next(iter(trainer.train_batches.epoch()))
-    (local,) = trainer.strategy.losses(trainer.model, trainer.phases[0], images, labels, trainer.loss)
-    local.value.backward()
+@pytest.mark.parametrize("strategy", ["bp", "deep_supervision"])
+def test_global_strategies_send_gradients_to_every_stage(make, strategy):
+    trainer, _ = make("run", {"training.strategy": strategy})
+    assert gradients_after_each_unit(trainer) == [[True, True, True]]
     assert all(p.grad is not None for p in trainer.model.parameters())
 
 
@@ -74,18 +81,3 @@ def test_greedy_leaves_the_frozen_prefix_bit_identical(make, monkeypatch, precis
     monkeypatch.setattr(trainer, "_leave", leaving)
     trainer.fit(run)
     assert list(snapshots) == [1, 2, 3]
-
-
-def test_cross_entropy_is_the_mean_negative_log_likelihood():
-    """Worked by hand: logits (0, log 3) give the second class the probability 3/4."""
-    logits = torch.tensor([[0.0, torch.log(torch.tensor(3.0))]])
-    value = CrossEntropy(2)(logits, torch.tensor([1]), logits, logits)
-    torch.testing.assert_close(value, -torch.log(torch.tensor(0.75)))
-
-
-def test_label_smoothing_mixes_in_the_uniform_distribution():
-    logits = torch.tensor([[0.0, 2.0, -1.0]])
-    log_p = torch.log_softmax(logits, 1)[0]
-    expected = -(0.7 * log_p[1] + 0.3 * log_p.mean())
-    value = CrossEntropy(3, label_smoothing=0.3)(logits, torch.tensor([1]), logits, logits)
-    torch.testing.assert_close(value, expected)

@@ -1,0 +1,161 @@
+"""Several processes that train one network: what they exchange (``torchrun``, torch.distributed).
+
+Every process draws the same global batch and works on its own rows of it; gradients are averaged (DDP), batch
+statistics, losses and hits are summed. One process writes the run directory.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_gather, all_reduce
+
+from lwexplain.errors import TrainingError
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of this training and the place of this one among them."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """True in the process that writes and prints."""
+        return self.rank == 0
+
+    @property
+    def is_alone(self) -> bool:
+        return self.size == 1
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """The sum over all processes, on the CPU; every process must call it."""
+        if self.is_alone:
+            return tensor.cpu()
+        mine = tensor.to(_exchange_device(), copy=True)
+        dist.all_reduce(mine)
+        return mine.cpu()
+
+    def any(self, *flags: bool) -> list[bool]:
+        """For each flag, whether it is set in any process, so that all act alike."""
+        if self.is_alone:
+            return list(flags)
+        raised = torch.tensor([int(flag) for flag in flags])
+        return [value > 0 for value in self.total(raised).tolist()]
+
+    def gather(self, tensor: Tensor) -> list[Tensor]:
+        """The tensor of every process (equal shapes), on the CPU, in the order of the ranks."""
+        if self.is_alone:
+            return [tensor]
+        mine = tensor.to(_exchange_device())
+        parts = [torch.empty_like(mine) for _ in range(self.size)]
+        dist.all_gather(parts, mine)
+        return [part.cpu() for part in parts]
+
+    @contextmanager
+    def first_alone(self) -> Iterator[None]:
+        """The first process runs the block and the others go on when it is done; an error of it is one of all."""
+        error: BaseException | None = None
+        try:
+            yield
+        except Exception as raised:
+            error = raised
+        if self.any(error is not None)[0]:
+            raise error or TrainingError("the first process could not start; it says why")
+
+    def wait(self) -> None:
+        """Return once every process has come here."""
+        self.any(False)
+
+
+def current_world() -> World:
+    """The world of this process: alone unless torch.distributed has been started."""
+    if dist.is_available() and dist.is_initialized():
+        return World(dist.get_rank(), dist.get_world_size())
+    return World()
+
+
+@contextmanager
+def joined_world() -> Iterator[World]:
+    """Join the processes that ``torchrun`` has started; alone where it has not. Leaves them at the end."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ or dist.is_initialized():
+        yield current_world()
+        return
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    try:
+        dist.init_process_group("nccl" if cuda else "gloo")
+    except (RuntimeError, ValueError) as error:
+        raise TrainingError(f"the processes cannot find each other ({error}); start them with torchrun") from None
+    try:
+        yield current_world()
+    finally:
+        dist.destroy_process_group()
+
+
+def all_rows(tensor: Tensor) -> Tensor:
+    """The rows (first dimension) of all processes in the order of the global batch, with gradients to each.
+
+    Without gradients, as in an evaluation, each process keeps to its own rows.
+    """
+    if not torch.is_grad_enabled() or current_world().is_alone:
+        return tensor
+    return torch.cat(all_gather(tensor))
+
+
+class SynchronisedBatchNorm(nn.BatchNorm2d):
+    """Batch normalisation over the rows of all processes, on any device that can sum among them.
+
+    Equal to ``nn.BatchNorm2d`` on the whole batch (Ioffe and Szegedy 2015). On CUDA the trainer takes torch's own
+    ``nn.SyncBatchNorm``, which does not work on the CPU.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or current_world().is_alone:
+            return super().forward(x)
+        sums = x.float().sum((0, 2, 3))
+        count = torch.full_like(sums[:1], x.numel() // x.shape[1])
+        total = all_reduce(torch.cat([sums, count]))
+        mean, count = total[:-1] / total[-1], total[-1]
+        centred = x.float() - mean.reshape(1, -1, 1, 1)
+        variance = all_reduce(centred.square().sum((0, 2, 3))) / count
+        if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
+            with torch.no_grad():
+                assert self.num_batches_tracked is not None
+                self.num_batches_tracked.add_(1)
+                momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+                self.running_mean.lerp_(mean.detach(), momentum)
+                self.running_var.lerp_((variance * count / (count - 1)).detach(), momentum)
+        scale = (variance + self.eps).rsqrt()
+        if self.weight is not None:
+            scale = scale * self.weight
+        y = centred * scale.reshape(1, -1, 1, 1)
+        if self.bias is not None:
+            y = y + self.bias.reshape(1, -1, 1, 1)
+        return y.to(x.dtype)
+
+
+def synchronise_batch_norm(module: nn.Module, device: torch.device) -> nn.Module:
+    """The module with every batch normalisation replaced by one over all processes; weights are kept."""
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            child.__class__ = SynchronisedBatchNorm
+        elif isinstance(child, nn.modules.batchnorm._BatchNorm):
+            raise TrainingError(
+                f"{type(child).__name__} {name!r} cannot be synchronised among processes on the CPU; train in one"
+            )
+        else:
+            synchronise_batch_norm(child, device)
+    return module
+
+
+def _exchange_device() -> torch.device:
+    return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")

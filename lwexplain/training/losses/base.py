@@ -1,0 +1,47 @@
+"""What a local loss is: the module through which a stage (or the whole network) learns."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lwexplain.models.site import Site
+from lwexplain.registry import Registry
+
+LOSSES = Registry("loss", "lwexplain.training.losses", group="lwexplain.losses", options_key="training.loss_options")
+"""Factories ``(setting, **options) -> LocalLoss``."""
+
+
+@dataclass(frozen=True)
+class LossSetting:
+    """What a loss is built from: its ``site``, the recipe's ``label_smoothing`` and how images are normalised
+    (``mean`` and ``std`` of each channel, pixels in [0, 1])."""
+
+    site: Site
+    label_smoothing: float = 0.0
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+    def pixels(self, images: Tensor) -> Tensor:
+        """Normalised images (N, C, H, W) as pixels in [0, 1] again."""
+        mean = torch.tensor(self.mean, dtype=images.dtype, device=images.device).reshape(1, -1, 1, 1)
+        std = torch.tensor(self.std, dtype=images.dtype, device=images.device).reshape(1, -1, 1, 1)
+        return (images * std + mean).clamp(0, 1)
+
+
+class LocalLoss(nn.Module):
+    """``(logits (N, K), labels (N,), features of the stage, images (N, C, H, W)) -> scalar``.
+
+    A loss may have parameters of its own (a decoder, a projection); they learn with the stage, are kept in the
+    checkpoints and are no part of the network. Where ``reads_logits`` is False the loss shapes the features alone:
+    the trainer then teaches the head by cross-entropy on detached features, so that it reads the stage without
+    changing it. ``uses_images`` says whether images are looked at. A loss that compares samples with each other
+    passes what it compares through ``lwexplain.training.distributed.all_rows``, so that several processes see one
+    batch.
+    """
+
+    reads_logits: bool = True
+    uses_images: bool = False
+
+    def forward(self, logits: Tensor, labels: Tensor, features: Tensor, images: Tensor) -> Tensor:
+        raise TypeError(f"{type(self).__name__} is a loss without a forward")

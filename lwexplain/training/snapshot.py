@@ -1,0 +1,106 @@
+"""What an exact resume needs: how far training has come, weights, optimizer, random state and log, in one file."""
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from lwexplain.errors import CheckpointError
+from lwexplain.training.checkpoint import (
+    LAST,
+    load_checkpoint,
+    load_optimizer,
+    load_weights,
+    optimizer_tensors,
+    save_checkpoint,
+    under_prefix,
+    with_prefix,
+)
+
+if TYPE_CHECKING:
+    from lwexplain.training.loop import Trainer
+
+
+@dataclass
+class Position:
+    """How far training has come: the next step to do.
+
+    ``seconds`` of training so far, ``events_bytes`` of the log, ``stopped`` the reason for an early end,
+    ``live_prefix`` whether the outputs of frozen stages found no place to be kept in, ``best_accuracy`` the best on
+    val of the present phase.
+    """
+
+    phase: int = 0
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    events_bytes: int = 0
+    stopped: str | None = None
+    live_prefix: bool = False
+    best_accuracy: float | None = None
+
+
+def save_snapshot(trainer: "Trainer") -> None:
+    """Write ``last.safetensors``; every process must call it. Raises TrainingError where a weight is not finite."""
+    position, world = trainer.position, trainer.world
+    weights = trainer.model.state_dict()
+    phase = trainer.phases[min(position.phase, len(trainer.phases) - 1)]
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise trainer.log.failure(f"weight {name} is not finite", phase.name, position)
+    meter = trainer.meter.tensors()
+    random_states = world.gather(torch.get_rng_state())
+    on_device = world.gather(torch.cuda.get_rng_state(trainer.device)) if trainer.device.type == "cuda" else []
+    if not world.is_main:
+        return
+    position.events_bytes = trainer.run.events_path.stat().st_size
+    tensors = with_prefix("model", weights) | with_prefix("meter", meter)
+    for depth, loss in trainer.losses.items():
+        tensors |= with_prefix(f"loss.{depth}", loss.state_dict())
+    tensors |= with_prefix("val_correct", {str(depth): hits for depth, hits in trainer.val_correct.items()})
+    tensors |= with_prefix("rng.cpu", {str(rank): state for rank, state in enumerate(random_states)})
+    tensors |= with_prefix("rng.cuda", {str(rank): state for rank, state in enumerate(on_device)})
+    if trainer.optimizer is not None:
+        tensors |= with_prefix("optimizer", optimizer_tensors(trainer.optimizer))
+    state = {"position": asdict(position), "optimizer": trainer.optimizer is not None, "processes": world.size}
+    save_checkpoint(trainer.run.checkpoints / LAST, tensors, state)
+    trainer.run.write_json("checkpoints/last.json", state | {"file": LAST})
+    if position.phase < len(trainer.phases):
+        progress = f"{phase.name}, epoch {position.epoch + 1} of {trainer.recipe.epochs}"
+        trainer.run.update(progress=f"phase {position.phase + 1} of {len(trainer.phases)}: {progress}")
+
+
+def restore_snapshot(trainer: "Trainer") -> None:
+    """Go back to the last checkpoint: weights, optimizer, random state, log and position."""
+    path = trainer.run.checkpoints / LAST
+    tensors, state = load_checkpoint(path)
+    try:
+        if state["processes"] != trainer.world.size:
+            raise CheckpointError(
+                f"{trainer.run.path} was trained by {state['processes']} processes and now there are "
+                f"{trainer.world.size}; resume with torchrun --nproc_per_node={state['processes']}"
+            )
+        trainer.position = Position(**state["position"])
+        load_weights(trainer.model, under_prefix("model", tensors), path)
+        for depth, loss in trainer.losses.items():
+            load_weights(loss, under_prefix(f"loss.{depth}", tensors), path)
+        trainer.val_correct = {int(depth): hits for depth, hits in under_prefix("val_correct", tensors).items()}
+        if state["optimizer"]:
+            trainer.prepare(trainer.phases[trainer.position.phase])
+            assert trainer.optimizer is not None
+            load_optimizer(trainer.optimizer, under_prefix("optimizer", tensors))
+            trainer.meter.restore(under_prefix("meter", tensors))
+        _restore_random_states(trainer, tensors)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise CheckpointError(f"checkpoint {path} is not one of this trainer ({error!r}); train anew") from None
+    if trainer.world.is_main:
+        with trainer.run.events_path.open("r+b") as file:  # what was logged after the checkpoint is done again
+            file.truncate(trainer.position.events_bytes)
+
+
+def _restore_random_states(trainer: "Trainer", tensors: dict[str, Tensor]) -> None:
+    rank = trainer.world.rank
+    torch.set_rng_state(tensors[f"rng.cpu.{rank}"])
+    if trainer.device.type == "cuda" and f"rng.cuda.{rank}" in tensors:
+        torch.cuda.set_rng_state(tensors[f"rng.cuda.{rank}"], trainer.device)
