@@ -36,9 +36,9 @@ from lwexplain.results import (
     write_analysis,
 )
 from lwexplain.run import Run
+from lwexplain.training.build import build_trainable
 from lwexplain.training.checkpoint import load_final_weights
 from lwexplain.training.devices import pick_device
-from lwexplain.training.build import build_trainable
 
 SPLITS = ("train", "val", "test")
 SAMPLE_IMAGES = 12

@@ -39,6 +39,12 @@ class Kind(StrEnum):
     probes = "probes"
 
 
+class Reproducible(StrEnum):
+    """What ``lwexplain reproduce`` can reproduce."""
+
+    thesis = "thesis"
+
+
 @app.callback()
 def options(
     verbose: Annotated[bool, typer.Option("--verbose", help="Show the traceback of an error.")] = False,
@@ -144,6 +150,34 @@ def report(
     from lwexplain import api
 
     typer.echo(f"report: {api.report(run_dir, out)}")
+
+
+@app.command()
+def reproduce(
+    what: Annotated[Reproducible, typer.Argument(help="What to reproduce.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, e.g. training.epochs=3.")
+    ] = None,
+    data: Annotated[str, typer.Option(help="A data set of `lwexplain list datasets`, or a folder.")] = "fashion_mnist",
+    width: Annotated[
+        int | None, typer.Option(min=1, help="Channels of the first stage (default: 64, as published).")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of each network.")] = 3,
+    out: Annotated[Path | None, typer.Option(help="Folder for runs and tables (default: runs/thesis_DATA).")] = None,
+) -> None:
+    """Train BP + SGD, layer-wise and slim layer-wise ResNet-18 and put them side by side; goes on where it stopped."""
+    from lwexplain.config import parse_overrides
+    from lwexplain.reproduce import reproduce_thesis
+    from lwexplain.views.study_table import depth_table, summary_table
+
+    folder = out or Path("runs") / f"{what.value}_{Path(data).name}"
+    settings = parse_overrides(overrides or [])
+    rows = reproduce_thesis(data, width, seeds, folder, settings, say=lambda text: typer.echo(text, err=True))
+    for title, table in [("", summary_table(rows)), *((row["title"], depth_table(row)) for row in rows)]:
+        typer.echo(title)
+        _print_grid(table.header, table.rows)
+    typer.echo("")
+    typer.echo(f"tables: {folder / 'table.md'}, {folder / 'table.json'}")
 
 
 @app.command("list")

@@ -28,7 +28,8 @@ class Batches:
     global random state is read or changed. Images in memory are put on the device once as uint8 if they fill
     at most half of what is free there; files are decoded by ``workers`` loader processes. Both, and any
     number of workers, give identical batches. With ``drop_last`` a split smaller than one batch is still one batch.
-    With ``shard`` = (r, n) a batch holds only the r-th of n consecutive parts of its rows, the same rows as without.
+    With ``shard`` = (r, n) a batch holds only every n-th of its rows from the r-th on, the same rows as without; so the
+    first half of the rows of all shards is the first half of the batch.
     """
 
     def __init__(
@@ -103,7 +104,7 @@ class Batches:
     def shard_of(self, count: int) -> slice:
         """Which of the ``count`` rows of a whole batch belong to the shard."""
         part, parts = self.shard
-        return slice(count * part // parts, count * (part + 1) // parts)
+        return slice(part, count, parts)
 
     def __iter__(self) -> Iterator[Batch]:
         """Epoch 0, for a split that is read in order."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 from torch.utils.hooks import RemovableHandle
 
 
@@ -27,7 +28,7 @@ class ActivationMeter(TorchDispatchMode):
 
         with ActivationMeter(model.parameters()) as meter:
             loss_of(model(images)).backward()
-        meter.peak_bytes
+        meter.peak_bytes, meter.flops
 
     Counted is the storage of every tensor that an operation makes, once however many views there are, until it is
     freed: what autograd saves for the backward pass, gradients of activations, passing results, recomputed activations
@@ -36,6 +37,10 @@ class ActivationMeter(TorchDispatchMode):
     (``torch.from_numpy``), and what an operation uses inside itself (the workspace of a convolution). Sizes are those
     asked for, before an allocator rounds them up, and bytes on several devices add up; so the number depends on the
     device only through the operations that PyTorch chooses there. Keep ``optimizer.step()`` outside: its state counts.
+
+    ``flops`` are those of matrix products and convolutions, a multiplication and an addition counted as two, by torch's
+    own table of formulas; what a checkpoint computes twice counts twice. (``FlopCounterMode`` around the step would
+    say the same, but keeps checkpoints from freeing what they recompute.)
 
     A gradient is known as one only when autograd brings it to its parameter, some time after it was made; therefore
     sizes are noted as a list of changes, which is summed up when somebody asks.
@@ -78,7 +83,11 @@ class ActivationMeter(TorchDispatchMode):
             hook.remove()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
-        result = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        count = flop_registry.get(func._overloadpacket)
+        if count is not None:
+            self.flops += int(count(*args, **kwargs, out_val=result))
         given = {storage._cdata for storage in _storages_in((args, kwargs))}
         for storage in _storages_in(result):
             if storage._cdata in self._storages:
@@ -94,6 +103,7 @@ class ActivationMeter(TorchDispatchMode):
         self._changes: list[tuple[int, int]] = []  # (number of the storage, bytes more or less)
         self._gradients: set[int] = set()
         self._made = 0
+        self.flops = 0
         self._hooks: list[RemovableHandle] = []
 
     def _changes_without_gradients(self) -> Iterator[int]:

@@ -8,11 +8,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_gather, all_reduce
 
 from lwexplain.errors import TrainingError
 
@@ -100,13 +100,47 @@ def joined_world() -> Iterator[World]:
 
 
 def all_rows(tensor: Tensor) -> Tensor:
-    """The rows (first dimension) of all processes in the order of the global batch, with gradients to each.
+    """The rows (first dimension, as many in each) of all processes, one process after the other, with gradients to
+    each.
 
     Without gradients, as in an evaluation, each process keeps to its own rows.
     """
     if not torch.is_grad_enabled() or current_world().is_alone:
         return tensor
-    return torch.cat(all_gather(tensor))
+    return cast(Tensor, _AllRows.apply(tensor))
+
+
+class _AllRows(torch.autograd.Function):
+    """The rows of all processes; backward, the gradients that all processes have for the own ones."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        ctx.rows = len(tensor)
+        parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, tensor.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return _summed(gradients[0]).split(ctx.rows)[dist.get_rank()]
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over all processes, forward and backward."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        return _summed(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return _summed(gradients[0])
+
+
+def _summed(tensor: Tensor) -> Tensor:
+    total = tensor.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total)
+    return total
 
 
 class SynchronisedBatchNorm(nn.BatchNorm2d):
@@ -121,10 +155,10 @@ class SynchronisedBatchNorm(nn.BatchNorm2d):
             return super().forward(x)
         sums = x.float().sum((0, 2, 3))
         count = torch.full_like(sums[:1], x.numel() // x.shape[1])
-        total = all_reduce(torch.cat([sums, count]))
+        total = cast(Tensor, _Sum.apply(torch.cat([sums, count])))
         mean, count = total[:-1] / total[-1], total[-1]
         centred = x.float() - mean.reshape(1, -1, 1, 1)
-        variance = all_reduce(centred.square().sum((0, 2, 3))) / count
+        variance = cast(Tensor, _Sum.apply(centred.square().sum((0, 2, 3)))) / count
         if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
             with torch.no_grad():
                 assert self.num_batches_tracked is not None

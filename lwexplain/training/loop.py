@@ -8,7 +8,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.flop_counter import FlopCounterMode
 
 from lwexplain.config import Config
 from lwexplain.data.batches import Batches
@@ -89,6 +88,11 @@ class Trainer:
         recipe, parts = self.recipe, self.recipe.accumulate * self.world.size
         if recipe.stop == "auto" and recipe.strategy != "greedy":
             raise TrainingError("training.stop=auto needs training.strategy=greedy: only there stages come one by one")
+        if batch % self.world.size:
+            raise TrainingError(
+                f"{batch} images in a batch cannot be shared evenly by {self.world.size} processes; "
+                f"set data.batch_size to a multiple of {self.world.size}"
+            )
         if batch < 2 * parts:
             raise TrainingError(
                 f"batch normalisation needs two images in a batch: {batch} images in {parts} parts are too few; "
@@ -223,7 +227,9 @@ class Trainer:
     def _unit(self, span: Span) -> nn.Module:
         unit: nn.Module = LocalUnit(self.model, span, self.losses, recompute=self.recipe.gradient_checkpointing)
         if not self.world.is_alone:
-            unit = DistributedDataParallel(unit, broadcast_buffers=False)
+            parallel = DistributedDataParallel(unit)
+            parallel.broadcast_buffers = False  # batch statistics are those of all processes anyway
+            unit = parallel
         return cast(nn.Module, torch.compile(unit)) if self.recipe.compile else unit
 
     def _prefix_of(self, phase: Phase) -> LivePrefix | PrefixCache:
@@ -309,14 +315,14 @@ class Trainer:
         """Log what the first step of a phase costs in memory and operations, eagerly even where it is compiled."""
         parameters = [parameter for unit in self.units for parameter in unit.parameters()]
         eager = torch.compiler.set_stance("force_eager") if self.recipe.compile else nullcontext()
-        with eager, ActivationMeter(parameters) as memory, FlopCounterMode(display=False) as operations:
+        with eager, ActivationMeter(parameters) as meter:
             yield
         self.log.phase(
             phase,
             self.prefix,
             parameters=sum(parameter.numel() for parameter in parameters),
-            activation_bytes=memory.peak_bytes,
-            step_flops=operations.get_total_flops() / self._images_a_step * self.world.size,
+            activation_bytes=meter.peak_bytes,
+            step_flops=meter.flops / self._images_a_step * self.world.size,
         )
 
     # ------------------------------------------------------------------ parts of a step

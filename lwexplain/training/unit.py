@@ -7,6 +7,7 @@ from typing import NamedTuple, cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from lwexplain.models.staged import StagedModel, State, features_of
@@ -47,7 +48,7 @@ class LocalUnit(nn.Module):
             state = _recomputed(stage, state) if self.recompute else stage(state)
             if depth in self.span.heads:
                 name = str(depth)
-                value, scores = head_loss(self.heads[name], self.losses[name], state, labels, images)
+                value, scores = head_loss(self.heads[name], cast(LocalLoss, self.losses[name]), state, labels, images)
                 values.append(value)
                 logits.append(scores)
         loss = sum(weight * value for weight, value in zip(self.span.weights, values, strict=True))
@@ -55,7 +56,7 @@ class LocalUnit(nn.Module):
         return UnitResult(loss, values, logits, state)
 
 
-def head_loss(head: nn.Module, loss: nn.Module, state: State, labels: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+def head_loss(head: nn.Module, loss: LocalLoss, state: State, labels: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
     """The local loss (a scalar) of a stage's state, and its head's logits (N, K).
 
     Where the loss shapes the features alone, the head learns by cross-entropy on detached features.
@@ -63,10 +64,17 @@ def head_loss(head: nn.Module, loss: nn.Module, state: State, labels: Tensor, im
     features = features_of(state)
     labels, images = labels.to(features.device), images.to(features.device)
     if loss.reads_logits:
-        logits = head(features)
+        logits = head(_with_gradient_share(features, loss.logits_share))
         return loss(logits, labels, features, images), logits
     logits = head(features.detach())
     return loss(logits, labels, features, images) + F.cross_entropy(logits, labels), logits
+
+
+def _with_gradient_share(features: Tensor, share: float) -> Tensor:
+    """The same features, through which only a share of the gradient goes on."""
+    if share == 1 or not features.requires_grad:
+        return features
+    return share * features + (1 - share) * features.detach()
 
 
 def _recomputed(stage: nn.Module, state: State) -> State:
@@ -82,11 +90,14 @@ def _contexts(stage: nn.Module) -> tuple[AbstractContextManager[None], AbstractC
 @contextmanager
 def _statistics_left_alone(stage: nn.Module) -> Iterator[None]:
     """Keep the second forward pass from moving the running statistics a second time."""
-    norms = [module for module in stage.modules() if getattr(module, "track_running_stats", False)]
+    norms = [module for module in stage.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    momenta = [norm.momentum for norm in norms]
     try:
         for norm in norms:
-            setattr(norm, "track_running_stats", False)  # noqa: B010
+            norm.momentum = 0.0
         yield
     finally:
-        for norm in norms:
-            setattr(norm, "track_running_stats", True)  # noqa: B010
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            if norm.training and norm.num_batches_tracked is not None:
+                norm.num_batches_tracked.sub_(1)

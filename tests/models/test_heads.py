@@ -11,7 +11,7 @@ from lwexplain.config import ModelConfig
 from lwexplain.errors import ModelError, UnknownNameError
 from lwexplain.models.build import build_model
 from lwexplain.models.heads.auglocal import AugLocalHead, sampled_depths
-from lwexplain.models.heads.base import HEADS
+from lwexplain.models.heads.base import HEADS, pooled
 from lwexplain.models.heads.mlp_sr import MlpSrHead
 from lwexplain.models.site import Site
 
@@ -307,3 +307,12 @@ def test_auglocal_refuses_stages_to_follow_that_are_no_maps(site_of, following):
     words = rf"auglocal head after stage 1 .* after stage {1 + len(following)}; use training\.head=linear"
     with pytest.raises(ModelError, match=words):
         HEADS.create("auglocal", site_of((16, 8, 8), following=following))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_pooling_is_the_mean_in_training_and_in_evaluation_with_the_same_gradient(memory_format):
+    features = torch.randn(4, 6, 5, 3).to(memory_format=memory_format).requires_grad_()
+    weights = torch.randn(4, 6)
+    (pooled(features) * weights).sum().backward()
+    torch.testing.assert_close(pooled(features), pooled(features.detach()))
+    torch.testing.assert_close(features.grad, (weights / 15)[:, :, None, None].expand_as(features))

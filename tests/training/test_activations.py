@@ -308,6 +308,15 @@ def test_flops_are_counted_beside_it_in_either_order():
     assert (meter.peak_bytes, flops.get_total_flops()) == (peak, alone.get_total_flops())
 
 
+def test_flops_are_those_of_torchs_own_counter():
+    model, (images, labels) = conv_net(), batch()
+    with FlopCounterMode(display=False) as expected:
+        step(model, images, labels)
+    with ActivationMeter(model.parameters()) as meter:
+        step(model, images, labels)
+    assert meter.flops == expected.get_total_flops() > 0
+
+
 def test_nothing_counts_after_the_context():
     with ActivationMeter() as meter:
         x = torch.zeros(4, 8)

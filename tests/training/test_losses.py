@@ -20,12 +20,13 @@ from lwexplain.training.losses.infopro import InfoPro, supervised_contrastive
 from lwexplain.training.losses.predsim import PredSim
 from lwexplain.training.losses.separability import Separability, fisher_loss, margin_loss
 from lwexplain.training.losses.similarity import Similarity, similarity_matrix
+from lwexplain.training.unit import head_loss
 
 BUILT_IN = [name for name in LOSSES.names() if name not in LOSSES.third_party()]
 CASES = [
     *((name, {}) for name in BUILT_IN),
     ("infopro", {"kind": "softmax"}),
-    ("separability", {"measure": "margin"}),
+    ("separability", {"measure": "fisher"}),
 ]
 MAPS, TOKENS, VECTOR = (12, 4, 4), (5, 12), (12,)
 CLASSES = 3
@@ -184,7 +185,7 @@ def test_what_has_no_parameters_is_computed_in_full_precision_under_bf16(build, 
         (similarity, "similarity", {}),
         (similarity, "predsim", {"beta": 1.0}),
         (separability, "separability", {}),
-        (separability, "separability", {"measure": "margin"}),
+        (separability, "separability", {"measure": "fisher"}),
         (infopro, "infopro", {}),
     ],
 )
@@ -331,13 +332,32 @@ def test_a_row_without_variation_is_similar_to_none_and_gets_no_gradient():
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.25, 0.99, 1.0])
-def test_beta_is_the_weight_of_similarity_in_predsim(build, beta):
+def test_predsim_is_cross_entropy_and_beta_times_similarity(build, beta):
+    labels, features, images = batch([0, 2, 1, 1])
+    similar = value_of(build("similarity"), labels, features, images).item()
+    crossed = value_of(build("cross_entropy", label_smoothing=0.1), labels, features, images).item()
+    value = value_of(build("predsim", label_smoothing=0.1, beta=beta), labels, features, images)
+    assert value.item() == pytest.approx(crossed + beta * similar, rel=1e-6)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.25, 0.99, 1.0])
+def test_beta_is_the_weight_of_similarity_in_what_a_stage_learns_from_predsim(build, beta):
     """The default gives cross-entropy a hundredth; a known copy of the method has the two the wrong way round."""
     labels, features, images = batch([0, 2, 1, 1])
-    similar = float(value_of(build("similarity"), labels, features, images))
-    crossed = float(value_of(build("cross_entropy", label_smoothing=0.1), labels, features, images))
-    value = value_of(build("predsim", label_smoothing=0.1, beta=beta), labels, features, images)
-    assert float(value) == pytest.approx((1 - beta) * crossed + beta * similar, rel=1e-6)
+    head = nn.Sequential(nn.Flatten(), nn.Linear(features[0].numel(), 3))
+
+    def gradients(name, **options):
+        x = features.clone().requires_grad_()
+        head.zero_grad()
+        value, _ = head_loss(head, build(name, **options), x, labels, images)
+        value.backward()
+        return x.grad, head[1].weight.grad.clone()
+
+    crossed, of_head = gradients("cross_entropy")
+    similar, _ = gradients("similarity")
+    mixed, of_head_too = gradients("predsim", beta=beta)
+    torch.testing.assert_close(mixed, (1 - beta) * crossed + beta * similar)
+    torch.testing.assert_close(of_head_too, of_head, msg="the head learns at the full rate")
 
 
 def test_predsim_by_default_is_mostly_similarity():
@@ -360,7 +380,8 @@ def test_fisher_is_the_log_ratio_of_the_scatters_of_the_pooled_features(build):
     x = features.double().numpy()
     quarters = [x[:, :, i : i + 2, j : j + 2].mean((2, 3)) for i in (0, 2) for j in (0, 2)]
     expected = fisher_in_numpy(np.concatenate(quarters, 1), labels.numpy())
-    assert float(value_of(build("separability"), labels, features, images)) == pytest.approx(expected, rel=1e-5)
+    value = value_of(build("separability", measure="fisher"), labels, features, images)
+    assert float(value) == pytest.approx(expected, rel=1e-5)
 
 
 def test_fisher_worked_by_hand():
@@ -375,6 +396,14 @@ def test_fisher_is_least_for_classes_that_are_points_and_most_for_one_class():
     extreme = math.log(1e-3) - math.log(1 + 1e-3)
     assert float(fisher_loss(rows, labels, 2)) == pytest.approx(extreme, rel=1e-3)
     assert float(fisher_loss(rows, torch.zeros(3, dtype=torch.long), 2)) == pytest.approx(-extreme, rel=1e-3)
+
+
+def test_fisher_is_won_by_one_wide_gap_where_the_margin_is_not():
+    """Three classes on a line at 0, 10, 20 are all apart; at 0, 0, 90 two are one, yet the ratio prefers it."""
+    labels, spread = torch.arange(12) % 3, torch.linspace(-1, 1, 12)
+    apart, merged = (torch.tensor(places)[labels, None] + spread[:, None] for places in ([0, 10, 20], [0, 0, 90]))
+    assert fisher_loss(merged, labels, 3) < fisher_loss(apart, labels, 3)
+    assert margin_loss(merged, labels, 0.5) > margin_loss(apart, labels, 0.5) == 0
 
 
 def margin_in_numpy(rows, labels, margin):
@@ -517,7 +546,7 @@ def test_reconstruction_is_the_binary_cross_entropy_of_the_unnormalised_pixels(b
     mean, std = np.array([0.4, 0.5]).reshape(1, 2, 1, 1), np.array([0.2, 0.3]).reshape(1, 2, 1, 1)
     pixels = np.clip(images.double().numpy() * std + mean, 0, 1)
     expected = 0.5 * np.mean(np.log1p(np.exp(decoded)) - pixels * decoded)
-    assert float(value_of(loss, labels, features, images)) == pytest.approx(expected, rel=1e-5)
+    assert value_of(loss, labels, features, images).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_weights_go_linearly_from_the_first_stage_to_the_last_but_one():
@@ -543,12 +572,12 @@ def test_the_last_stage_learns_from_cross_entropy_alone(build, shape):
     assert not list(loss.parameters())
 
 
-def test_softmax_adds_the_weighted_cross_entropy_of_the_head(build):
+def test_softmax_adds_cross_entropy_of_which_a_share_reaches_the_stage(build):
     labels, features, images = batch([0, 2, 1, 1])
     alone, both = (build("infopro", kind="softmax", discrimination=[d, 1]) for d in (0, 0.25))
     added = value_of(both, labels, features, images) - value_of(alone, labels, features, images)
-    expected = 0.25 * value_of(build("cross_entropy"), labels, features, images)
-    torch.testing.assert_close(added, expected)
+    torch.testing.assert_close(added, value_of(build("cross_entropy"), labels, features, images))
+    assert both.logits_share == 0.25
 
 
 @pytest.mark.parametrize("shape", [TOKENS, VECTOR])

@@ -33,15 +33,20 @@ class LocalLoss(nn.Module):
     """``(logits (N, K), labels (N,), features of the stage, images (N, C, H, W)) -> scalar``.
 
     A loss may have parameters of its own (a decoder, a projection); they learn with the stage, are kept in the
-    checkpoints and are no part of the network. Where ``reads_logits`` is False the loss shapes the features alone:
-    the trainer then teaches the head by cross-entropy on detached features, so that it reads the stage without
-    changing it. ``uses_images`` says whether images are looked at. A loss that compares samples with each other
-    passes what it compares through ``lwexplain.training.distributed.all_rows``, so that several processes see one
-    batch.
+    checkpoints and are no part of the network. A loss that compares samples with each other passes what it compares
+    through ``lwexplain.training.distributed.all_rows``, so that several processes see one batch.
     """
 
     reads_logits: bool = True
+    """False where the loss shapes the features alone: the trainer then teaches the head by cross-entropy on detached
+    features, so that it reads the stage without changing it."""
+
+    logits_share: float = 1.0
+    """The part of the logits' gradient that goes on from the head into the stage. A small weight of the logits in the
+    loss is given here and not as a factor, so that the head itself learns at the full rate under any optimizer."""
+
     uses_images: bool = False
+    """Whether the images are looked at."""
 
     def forward(self, logits: Tensor, labels: Tensor, features: Tensor, images: Tensor) -> Tensor:
         raise TypeError(f"{type(self).__name__} is a loss without a forward")

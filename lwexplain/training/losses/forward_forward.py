@@ -14,7 +14,7 @@ DEAD = 1e-8
 
 @LOSSES.register("forward_forward")
 class ForwardForward(LocalLoss):
-    """Forward-Forward: each class has channels of its own that should be the most active (Papachristodoulou 2024).
+    """Forward-Forward: each class has channels that should be the most active (Papachristodoulou et al. 2024).
 
     The channels are split into as many contiguous groups as there are classes, as equal as possible. The goodness of
     a class is the mean square of its group's features, over channels and positions; the loss is the cross-entropy of

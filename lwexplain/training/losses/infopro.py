@@ -29,7 +29,7 @@ class InfoPro(LocalLoss):
     - ``discrimination``: [first, last] of d;
     - ``kind``: how classes are told apart. ``contrast``: supervised contrastive loss with ``temperature`` on a
       projection of its own (3x3 convolution, batch norm, ReLU, average pool, linear 128, ReLU, linear 128).
-      ``softmax``: cross-entropy of the head's logits.
+      ``softmax``: cross-entropy of the head's logits, d being the part of it that reaches the stage.
 
     The authors' weights for ResNet-110 in 4 parts are r from 1 to 0 and d from 0 to 1. Here d starts at 0.1, which
     they use for 2 parts: at 0 the first stage, the only local one of a network of two, would never see a label, and
@@ -72,6 +72,7 @@ class InfoPro(LocalLoss):
         self.projection = _projection(site) if contrasts else None
         self.cross_entropy = CrossEntropy(setting)
         self.reads_logits = kind == "softmax" and self.discrimination > 0
+        self.logits_share = self.discrimination
         self.uses_images = self.decoder is not None
 
     def forward(self, logits: Tensor, labels: Tensor, features: Tensor, images: Tensor) -> Tensor:
@@ -86,7 +87,7 @@ class InfoPro(LocalLoss):
             contrast = supervised_contrastive(rows, all_rows(labels), self.temperature)
             loss = loss + self.discrimination * contrast
         if self.reads_logits:
-            loss = loss + self.discrimination * self.cross_entropy(logits, labels, features, images)
+            loss = loss + self.cross_entropy(logits, labels, features, images)
         return loss
 
 

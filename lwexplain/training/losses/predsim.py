@@ -12,9 +12,9 @@ from lwexplain.training.losses.similarity import Similarity
 class PredSim(LocalLoss):
     """Similarity matching and a hundredth of cross-entropy (Nøkland and Eidnes 2019).
 
-    (1 - ``beta``) * cross-entropy + ``beta`` * similarity matching. The small weight of the cross-entropy is also the
-    weight with which the head learns. The authors train with Adam, to which the scale of a gradient is nothing
-    (``training.optimizer.name: adamw``); under SGD the head learns a hundred times more slowly.
+    The stage learns from (1 - ``beta``) * cross-entropy + ``beta`` * similarity matching, its head from the whole
+    cross-entropy: the authors train with Adam, to which the scale of a gradient is nothing, and here the head shall
+    learn under SGD too. The value is cross-entropy + ``beta`` * similarity matching.
     """
 
     def __init__(self, setting: LossSetting, *, beta: float = 0.99) -> None:
@@ -22,10 +22,11 @@ class PredSim(LocalLoss):
         if isinstance(beta, bool) or not isinstance(beta, (int, float)) or not 0 <= beta <= 1:
             raise ConfigError(f"training.loss_options.beta={beta!r} must be a number from 0 to 1")
         self.beta = beta
+        self.logits_share = 1 - beta
         self.cross_entropy = CrossEntropy(setting)
         self.similarity = Similarity(setting)
 
     def forward(self, logits: Tensor, labels: Tensor, features: Tensor, images: Tensor) -> Tensor:
         prediction = self.cross_entropy(logits, labels, features, images)
         similarity = self.similarity(logits, labels, features, images)
-        return (1 - self.beta) * prediction + self.beta * similarity
+        return prediction + self.beta * similarity

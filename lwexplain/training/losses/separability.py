@@ -21,12 +21,13 @@ ROUNDING = 1e-12
 class Separability(LocalLoss):
     """Separability of the stage's own features by distance, over the batch (cf. Karimi and Kalhor 2024).
 
-    ``measure``: what is minimised,
+    ``measure``: how it is measured,
 
-    - ``fisher``: log tr(S_w) - log tr(S_b), the Fisher ratio of the probe ``separability`` with its sign turned
-      (Fukunaga 1990, ch. 10); see ``fisher_loss``;
-    - ``margin``: a hinge on how much nearer the nearest sample of the own class is than that of another; positive
-      for the samples that the separability index counts; see ``margin_loss``. ``margin`` is what it asks for.
+    - ``margin``: a hinge on how much nearer the nearest sample of the own class is than that of another. The
+      separability index counts the samples where it is; ``margin`` is what is asked for. See ``margin_loss``;
+    - ``fisher``: log tr(S_w) - log tr(S_b), the Fisher ratio of the probe ``separability`` turned round (Fukunaga
+      1990, ch. 10). See ``fisher_loss``. With more than two classes it is a poor thing to learn from: one direction
+      that parts a few classes widely wins the ratio, and the others fall together.
 
     Neither depends on the scale of the features. Maps (C, H, W) are averaged to ``grid`` x ``grid`` positions (fewer
     where the map is smaller) and flattened, tokens (T, D) averaged. A batch of one class, or without two samples of
@@ -35,10 +36,10 @@ class Separability(LocalLoss):
 
     reads_logits = False
 
-    def __init__(self, setting: LossSetting, *, measure: str = "fisher", grid: int = 2, margin: float = 0.5) -> None:
+    def __init__(self, setting: LossSetting, *, measure: str = "margin", grid: int = 2, margin: float = 0.5) -> None:
         super().__init__()
-        if measure not in ("fisher", "margin"):
-            hint = nearest(str(measure), ["fisher", "margin"])
+        if measure not in ("margin", "fisher"):
+            hint = nearest(str(measure), ["margin", "fisher"])
             raise ConfigError(f"training.loss_options.measure={measure!r} is not a measure; {hint}")
         if isinstance(grid, bool) or not isinstance(grid, int) or grid < 1:
             raise ConfigError(f"training.loss_options.grid={grid!r} must be a whole number of at least 1")

@@ -17,8 +17,8 @@ class Similarity(LocalLoss):
     """Similarity matching: alike within a class, unlike between classes (Nøkland and Eidnes 2019).
 
     Mean squared difference of two matrices (N, N) of the batch: the adjusted cosine similarity of the samples, and
-    that of their one-hot labels, which is 1 within a class and -1 / (K - 1) between two (the "sim" loss of their
-    section 2). Samples are compared through a learned map that is no part of the network:
+    that of their one-hot labels, which is 1 within a class and -1 / (K - 1) between two (their "sim" loss).
+    Samples are compared through a learned map that is no part of the network:
 
     - features (C, H, W): 3x3 convolution C -> C, then the standard deviation of each channel over positions. Where
       that says nothing (one position only) or too little (C <= 3), the values themselves, as in the authors' code;
