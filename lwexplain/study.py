@@ -45,18 +45,24 @@ def run_study(
     rows: list[dict[str, Any]] = []
     for seed in seeds:
         for experiment in experiments:
-            path = out / experiment.name / f"seed_{seed}"
-            config = load_config(experiment.config, {"seed": seed})
-            if not _is_done(path):
-                say(f"{experiment.title}, seed {seed}: {path}")
-            run = api.train(config, run_dir=path, resume=path.exists())
-            if not is_analyzed(run):
-                api.analyze(run, list(probes))
-            runs[experiment.name][seed] = run
+            runs[experiment.name][seed] = finished_run(experiment, seed, out, probes=probes, say=say)
             rows = [summary(other, runs[other.name]) for other in experiments if runs[other.name]]
             with atomic_path(out / TABLE) as temporary:
                 temporary.write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return rows
+
+
+def finished_run(
+    experiment: Experiment, seed: int, out: Path, *, probes: Sequence[str], say: Callable[[str], None]
+) -> Run:
+    """The trained and analyzed run of one seed, made where it is missing."""
+    path = out / experiment.name / f"seed_{seed}"
+    if not _is_done(path):
+        say(f"{experiment.title}, seed {seed}: {path}")
+    run = api.train(load_config(experiment.config, {"seed": seed}), run_dir=path, resume=path.exists())
+    if not is_analyzed(run):
+        api.analyze(run, list(probes))
+    return run
 
 
 def summary(experiment: Experiment, runs: dict[int, Run]) -> dict[str, Any]:

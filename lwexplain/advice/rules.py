@@ -65,20 +65,25 @@ def still_rising(curve: DepthCurve, tolerance: float) -> bool:
 def stop_training(hits: list[np.ndarray], chance: float, tolerance: float = 0.005, patience: int = 2) -> str | None:
     """Whether greedy training may stop after the stages so far; the reason, or None to go on.
 
-    ``hits``: which val samples (N,) bool each trained stage got right. Training stops where no stage has found a
-    signal in ``patience`` stages, or where ``patience`` stages in a row were not needed: the non-inferior depth of the
-    curve so far lies that far back.
+    ``hits``: which val samples (N,) bool each trained stage got right. Training stops at once where the stages find no
+    signal, and where the last ``patience`` stages together gain less than ``tolerance``: in more than half of the
+    paired bootstrap resamples the last stage is not that much better than the one ``patience`` before it. (AutoGrow,
+    Wen et al. 2020, stops on such a gain too, but reads the accuracy on test.)
     """
-    if len(hits) < patience:
-        return None
     curve = curve_of_hits(hits)
     if not has_signal(curve, chance):
-        return f"no signal: {curve.accuracy.max():.1%} on val after {len(hits)} stages, by chance {chance:.1%}"
-    choice = non_inferior_depth(curve, tolerance)
-    depth = curve.depths[choice.position]
-    if len(hits) - depth < patience:
+        return f"no signal: {curve.accuracy.max():.1%} on val after {_stages(len(hits))}, by chance {chance:.1%}"
+    if len(hits) <= patience:
         return None
+    gain = curve.resampled[:, -1] - curve.resampled[:, -1 - patience]
+    if (gain < tolerance).mean() <= 0.5:
+        return None
+    depth = curve.depths[non_inferior_depth(curve, tolerance).position]
     return (
-        f"depth {depth} is enough: the {len(hits) - depth} stages after it do not bring more than "
-        f"{100 * tolerance:.1f} points on val"
+        f"the last {patience} stages together gain {100 * (curve.accuracy[-1] - curve.accuracy[-1 - patience]):.2f} "
+        f"points on val, less than {100 * tolerance:g}; depth {depth} is enough"
     )
+
+
+def _stages(count: int) -> str:
+    return "1 stage" if count == 1 else f"{count} stages"

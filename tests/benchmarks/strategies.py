@@ -1,0 +1,101 @@
+"""All training strategies, with several heads and losses, under one recipe on Fashion-MNIST, width-16 ResNet-18.
+
+    python tests/benchmarks/strategies.py --out runs/strategies --jobs 2
+
+Three seeds of every row, `--images` training images and `--epochs` epochs (for greedy: of each stage). Each run has one
+thread, `--jobs` of them go side by side, so seconds are those of a busy machine; the ratios that matter are measured
+alone by training_speed.py. Runs that are done are kept, a second call goes on. Writes results/strategies.json.
+"""
+
+import argparse
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from result_file import write_result
+
+from lwexplain.config import load_config
+from lwexplain.study import Experiment, finished_run, run_study
+
+ROOT = Path(__file__).parents[2]
+PROBES = ("head", "linear")
+
+BP = {"strategy": "bp"}
+GREEDY = {"strategy": "greedy", "head": "mlp_sr"}
+DECOUPLED = {"strategy": "decoupled", "head": "mlp_sr"}
+SLIM = {"model.name": "slim_resnet18"}
+
+ROWS: tuple[tuple[str, str, dict[str, Any], dict[str, Any]], ...] = (
+    ("bp", "bp", BP, {}),
+    ("greedy", "greedy, mlp_sr heads", GREEDY, {}),
+    ("decoupled", "decoupled, mlp_sr heads", DECOUPLED, {}),
+    ("slim_bp", "slim ResNet-18: bp", BP, SLIM),
+    ("slim_greedy", "slim ResNet-18: greedy, mlp_sr heads", GREEDY, SLIM),
+    ("slim_decoupled", "slim ResNet-18: decoupled, mlp_sr heads", DECOUPLED, SLIM),
+    ("greedy_auto", "greedy, mlp_sr heads, stop auto", GREEDY | {"stop": "auto"}, {}),
+    ("random_labels", "random labels: greedy, stop auto", GREEDY | {"stop": "auto"}, {"data.label_noise": 1.0}),
+    ("bp_checkpointing", "bp, gradient checkpointing", BP | {"gradient_checkpointing": True}, {}),
+    ("bp_accumulation", "bp, accumulation in 4 parts", BP | {"accumulate": 4}, {}),
+    ("deep_supervision", "deep supervision, mlp_sr heads", {"strategy": "deep_supervision", "head": "mlp_sr"}, {}),
+    ("decoupled_4", "decoupled in 4 stages of equal activations, mlp_sr heads", DECOUPLED,
+     {"model.stages": 4, "model.balance": "activations"}),
+    ("greedy_linear", "greedy, linear heads", {"strategy": "greedy"}, {}),
+    ("decoupled_linear", "decoupled, linear heads", {"strategy": "decoupled"}, {}),
+    ("decoupled_predsim", "decoupled, mlp_sr heads, predsim", DECOUPLED | {"loss": "predsim"}, {}),
+    ("decoupled_infopro", "decoupled, mlp_sr heads, infopro", DECOUPLED | {"loss": "infopro"}, {}),
+    ("decoupled_similarity", "decoupled, mlp_sr heads, similarity", DECOUPLED | {"loss": "similarity"}, {}),
+    ("decoupled_separability", "decoupled, mlp_sr heads, separability", DECOUPLED | {"loss": "separability"}, {}),
+    ("decoupled_ff", "decoupled, mlp_sr heads, forward_forward", DECOUPLED | {"loss": "forward_forward"}, {}),
+    ("decoupled_conv", "decoupled, conv heads", {"strategy": "decoupled", "head": "conv"}, {}),
+    ("decoupled_auglocal", "decoupled, auglocal heads", {"strategy": "decoupled", "head": "auglocal"}, {}),
+)  # fmt: skip
+
+
+def experiments(images: int, epochs: int, model: dict[str, Any]) -> list[Experiment]:
+    """The rows of the table, all of them configs/fashion_mnist_bp.yaml but for what their names say."""
+    common = {"data.train_size": images, "training.epochs": epochs, **model}
+    found = []
+    for name, title, training, others in ROWS:
+        overrides = common | {f"training.{key}": value for key, value in training.items()} | others
+        config = load_config(ROOT / "configs" / "fashion_mnist_bp.yaml", overrides)
+        found.append(Experiment(name, title, config.model_dump(mode="json")))
+    return found
+
+
+def run_one(task: tuple[Experiment, int], out: Path) -> str:
+    """Train and analyze one seed of one row, in a process of its own."""
+    experiment, seed = task
+    run = finished_run(experiment, seed, out, probes=PROBES, say=partial(print, flush=True))
+    return f"{experiment.name} {seed}: {run.manifest['seconds']} s"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/strategies"))
+    parser.add_argument("--images", type=int, default=12_000)
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--only", help="comma-separated rows; no result file is written then")
+    options = parser.parse_args()
+    chosen = experiments(options.images, options.epochs, {})
+    if options.only:
+        chosen = [experiment for experiment in chosen if experiment.name in options.only.split(",")]
+    tasks = [(experiment, seed) for experiment in chosen for seed in range(options.seeds)]
+    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+        for done in pool.map(partial(run_one, out=options.out), tasks):
+            print(done, flush=True)
+    rows = run_study(chosen, range(options.seeds), options.out, probes=PROBES, say=print)
+    if not options.only:
+        settings = {"images": options.images, "epochs": options.epochs, "jobs": options.jobs, "threads_a_run": 1}
+        print(write_result("strategies", {"settings": settings, "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()
