@@ -102,6 +102,9 @@ def show_training(run: Run) -> None:
     """The training curve, from the events logged so far."""
     figure = training_figure(events(run), sequential=contents.is_sequential(run))
     st.plotly_chart(figure, theme=None, key="training_curve", config=CHART)
+    costs = contents.training_costs(run)
+    if costs:
+        st.caption(plain(costs))
 
 
 def _explain_no_runs() -> None:

@@ -225,6 +225,11 @@ def _print_training(run: "Run") -> None:
     _print_grid(["depth", "stage", "train loss", "val accuracy", "last lr"], rows)
     if run.manifest.get("stopped"):
         typer.echo(f"stopped early: {run.manifest['stopped']}")
+    costs = run.manifest["costs"]
+    typer.echo(
+        f"{run.manifest['seconds']:.0f} s, {costs['images_per_second']:.0f} images/s in the last epoch; activations "
+        f"{costs['activation_bytes'] / 2**20:.1f} MiB a step, peak memory {costs['peak_memory_bytes'] / 2**20:.0f} MiB"
+    )
 
 
 def _print_table(run: "Run") -> None:

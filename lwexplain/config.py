@@ -101,7 +101,7 @@ class TrainingConfig(Section):
     """Strategy and recipe."""
 
     strategy: str = Field("bp", description="a strategy of `lwexplain list strategies`")
-    strategy_options: dict[str, Any] = Field(default_factory=dict)
+    strategy_options: dict[str, Any] = Field(default_factory=dict, description="options of this strategy")
     epochs: int = Field(10, ge=1, description="passes over the training images (per stage for greedy)")
     head: str = Field("linear", description="what a stage is trained through: `lwexplain list heads`")
     head_options: dict[str, Any] = Field(default_factory=dict)

@@ -16,6 +16,7 @@ from lwexplain.run import Run, atomic_path
 
 TABLE = "table.json"
 SOURCES = ("head", "linear_probe")
+ADVICE = ("verdict", "stage", "depth", "expected_accuracy", "full_accuracy", "params_ratio", "flops_ratio", "reason")
 
 
 @dataclass(frozen=True)
@@ -94,14 +95,7 @@ def summary(experiment: Experiment, runs: dict[int, Run]) -> dict[str, Any]:
         "trained_depth": spread(float(run.manifest["trained_depth"]) for run in runs.values()),
         "stopped": [run.manifest["stopped"] for run in runs.values()],
         "by_depth": _by_depth(list(tables.values())),
-        "advice": [
-            {"seed": seed}
-            | {
-                key: getattr(found, key)
-                for key in ("verdict", "stage", "depth", "depth_interval", "expected_accuracy", "params_ratio")
-            }
-            for seed, found in advice.items()
-        ],
+        "advice": [{"seed": seed} | {key: getattr(found, key) for key in ADVICE} for seed, found in advice.items()],
     }
 
 

@@ -1,5 +1,6 @@
 """What the README promises is what the package does."""
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -39,3 +40,12 @@ def test_every_file_and_make_target_of_the_readme_exists():
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^make (\w+)", README, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_the_tables_of_the_readme_are_those_of_the_result_files():
+    path = ROOT / "tests" / "benchmarks" / "readme_tables.py"
+    script = importlib.util.spec_from_file_location("readme_tables", path)
+    module = importlib.util.module_from_spec(script)
+    script.loader.exec_module(module)
+    assert re.findall(r"<!-- table: (\w+) -->", README) == list(module.TABLES)
+    assert module.with_tables(README) == README

@@ -172,6 +172,24 @@ def is_sequential(run: Run) -> bool:
         return False
 
 
+def training_costs(run: Run) -> str | None:
+    """What training took, in a sentence; None where the run does not say."""
+    costs = run.manifest.get("costs")
+    if not isinstance(costs, Mapping):
+        return None
+    try:
+        seconds, images = float(run.manifest["seconds"]), float(costs["images_per_second"])
+        kept, peak = float(costs["activation_bytes"]) / 2**20, float(costs["peak_memory_bytes"]) / 2**20
+    except (KeyError, TypeError, ValueError):
+        return None
+    sentence = (
+        f"{seconds:,.0f} s in all, {images:,.0f} images/s in the last epoch. "
+        f"A step keeps up to {kept:,.1f} MiB of activations; the process took {peak:,.0f} MiB at most."
+    )
+    stopped = run.manifest.get("stopped")
+    return f"{sentence} Stopped early: {stopped}." if stopped else sentence
+
+
 def saving(ratio: float | None) -> str | None:
     """A cost ratio as what is saved: 0.25 -> ``75 %``; None where it was not measured."""
     return None if ratio is None or pd.isna(ratio) else f"{100 * (1 - ratio):.0f} %"

@@ -113,6 +113,7 @@ def render_report(run: Run) -> str:
             lambda: cost_figure(table, depth=depth) if table["metric"].isin(COSTS).any() else None,
         ),
         "training": draw("Training", lambda: _training(run)),
+        "training_costs": contents.training_costs(run),
         "embeddings": [
             part
             for method in attempt("Embeddings", lambda: list_embeddings(run)) or []

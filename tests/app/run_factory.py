@@ -44,7 +44,10 @@ def make_run(
         data={"name": "digits", "fingerprint": "0123456789abcdef"},
     )
     if status == "trained":
-        run.update(seconds=12.5)
+        run.update(
+            seconds=12.5,
+            costs={"images_per_second": 1234.5, "activation_bytes": 3 * 2**20, "peak_memory_bytes": 700 * 2**20},
+        )
     if analyzed:
         write_analysis(run, _analysis(strategy, accuracy, classes, pictures, custom_metric, failures or [], note, seed))
     return run

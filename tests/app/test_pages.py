@@ -263,3 +263,7 @@ def test_a_run_directory_itself_can_be_opened(runs_folder: Path) -> None:
     app = visit(runs_folder / "greedy")
     assert app.selectbox(key="run_name").options == ["greedy"]
     assert Run.open(runs_folder / "greedy").status == "trained"
+
+
+def test_the_overview_says_what_training_took(runs_folder: Path) -> None:
+    assert "1,234 images/s in the last epoch" in said(visit(runs_folder, "overview", "greedy"))

@@ -35,6 +35,7 @@ ROWS: tuple[tuple[str, str, dict[str, Any], dict[str, Any]], ...] = (
     ("bp", "bp", BP, {}),
     ("greedy", "greedy, mlp_sr heads", GREEDY, {}),
     ("decoupled", "decoupled, mlp_sr heads", DECOUPLED, {}),
+    ("decoupled_auglocal", "decoupled, auglocal heads", {"strategy": "decoupled", "head": "auglocal"}, {}),
     ("slim_bp", "slim ResNet-18: bp", BP, SLIM),
     ("slim_greedy", "slim ResNet-18: greedy, mlp_sr heads", GREEDY, SLIM),
     ("slim_decoupled", "slim ResNet-18: decoupled, mlp_sr heads", DECOUPLED, SLIM),
@@ -47,13 +48,12 @@ ROWS: tuple[tuple[str, str, dict[str, Any], dict[str, Any]], ...] = (
      {"model.stages": 4, "model.balance": "activations"}),
     ("greedy_linear", "greedy, linear heads", {"strategy": "greedy"}, {}),
     ("decoupled_linear", "decoupled, linear heads", {"strategy": "decoupled"}, {}),
+    ("decoupled_conv", "decoupled, conv heads", {"strategy": "decoupled", "head": "conv"}, {}),
     ("decoupled_predsim", "decoupled, mlp_sr heads, predsim", DECOUPLED | {"loss": "predsim"}, {}),
     ("decoupled_infopro", "decoupled, mlp_sr heads, infopro", DECOUPLED | {"loss": "infopro"}, {}),
     ("decoupled_similarity", "decoupled, mlp_sr heads, similarity", DECOUPLED | {"loss": "similarity"}, {}),
     ("decoupled_separability", "decoupled, mlp_sr heads, separability", DECOUPLED | {"loss": "separability"}, {}),
     ("decoupled_ff", "decoupled, mlp_sr heads, forward_forward", DECOUPLED | {"loss": "forward_forward"}, {}),
-    ("decoupled_conv", "decoupled, conv heads", {"strategy": "decoupled", "head": "conv"}, {}),
-    ("decoupled_auglocal", "decoupled, auglocal heads", {"strategy": "decoupled", "head": "auglocal"}, {}),
 )  # fmt: skip
 
 

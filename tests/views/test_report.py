@@ -230,3 +230,12 @@ def test_the_report_can_be_written_elsewhere(tmp_path: Path) -> None:
     out = tmp_path / "deep" / "er" / "r.html"
     assert write_report(make_run(tmp_path / "run", pictures=False), out) == out
     assert out.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
+def test_the_report_says_what_training_took_and_copes_with_a_run_that_does_not_say(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    said = Page(render_report(run)).said()
+    assert "12 s in all, 1,234 images/s in the last epoch" in said
+    assert "3.0 MiB of activations; the process took 700 MiB at most" in said
+    run.update(costs={"images_per_second": "fast"})
+    assert "images/s" not in Page(render_report(run)).said()

@@ -1,0 +1,88 @@
+"""The tables of the README, made from the result files.
+
+    python tests/benchmarks/readme_tables.py            # write them into README.md, between their markers
+
+A marker is ``<!-- table: NAME -->`` before and ``<!-- end of table -->`` behind.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lwexplain.views.study_table import TextTable, accuracy, mebibytes, number
+
+README = Path(__file__).parents[2] / "README.md"
+RESULTS = Path(__file__).parent / "results"
+
+
+def strategies(result: dict[str, Any]) -> TextTable:
+    """A line a strategy: accuracy, gap to bp of the same model, parameters, seconds, activation bytes."""
+    rows = result["rows"]
+    reference = {row["model"]: row["test_accuracy"]["mean"] for row in rows if row["name"] in ("bp", "slim_bp")}
+    lines = []
+    for row in rows:
+        gap = 100 * (row["test_accuracy"]["mean"] - reference[row["model"]])
+        lines.append(
+            [
+                row["title"],
+                accuracy(row["test_accuracy"]),
+                f"{gap:+.2f}",
+                f"{row['parameters']:,.0f}",
+                number(row["seconds"]),
+                mebibytes_with_point(row["activation_bytes"]),
+            ]
+        )
+    header = ["strategy", "test accuracy", "to bp", "parameters", "seconds", "activation MiB"]
+    return TextTable(header, lines)
+
+
+def activation_bytes(result: dict[str, Any]) -> TextTable:
+    """A line a strategy: activation memory of a step and its share of that of bp."""
+    lines = [
+        [name, f"{found['activation_bytes'] / 2**20:,.0f}", f"{found['share_of_bp']:.2f}"]
+        for name, found in result["strategies"].items()
+    ]
+    return TextTable(["strategy", "activation MiB", "share of bp"], lines)
+
+
+def prefix_cache(result: dict[str, Any]) -> TextTable:
+    """A line a way of training: seconds of the whole training and the ratio to bp."""
+    lines = [
+        [
+            name,
+            f"{result['median_seconds'][name]:,.0f}",
+            f"{result['median_ratio'][name]:.2f}",
+            f"{100 * sum(run['val_accuracy'] for run in runs) / len(runs):.2f}",
+        ]
+        for name, runs in result["runs"].items()
+    ]
+    return TextTable(["", "seconds", "to bp", "val accuracy"], lines)
+
+
+def mebibytes_with_point(found: dict[str, Any]) -> str:
+    """Mean of bytes in MiB, with one decimal."""
+    return f"{found['mean'] / 2**20:,.1f}" if found["mean"] < 100 * 2**20 else mebibytes(found)
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], TextTable]] = {
+    "strategies": strategies,
+    "activation_bytes": activation_bytes,
+    "prefix_cache": prefix_cache,
+}
+
+
+def with_tables(text: str) -> str:
+    """The text with every marked table made anew."""
+
+    def made(match: re.Match[str]) -> str:
+        name = match[1]
+        result = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+        return f"<!-- table: {name} -->\n{TABLES[name](result).markdown()}<!-- end of table -->"
+
+    return re.sub(r"<!-- table: (\w+) -->\n.*?<!-- end of table -->", made, text, flags=re.DOTALL)
+
+
+if __name__ == "__main__":
+    README.write_text(with_tables(README.read_text(encoding="utf-8")), encoding="utf-8")
