@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lwexplain.config import AugmentConfig
+from lwexplain.data.transfer import sent
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ def augment_batch(x: Tensor, config: AugmentConfig, draws: Draws, fill: Tensor |
 def random_crop(x: Tensor, padding: int, draws: Draws) -> Tensor:
     """Pad ``x`` (B, C, H, W) with zeros by ``padding`` pixels, then cut (H, W) out at a random place."""
     batch, _, height, width = x.shape
-    corner = torch.stack([draws.integers(2 * padding + 1), draws.integers(2 * padding + 1)]).to(x.device)
+    corner = torch.stack([draws.integers(2 * padding + 1), draws.integers(2 * padding + 1)])
+    corner = sent(corner, x.device)
     padded = F.pad(x, (padding, padding, padding, padding))
     # a view of all windows, (B, 2p+1, 2p+1, C, H, W), from which one per image is copied
     windows = padded.unfold(2, height, 1).unfold(3, width, 1).permute(0, 2, 3, 1, 4, 5)
@@ -56,7 +58,7 @@ def random_crop(x: Tensor, padding: int, draws: Draws) -> Tensor:
 
 def random_flip(x: Tensor, draws: Draws) -> Tensor:
     """Mirror each image of ``x`` (B, C, H, W) left-right with probability 1/2."""
-    flipped = draws.coins().to(x.device)
+    flipped = sent(draws.coins(), x.device)
     return torch.where(flipped[:, None, None, None], x.flip(3), x)
 
 
@@ -67,13 +69,13 @@ def cutout(x: Tensor, side: int, draws: Draws, fill: Tensor | None = None) -> Te
     2017, "Improved Regularization of Convolutional Neural Networks with Cutout").
     """
     height, width = x.shape[2:]
-    rows = draws.integers(height)[:, None].to(x.device)
-    columns = draws.integers(width)[:, None].to(x.device)
+    rows = sent(draws.integers(height)[:, None], x.device)
+    columns = sent(draws.integers(width)[:, None], x.device)
     in_rows = _covered(rows, side, height)
     in_columns = _covered(columns, side, width)
     blank = (in_rows[:, :, None] & in_columns[:, None, :]).unsqueeze(1)
-    value = torch.zeros(1, 1, 1, 1) if fill is None else fill.reshape(1, -1, 1, 1)
-    return torch.where(blank, value.to(x.device, x.dtype), x)
+    value = x.new_zeros(1) if fill is None else fill.to(x.device, x.dtype).reshape(1, -1, 1, 1)
+    return torch.where(blank, value, x)
 
 
 def _covered(centres: Tensor, side: int, length: int) -> Tensor:

@@ -13,6 +13,7 @@ from lwexplain.config import AugmentConfig
 from lwexplain.data.augment import Draws, augment_batch
 from lwexplain.data.dataset import ImageArrays, ImageFiles, Images
 from lwexplain.data.seeding import keyed_generator
+from lwexplain.data.transfer import sent
 from lwexplain.errors import DataError
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -131,14 +132,14 @@ class Batches:
                 generator = keyed_generator("augment", self.seed, key, step)
                 rows = self.shard_of(len(whole))
                 x = augment_batch(x, self.augment, Draws(generator, len(whole), rows), self._fill)
-            yield self.normalised(x), self.labels[index.to(self.device)], index
+            yield self.normalised(x), self.labels[sent(index, self.device)], index
 
     def _pixels(self, steps: Sequence[Tensor]) -> Iterator[Tensor]:
         """uint8 (B, C, H, W) on the device for each step."""
         if self._resident is not None:
             for index in steps:
-                x = self._resident.index_select(0, index.to(self._resident.device))
-                yield x.to(self.device)
+                x = self._resident.index_select(0, sent(index, self._resident.device))
+                yield sent(x, self.device)
         elif steps and isinstance(self.images, ImageFiles):
             yield from self._read(self.images, steps)
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lwexplain.data.batches import Batches
 from lwexplain.data.load import available_memory
+from lwexplain.data.transfer import sent
 from lwexplain.errors import TrainingError
 from lwexplain.models.staged import StagedModel, State, as_tuple
 
@@ -138,10 +139,10 @@ class PrefixCache:
             state = _rows(self._kept[split], index + offset, device)
             images = torch.empty(0, device=device)
             if self._images is not None and split == "train":
-                images = batches.normalised(self._images.index_select(0, index + offset).to(device))
+                images = batches.normalised(sent(self._images.index_select(0, index + offset), device))
             elif self.keep_images:
-                images = batches.normalised(batches.images.gather(index).to(device))
-            yield PrefixBatch(state, batches.labels[index.to(device)], images, index)
+                images = batches.normalised(sent(batches.images.gather(index), device))
+            yield PrefixBatch(state, batches.labels[sent(index, device)], images, index)
 
     # ------------------------------------------------------------------ filling
 
@@ -226,6 +227,6 @@ def _rows_last(part: Tensor) -> Tensor:
 
 def _rows(parts: Sequence[Tensor], rows: Tensor, device: torch.device) -> State:
     """Some rows of what is kept, as a state on the device."""
-    found = [part.index_select(0, rows.to(part.device)).to(device, non_blocking=True) for part in parts]
+    found = [sent(part.index_select(0, sent(rows, part.device)), device) for part in parts]
     state = tuple(part.permute(0, 3, 1, 2) if part.ndim == 4 else part for part in found)
     return state[0] if len(state) == 1 else state

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from lwexplain.models.site import Site
@@ -21,12 +20,6 @@ class LossSetting:
     label_smoothing: float = 0.0
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
-
-    def pixels(self, images: Tensor) -> Tensor:
-        """Normalised images (N, C, H, W) as pixels in [0, 1] again."""
-        mean = torch.tensor(self.mean, dtype=images.dtype, device=images.device).reshape(1, -1, 1, 1)
-        std = torch.tensor(self.std, dtype=images.dtype, device=images.device).reshape(1, -1, 1, 1)
-        return (images * std + mean).clamp(0, 1)
 
 
 class LocalLoss(nn.Module):

@@ -36,6 +36,9 @@ class InfoPro(LocalLoss):
     here each depth is one to stop at.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         setting: LossSetting,
@@ -52,7 +55,9 @@ class InfoPro(LocalLoss):
         if not _is_weight(temperature) or temperature == 0:
             raise ConfigError(f"training.loss_options.temperature={temperature!r} must be a number above 0")
         site = setting.site
-        self.setting, self.temperature = setting, temperature
+        self.temperature = temperature
+        self.register_buffer("mean", torch.tensor(setting.mean).reshape(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(setting.std).reshape(1, -1, 1, 1), persistent=False)
         self.reconstruction = _weight_at(site, "reconstruction", reconstruction)
         self.discrimination = _weight_at(site, "discrimination", discrimination)
         if site.last:
@@ -78,7 +83,7 @@ class InfoPro(LocalLoss):
     def forward(self, logits: Tensor, labels: Tensor, features: Tensor, images: Tensor) -> Tensor:
         loss = torch.zeros((), device=features.device)
         if self.decoder is not None:
-            pixels = self.setting.pixels(images.float())
+            pixels = (images.float() * self.std + self.mean).clamp(0, 1)  # as before they were normalised
             enlarged = F.interpolate(features, pixels.shape[2:], mode="bilinear", align_corners=True)
             found = self.decoder(enlarged).float()
             loss = loss + self.reconstruction * F.binary_cross_entropy_with_logits(found, pixels)
