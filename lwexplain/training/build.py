@@ -1,14 +1,36 @@
-"""From a configuration to what is trained: the network with its heads, and the local losses."""
+"""From a configuration to what is trained: the network with its heads and the local losses, checked and placed."""
+
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from lwexplain.config import Config, TrainingConfig
 from lwexplain.data.dataset import DataSplits
+from lwexplain.errors import TrainingError
 from lwexplain.models.build import build_model
 from lwexplain.models.heads.base import HEADS
 from lwexplain.models.staged import StagedModel
+from lwexplain.training.devices import pick_device, place
+from lwexplain.training.distributed import World, synchronise_batch_norm
 from lwexplain.training.losses.base import LOSSES, LocalLoss, LossSetting
-from lwexplain.training.strategies.base import STRATEGIES, Strategy
+from lwexplain.training.strategies.base import STRATEGIES, Phase, Strategy
+
+
+def check_recipe(recipe: TrainingConfig, batch: int, world: World) -> None:
+    """Raise TrainingError where a recipe contradicts itself or cannot share ``batch`` images among the processes."""
+    parts = recipe.accumulate * world.size
+    if recipe.stop == "auto" and recipe.strategy != "greedy":
+        raise TrainingError("training.stop=auto needs training.strategy=greedy: only there stages come one by one")
+    if batch % world.size:
+        raise TrainingError(
+            f"{batch} images in a batch cannot be shared evenly by {world.size} processes; "
+            f"set data.batch_size to a multiple of {world.size}"
+        )
+    if batch < 2 * parts:
+        raise TrainingError(
+            f"batch normalisation needs two images in a batch: {batch} images in {parts} parts are too few; "
+            "set a larger data.batch_size or a smaller training.accumulate"
+        )
 
 
 def build_strategy(recipe: TrainingConfig) -> Strategy:
@@ -41,6 +63,27 @@ def build_losses(config: Config, model: StagedModel, data: DataSplits) -> dict[i
             setting = LossSetting(sites[depth - 1], recipe.label_smoothing, tuple(data.mean), tuple(data.std))
             losses[depth] = LOSSES.create(recipe.loss, setting, options=recipe.loss_options)
     return losses
+
+
+def place_modules(
+    recipe: TrainingConfig,
+    model: StagedModel,
+    losses: Mapping[int, LocalLoss],
+    phases: Sequence[Phase],
+    device: torch.device,
+    world: World,
+) -> None:
+    """Model and losses to where they work, in the memory format; batch normalisation over all processes."""
+    memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
+    for module in (model, *losses.values()):
+        module.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
+        if not world.is_alone:
+            synchronise_batch_norm(module, device)
+    for span in (span for phase in phases for span in phase.spans):
+        if span.device is not None:
+            heads = [part for depth in span.heads for part in (model.head(depth), losses[depth])]
+            for module in (*model.body[span.start : span.end], *heads):
+                place(module, pick_device(span.device))
 
 
 def _head_depths(strategy: Strategy, model: StagedModel) -> list[int]:

@@ -4,6 +4,7 @@ Every process draws the same global batch and works on its own rows of it; gradi
 statistics, losses and hits are summed. One process writes the run directory.
 """
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -96,6 +97,7 @@ def joined_world() -> Iterator[World]:
     try:
         yield current_world()
     finally:
+        gc.collect()  # what is left of DDP holds the group, whose threads would outlive Python and abort the process
         dist.destroy_process_group()
 
 

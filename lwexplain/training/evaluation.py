@@ -45,6 +45,8 @@ def evaluate(
     hits = torch.zeros(len(depths), count, dtype=torch.int64)
     with torch.inference_mode(), autocast:
         for state, labels, images, positions in batches:
+            if len(labels) == 0:  # the last batch may hold fewer images than there are processes
+                continue
             reached = start
             for row, depth in enumerate(depths):
                 state, reached = model.run_stages(state, reached, depth), depth

@@ -17,7 +17,7 @@ from lwexplain.models.staged import detach
 from lwexplain.progress import Progress
 from lwexplain.run import Run
 from lwexplain.training.activations import ActivationMeter
-from lwexplain.training.build import build_losses, build_strategy, build_trainable
+from lwexplain.training.build import build_losses, build_strategy, build_trainable, check_recipe, place_modules
 from lwexplain.training.checkpoint import (
     BEST,
     load_checkpoint,
@@ -26,15 +26,15 @@ from lwexplain.training.checkpoint import (
     under_prefix,
     with_prefix,
 )
-from lwexplain.training.devices import pick_device, place, reset_peak_memory
-from lwexplain.training.distributed import World, synchronise_batch_norm
+from lwexplain.training.devices import pick_device, reset_peak_memory
+from lwexplain.training.distributed import World
 from lwexplain.training.evaluation import HeadResult, evaluate
 from lwexplain.training.interruption import Interruption
 from lwexplain.training.log import TrainingLog
 from lwexplain.training.meter import Meter
 from lwexplain.training.optimization import build_optimizer, learning_rate
 from lwexplain.training.prefix import SHARE, LivePrefix, PrefixBatch, PrefixCache
-from lwexplain.training.snapshot import Position, restore_snapshot, save_snapshot
+from lwexplain.training.snapshot import BestWeights, Position, restore_snapshot, save_snapshot
 from lwexplain.training.strategies.base import Phase, Span
 from lwexplain.training.unit import LocalUnit, UnitResult
 
@@ -56,12 +56,12 @@ class Trainer:
     ) -> None:
         self.world = world or World()
         self.config, self.recipe, self.stop_rule = config, config.training, stop_rule
-        self._check_recipe(min(config.data.batch_size, len(data.train)))
+        check_recipe(self.recipe, min(config.data.batch_size, len(data.train)), self.world)
         self.device = pick_device(config.device)
         self.model = build_trainable(config, data.shape, data.num_classes)
         self.phases = build_strategy(self.recipe).phases(self.model)
         self.losses = build_losses(config, self.model, data)
-        self._place()
+        place_modules(self.recipe, self.model, self.losses, self.phases, self.device, self.world)
         feed: dict[str, Any] = {
             "mean": data.mean,
             "std": data.std,
@@ -80,37 +80,10 @@ class Trainer:
         self.units: list[nn.Module] = []
         self.prefix: LivePrefix | PrefixCache = LivePrefix(self.model, 0, self.autocast)
         self.val_correct: dict[int, Tensor] = {}
+        self.best: BestWeights | None = None
         self.meter = Meter([], self.world)
         self.interruption = Interruption()
         self.last_save = 0.0
-
-    def _check_recipe(self, batch: int) -> None:
-        recipe, parts = self.recipe, self.recipe.accumulate * self.world.size
-        if recipe.stop == "auto" and recipe.strategy != "greedy":
-            raise TrainingError("training.stop=auto needs training.strategy=greedy: only there stages come one by one")
-        if batch % self.world.size:
-            raise TrainingError(
-                f"{batch} images in a batch cannot be shared evenly by {self.world.size} processes; "
-                f"set data.batch_size to a multiple of {self.world.size}"
-            )
-        if batch < 2 * parts:
-            raise TrainingError(
-                f"batch normalisation needs two images in a batch: {batch} images in {parts} parts are too few; "
-                "set a larger data.batch_size or a smaller training.accumulate"
-            )
-
-    def _place(self) -> None:
-        """Model and losses to where they work; batch normalisation over all processes."""
-        memory_format = torch.channels_last if self.recipe.channels_last else torch.contiguous_format
-        for module in (self.model, *self.losses.values()):
-            module.to(device=self.device, memory_format=memory_format)  # type: ignore[call-overload]
-            if not self.world.is_alone:
-                synchronise_batch_norm(module, self.device)
-        for span in (span for phase in self.phases for span in phase.spans if span.device is not None):
-            device = pick_device(cast(str, span.device))
-            heads = [part for depth in span.heads for part in (self.model.head(depth), self.losses[depth])]
-            for module in (*self.model.body[span.start : span.end], *heads):
-                place(module, device)
 
     # ------------------------------------------------------------------ the loop
 
@@ -134,8 +107,11 @@ class Trainer:
             steps = len(self.train_batches) * self.recipe.epochs
             with Progress("train", steps * len(self.phases), quiet=quiet or not self.world.is_main or None) as progress:
                 progress.advance(steps * self.position.phase + self._steps_into_phase())
-                while self.position.phase < len(self.phases) and self.position.stopped is None:
-                    self._fit_phase(self.phases[self.position.phase], progress)
+                try:
+                    while self.position.phase < len(self.phases) and self.position.stopped is None:
+                        self._fit_phase(self.phases[self.position.phase], progress)
+                finally:
+                    self.units = []  # an error would hold them, and they the process group
         self.log.finish(self.phases[self.position.phase - 1].depth, self.position)
 
     def _fit_phase(self, phase: Phase, progress: Progress) -> None:
@@ -155,7 +131,7 @@ class Trainer:
             self._end_epoch(phase, self.meter.count - images_before, time.perf_counter() - stopwatch)
             self.position.epoch, self.position.step = epoch + 1, 0
             if epoch + 1 < self.recipe.epochs:
-                self.save()
+                self._save_and_stop_where_asked(due=self._is_save_due())
         self._leave(phase)
 
     def _step(self, phase: Phase, batch: PrefixBatch) -> None:
@@ -197,13 +173,21 @@ class Trainer:
         losses, accuracies = self.log.finite(*self.meter.read(), phase, self.position)
         where = f"{phase.name}  epoch {self.position.epoch + 1}/{self.recipe.epochs}"
         progress.describe(f"{where}  loss {losses[-1]:.3f}  train acc {accuracies[-1]:.3f}")
-        due = time.perf_counter() - self.last_save > self.recipe.checkpoint_seconds
+        self._save_and_stop_where_asked(due=self._is_save_due())
+
+    def _is_save_due(self) -> bool:
+        return time.perf_counter() - self.last_save > self.recipe.checkpoint_seconds
+
+    def _save_and_stop_where_asked(self, *, due: bool = True) -> None:
+        """Save where it is due in some process, and in any case before TrainingInterrupted stops all of them."""
         asked, due = self.world.any(self.interruption.asked, due)
         if asked or due:
             self.save()
-        if asked:
+        if asked and self.position.phase < len(self.phases):
+            where = f"{self.phases[self.position.phase].name}, epoch {self.position.epoch + 1} of {self.recipe.epochs}"
+            processes = "" if self.world.is_alone else f"torchrun --nproc_per_node={self.world.size} -m "
             raise TrainingInterrupted(
-                f"interrupted in {where}; everything so far is saved: go on with {self.run.resume_command}"
+                f"interrupted in {where}; everything so far is saved: go on with {processes}{self.run.resume_command}"
             )
 
     # ------------------------------------------------------------------ phases
@@ -250,15 +234,19 @@ class Trainer:
                 keep_images=any(loss.uses_images for loss in self.losses.values()),
                 share=SHARE / self.world.size,
             )
+        reason = None
         try:
             cache.deepen(phase.frozen)
         except TrainingError as error:
-            if where != "auto":
-                raise
-            self.position.live_prefix = True
-            self.log.event(event="no_prefix_cache", stage=phase.name, reason=str(error))
-            return LivePrefix(self.model, phase.frozen, self.autocast)
-        return cache
+            reason = str(error)
+        if not self.world.any(reason is not None)[0]:
+            return cache
+        reason = reason or "another process has no room for its prefix cache"
+        if where != "auto":
+            raise TrainingError(reason)
+        self.position.live_prefix = True
+        self.log.event(event="no_prefix_cache", stage=phase.name, reason=reason)
+        return LivePrefix(self.model, phase.frozen, self.autocast)
 
     def _leave(self, phase: Phase) -> None:
         """Keep the stage's own checkpoint, ask whether to go on, and step to the next phase."""
@@ -280,7 +268,7 @@ class Trainer:
             if reason:
                 self.position.stopped = reason
                 self.log.event(event="stop", stage=phase.name, depth=phase.depth, reason=reason)
-        self.save()
+        self._save_and_stop_where_asked()
 
     def _end_epoch(self, phase: Phase, images: int, seconds: float) -> None:
         """Evaluate the phase's heads on val, log a line for each, and keep the weights if they are the best so far."""
@@ -293,16 +281,14 @@ class Trainer:
         accuracy = results[phase.depth].accuracy
         if self.position.best_accuracy is None or accuracy > self.position.best_accuracy:
             self.position.best_accuracy = accuracy
-            if self.world.is_main:
-                found = {"phase": phase.name, "epoch": self.position.epoch + 1, "val_accuracy": accuracy}
-                save_checkpoint(self.run.checkpoints / BEST, with_prefix("model", self.model.state_dict()), found)
+            found = {"phase": phase.name, "epoch": self.position.epoch + 1, "val_accuracy": accuracy}
+            self.best = BestWeights({k: v.to("cpu", copy=True) for k, v in self.model.state_dict().items()}, found)
 
     def _go_back_to_best(self, phase: Phase) -> None:
         """Put the weights of the epoch with the best val accuracy back, and what they got right."""
-        self.world.wait()
         path = self.run.checkpoints / BEST
-        weights, _ = load_checkpoint(path)
-        load_weights(self.model, under_prefix("model", weights), path)
+        weights = self.best.weights if self.best else under_prefix("model", load_checkpoint(path)[0])
+        load_weights(self.model, weights, path)
         self.val_correct |= {depth: result.correct for depth, result in self._evaluate(phase).items()}
 
     def _evaluate(self, phase: Phase) -> dict[int, HeadResult]:
@@ -338,7 +324,7 @@ class Trainer:
 
     def _new_meter(self) -> Meter:
         phase = self.phases[self.position.phase]
-        devices = [torch.device(span.device or self.device) for span in phase.spans for _ in span.heads]
+        devices = [pick_device(span.device) if span.device else self.device for span in phase.spans for _ in span.heads]
         return Meter(devices, self.world)
 
     def _set_learning_rate(self, step: int) -> None:

@@ -5,6 +5,7 @@ own forward and backward pass only. Augmentation needs several of them: ``views`
 which the epochs of a stage take in turn.
 """
 
+import math
 import os
 import shutil
 import tempfile
@@ -193,12 +194,19 @@ class PrefixCache:
             )
         self.places.add(place)
         shapes = [(rows, *_rows_last(part).shape[1:]) for part in parts]
-        if place == "disk":
-            return [self._mapped(shape, part.dtype) for shape, part in zip(shapes, parts, strict=True)]
-        return [
-            torch.empty(shape, dtype=part.dtype, device=part.device if place == "device" else "cpu")
-            for shape, part in zip(shapes, parts, strict=True)
-        ]
+        try:
+            if place == "disk":
+                return [self._mapped(shape, part.dtype) for shape, part in zip(shapes, parts, strict=True)]
+            return [
+                torch.empty(shape, dtype=part.dtype, device=part.device if place == "device" else "cpu")
+                for shape, part in zip(shapes, parts, strict=True)
+            ]
+        except (OSError, RuntimeError) as error:
+            where = self.folder if place == "disk" else place
+            raise TrainingError(
+                f"cannot keep the prefix cache of {needed / 2**30:.1f} GiB in {where}: {str(error).splitlines()[0]}; "
+                "set training.prefix_views=1 or training.prefix_cache=off"
+            ) from None
 
     def _first_that_holds(self, needed: int, device: torch.device) -> Place | None:
         if device.type == "cuda" and needed <= self.share * torch.cuda.mem_get_info(device)[0]:
@@ -209,15 +217,10 @@ class PrefixCache:
 
     def _mapped(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """A tensor in a file without a name: the system takes it back when the tensor or the process is gone."""
-        count = int(torch.tensor(shape).prod())
-        try:
-            with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".prefix-") as file:
-                os.posix_fallocate(file.fileno(), 0, count * dtype.itemsize)  # a full disk is an error here, not later
-                return torch.from_file(file.name, shared=True, size=count, dtype=dtype).reshape(shape)
-        except (OSError, RuntimeError) as error:
-            raise TrainingError(
-                f"cannot keep the prefix cache in {self.folder}: {error}; set training.prefix_cache=off"
-            ) from None
+        count = math.prod(shape)
+        with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".prefix-") as file:
+            os.posix_fallocate(file.fileno(), 0, count * dtype.itemsize)  # a full disk is an error here, not later
+            return torch.from_file(file.name, shared=True, size=count, dtype=dtype).reshape(shape)
 
 
 def _rows_last(part: Tensor) -> Tensor:

@@ -1,13 +1,14 @@
 """What an exact resume needs: how far training has come, weights, optimizer, random state and log, in one file."""
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from lwexplain.errors import CheckpointError
 from lwexplain.training.checkpoint import (
+    BEST,
     LAST,
     load_checkpoint,
     load_optimizer,
@@ -41,8 +42,21 @@ class Position:
     best_accuracy: float | None = None
 
 
+@dataclass
+class BestWeights:
+    """The model's ``weights`` in the best epoch of the present phase, on the CPU, and the ``epoch`` they are of.
+    ``saved`` once they lie in the run directory."""
+
+    weights: dict[str, Tensor]
+    epoch: dict[str, Any]
+    saved: bool = False
+
+
 def save_snapshot(trainer: "Trainer") -> None:
-    """Write ``last.safetensors``; every process must call it. Raises TrainingError where a weight is not finite."""
+    """Write ``last.safetensors``, and ``best.safetensors`` where there are better weights; every process must call it.
+
+    Raises TrainingError where a weight is not finite.
+    """
     position, world = trainer.position, trainer.world
     weights = trainer.model.state_dict()
     phase = trainer.phases[min(position.phase, len(trainer.phases) - 1)]
@@ -64,6 +78,9 @@ def save_snapshot(trainer: "Trainer") -> None:
     if trainer.optimizer is not None:
         tensors |= with_prefix("optimizer", optimizer_tensors(trainer.optimizer))
     state = {"position": asdict(position), "optimizer": trainer.optimizer is not None, "processes": world.size}
+    if trainer.best and not trainer.best.saved:
+        save_checkpoint(trainer.run.checkpoints / BEST, with_prefix("model", trainer.best.weights), trainer.best.epoch)
+        trainer.best.saved = True
     save_checkpoint(trainer.run.checkpoints / LAST, tensors, state)
     trainer.run.write_json("checkpoints/last.json", state | {"file": LAST})
     if position.phase < len(trainer.phases):
@@ -86,6 +103,9 @@ def restore_snapshot(trainer: "Trainer") -> None:
         for depth, loss in trainer.losses.items():
             load_weights(loss, under_prefix(f"loss.{depth}", tensors), path)
         trainer.val_correct = {int(depth): hits for depth, hits in under_prefix("val_correct", tensors).items()}
+        if trainer.world.is_main:
+            with trainer.run.events_path.open("r+b") as file:  # what was logged after the checkpoint is done again
+                file.truncate(trainer.position.events_bytes)
         if state["optimizer"]:
             trainer.prepare(trainer.phases[trainer.position.phase])
             assert trainer.optimizer is not None
@@ -94,9 +114,6 @@ def restore_snapshot(trainer: "Trainer") -> None:
         _restore_random_states(trainer, tensors)
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise CheckpointError(f"checkpoint {path} is not one of this trainer ({error!r}); train anew") from None
-    if trainer.world.is_main:
-        with trainer.run.events_path.open("r+b") as file:  # what was logged after the checkpoint is done again
-            file.truncate(trainer.position.events_bytes)
 
 
 def _restore_random_states(trainer: "Trainer", tensors: dict[str, Tensor]) -> None:

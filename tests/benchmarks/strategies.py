@@ -21,6 +21,7 @@ from typing import Any
 from result_file import write_result
 
 from lwexplain.config import load_config
+from lwexplain.run import Run
 from lwexplain.study import Experiment, finished_run, run_study
 
 ROOT = Path(__file__).parents[2]
@@ -75,6 +76,44 @@ def run_one(task: tuple[Experiment, int], out: Path) -> str:
     return f"{experiment.name} {seed}: {run.manifest['seconds']} s"
 
 
+def stopping(out: Path, seeds: int) -> list[dict[str, Any]]:
+    """What ``training.stop=auto`` saves and loses against training all stages, a row a seed.
+
+    Time saved: the share of the training seconds of all stages, in the run that trained them all, that lies in the
+    stages that the stopped run left out; and that of the whole seconds of the two runs. Loss: the best val accuracy
+    over the depths of each run, and that of the last depths.
+    """
+    rows = []
+    for seed in range(seeds):
+        whole, stopped = (Run.open(out / name / f"seed_{seed}") for name in ("greedy", "greedy_auto"))
+        random = Run.open(out / "random_labels" / f"seed_{seed}")
+        seconds = list(whole.manifest["costs"]["seconds_by_phase"].values())
+        depth = stopped.manifest["trained_depth"]
+        curves = [val_accuracies(run) for run in (whole, stopped)]
+        rows.append(
+            {
+                "seed": seed,
+                "stopped_after": depth,
+                "reason": stopped.manifest["stopped"],
+                "stages": len(seconds),
+                "saved_of_stage_seconds": sum(seconds[depth:]) / sum(seconds),
+                "saved_of_all_seconds": 1 - stopped.manifest["seconds"] / whole.manifest["seconds"],
+                "val_accuracy_all_stages": curves[0],
+                "lost_at_best_depth": max(curves[0]) - max(curves[1]),
+                "lost_at_last_depth": curves[0][-1] - curves[1][-1],
+                "random_labels_stopped_after": random.manifest["trained_depth"],
+                "random_labels_reason": random.manifest["stopped"],
+            }
+        )
+    return rows
+
+
+def val_accuracies(run: Run) -> list[float]:
+    """Val accuracy of each depth after its last epoch."""
+    last = {event["depth"]: event["val_accuracy"] for event in run.read_events() if event["event"] == "epoch"}
+    return [last[depth] for depth in sorted(last)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/strategies"))
@@ -94,7 +133,8 @@ def main() -> None:
     rows = run_study(chosen, range(options.seeds), options.out, probes=PROBES, say=print)
     if not options.only:
         settings = {"images": options.images, "epochs": options.epochs, "jobs": options.jobs, "threads_a_run": 1}
-        print(write_result("strategies", {"settings": settings, "rows": rows}))
+        found = {"settings": settings, "rows": rows, "stopping": stopping(options.out, options.seeds)}
+        print(write_result("strategies", found))
 
 
 if __name__ == "__main__":
