@@ -118,7 +118,12 @@ class TrainingConfig(Section):
     prefix_cache: Literal["auto", "device", "memory", "disk", "off"] = Field(
         "auto", description="greedy: where the outputs of the frozen stages are kept; auto = where they fit"
     )
-    prefix_views: int = Field(4, ge=1, description="greedy: augmented versions of each image in the prefix cache")
+    prefix_views: int | None = Field(
+        None,
+        ge=1,
+        description="greedy: augmented versions of each image in the prefix cache; absent = a fifth of the epochs, "
+        "but 2 to 8",
+    )
     keep: Literal["last", "best"] = Field(
         "last", description="weights a phase ends with: of its last epoch, or of the one with the best val accuracy"
     )

@@ -33,7 +33,7 @@ from lwexplain.training.interruption import Interruption
 from lwexplain.training.log import TrainingLog
 from lwexplain.training.meter import Meter
 from lwexplain.training.optimization import build_optimizer, learning_rate
-from lwexplain.training.prefix import SHARE, LivePrefix, PrefixBatch, PrefixCache
+from lwexplain.training.prefix import SHARE, LivePrefix, PrefixBatch, PrefixCache, views_for
 from lwexplain.training.snapshot import BestWeights, Position, restore_snapshot, save_snapshot
 from lwexplain.training.strategies.base import Phase, Span
 from lwexplain.training.unit import LocalUnit, UnitResult
@@ -228,7 +228,7 @@ class Trainer:
                 self.train_batches.in_order(self.val_batches.batch_size),
                 self.val_batches.in_order(self.val_batches.batch_size),
                 self.autocast,
-                views=min(self.recipe.prefix_views, self.recipe.epochs),
+                views=views_for(self.recipe.epochs, self.recipe.prefix_views),
                 place=None if where == "auto" else where,
                 folder=self.run.path,
                 keep_images=any(loss.uses_images for loss in self.losses.values()),

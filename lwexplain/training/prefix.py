@@ -28,6 +28,14 @@ SHARE = 0.5
 """The part of what is free on a device, in memory or on a disk that the caches of all processes may take."""
 
 
+def views_for(epochs: int, wanted: int | None = None) -> int:
+    """How many views to keep for ``epochs`` of a stage: as wanted, else a fifth of the epochs, but 2 to 8.
+
+    A view costs one forward pass of a stage over all images, an epoch about three; so views stay cheap beside training.
+    """
+    return min(epochs, wanted or max(2, min(8, epochs // 5)))
+
+
 class PrefixBatch(NamedTuple):
     """``state`` after the frozen stages (the images where there are none), with labels (N,), images (N, C, H, W) and
     the positions (N,) in the split. ``images`` is empty (0 rows) where nobody looks at them."""
@@ -219,7 +227,10 @@ class PrefixCache:
         """A tensor in a file without a name: the system takes it back when the tensor or the process is gone."""
         count = math.prod(shape)
         with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".prefix-") as file:
-            os.posix_fallocate(file.fileno(), 0, count * dtype.itemsize)  # a full disk is an error here, not later
+            if hasattr(os, "posix_fallocate"):  # so that a full disk is an error here, not later
+                os.posix_fallocate(file.fileno(), 0, count * dtype.itemsize)
+            else:
+                file.truncate(count * dtype.itemsize)
             return torch.from_file(file.name, shared=True, size=count, dtype=dtype).reshape(shape)
 
 

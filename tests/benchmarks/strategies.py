@@ -49,10 +49,8 @@ ROWS: tuple[tuple[str, str, dict[str, Any], dict[str, Any]], ...] = (
      {"model.stages": 4, "model.balance": "activations"}),
     ("greedy_linear", "greedy, linear heads", {"strategy": "greedy"}, {}),
     ("decoupled_linear", "decoupled, linear heads", {"strategy": "decoupled"}, {}),
-    ("decoupled_conv", "decoupled, conv heads", {"strategy": "decoupled", "head": "conv"}, {}),
     ("decoupled_predsim", "decoupled, mlp_sr heads, predsim", DECOUPLED | {"loss": "predsim"}, {}),
     ("decoupled_infopro", "decoupled, mlp_sr heads, infopro", DECOUPLED | {"loss": "infopro"}, {}),
-    ("decoupled_similarity", "decoupled, mlp_sr heads, similarity", DECOUPLED | {"loss": "similarity"}, {}),
     ("decoupled_separability", "decoupled, mlp_sr heads, separability", DECOUPLED | {"loss": "separability"}, {}),
     ("decoupled_ff", "decoupled, mlp_sr heads, forward_forward", DECOUPLED | {"loss": "forward_forward"}, {}),
 )  # fmt: skip
@@ -60,7 +58,7 @@ ROWS: tuple[tuple[str, str, dict[str, Any], dict[str, Any]], ...] = (
 
 def experiments(images: int, epochs: int, model: dict[str, Any]) -> list[Experiment]:
     """The rows of the table, all of them configs/fashion_mnist_bp.yaml but for what their names say."""
-    common = {"data.train_size": images, "training.epochs": epochs, **model}
+    common = {"data.train_size": images, "training.epochs": epochs, "training.prefix_views": 4, **model}
     found = []
     for name, title, training, others in ROWS:
         overrides = common | {f"training.{key}": value for key, value in training.items()} | others

@@ -110,9 +110,9 @@ def prefix_cache(images: int, epochs: int, runs: int) -> dict[str, Any]:
         "greedy, no cache": greedy | {"prefix_cache": "off"},
     }
     found: dict[str, list[dict[str, float]]] = {name: [] for name in variants}
-    for _ in range(runs):
+    for seed in range(runs):
         for name, training in variants.items():
-            config = configuration(images, epochs, **training)
+            config = load_config(configuration(images, epochs, **training), {"seed": seed})
             data = load_data(config.data, config.seed).for_training()
             found[name].append(whole_run(config, data))
             print(name, found[name][-1], flush=True)
