@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional  # imported later on, by DDP, its default arguments would hold the group for good
 from torch import Tensor, nn
 
 from lwexplain.errors import TrainingError
@@ -97,7 +98,7 @@ def joined_world() -> Iterator[World]:
     try:
         yield current_world()
     finally:
-        gc.collect()  # what is left of DDP holds the group, whose threads would outlive Python and abort the process
+        gc.collect()  # what is left of DDP holds the group, whose threads may abort a process that ends before them
         dist.destroy_process_group()
 
 

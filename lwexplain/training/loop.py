@@ -83,7 +83,7 @@ class Trainer:
         self.best: BestWeights | None = None
         self.meter = Meter([], self.world)
         self.interruption = Interruption()
-        self.last_save = 0.0
+        self.last_save = self.epoch_began = 0.0
 
     # ------------------------------------------------------------------ the loop
 
@@ -119,17 +119,17 @@ class Trainer:
         for epoch in range(self.position.epoch, self.recipe.epochs):
             if self.position.step == 0:
                 self.meter = self._new_meter()
-            stopwatch, first_step, images_before = time.perf_counter(), self.position.step, self.meter.count
+            self.epoch_began = time.perf_counter() - self.position.epoch_seconds
             key = self.position.phase * self.recipe.epochs + epoch
             progress.describe(f"{phase.name}  epoch {epoch + 1}/{self.recipe.epochs}")
-            for batch in self.prefix.training(self.train_batches, key, epoch, first_step):
+            for batch in self.prefix.training(self.train_batches, key, epoch, self.position.step):
                 with self._measured(phase) if self._steps_into_phase() == 0 else nullcontext():
                     self._step(phase, batch)
                 progress.advance()
                 if self.position.step % LOG_EVERY == 0 or (self.interruption.asked and self.world.is_alone):
                     self._look_around(phase, progress)
-            self._end_epoch(phase, self.meter.count - images_before, time.perf_counter() - stopwatch)
-            self.position.epoch, self.position.step = epoch + 1, 0
+            self._end_epoch(phase, time.perf_counter() - self.epoch_began)
+            self.position.epoch, self.position.step, self.position.epoch_seconds = epoch + 1, 0, 0.0
             if epoch + 1 < self.recipe.epochs:
                 self._save_and_stop_where_asked(due=self._is_save_due())
         self._leave(phase)
@@ -270,14 +270,13 @@ class Trainer:
                 self.log.event(event="stop", stage=phase.name, depth=phase.depth, reason=reason)
         self._save_and_stop_where_asked()
 
-    def _end_epoch(self, phase: Phase, images: int, seconds: float) -> None:
+    def _end_epoch(self, phase: Phase, seconds: float) -> None:
         """Evaluate the phase's heads on val, log a line for each, and keep the weights if they are the best so far."""
         training = self.log.finite(*self.meter.read(), phase, self.position)
         results = self._evaluate(phase)
         self.val_correct |= {depth: result.correct for depth, result in results.items()}
-        assert self.optimizer is not None
-        lr = self.optimizer.param_groups[0]["lr"]
-        self.log.epoch(phase, self.position, *training, results, lr=lr, images=images, seconds=seconds)
+        lr = self._learning_rate(self._steps_into_phase() - 1)
+        self.log.epoch(phase, self.position, *training, results, lr=lr, images=self.meter.count, seconds=seconds)
         accuracy = results[phase.depth].accuracy
         if self.position.best_accuracy is None or accuracy > self.position.best_accuracy:
             self.position.best_accuracy = accuracy
@@ -329,10 +328,12 @@ class Trainer:
 
     def _set_learning_rate(self, step: int) -> None:
         assert self.optimizer is not None
-        recipe = self.recipe
-        lr = learning_rate(recipe.schedule, recipe.optimizer.lr, step, len(self.train_batches), recipe.epochs)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = self._learning_rate(step)
+
+    def _learning_rate(self, step: int) -> float:
+        recipe = self.recipe
+        return learning_rate(recipe.schedule, recipe.optimizer.lr, step, len(self.train_batches), recipe.epochs)
 
     def _steps_into_phase(self) -> int:
         return self.position.epoch * len(self.train_batches) + self.position.step
@@ -341,5 +342,7 @@ class Trainer:
         """Write ``last.safetensors``; raises TrainingError instead where a weight is not finite."""
         now = time.perf_counter()
         self.position.seconds += now - self.last_save
+        if self.position.step:
+            self.position.epoch_seconds = now - self.epoch_began
         self.last_save = now
         save_snapshot(self)

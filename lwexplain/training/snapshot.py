@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class Position:
     """How far training has come: the next step to do.
 
-    ``seconds`` of training so far, ``events_bytes`` of the log, ``stopped`` the reason for an early end,
+    ``seconds`` of training so far, ``epoch_seconds`` of them in the present epoch, ``events_bytes`` of the log, ``stopped`` the reason for an early end,
     ``live_prefix`` whether the outputs of frozen stages found no place to be kept in, ``best_accuracy`` the best on
     val of the present phase.
     """
@@ -36,6 +36,7 @@ class Position:
     epoch: int = 0
     step: int = 0
     seconds: float = 0.0
+    epoch_seconds: float = 0.0
     events_bytes: int = 0
     stopped: str | None = None
     live_prefix: bool = False

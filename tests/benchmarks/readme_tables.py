@@ -41,10 +41,15 @@ def strategies(result: dict[str, Any]) -> TextTable:
 def activation_bytes(result: dict[str, Any]) -> TextTable:
     """A line a strategy: activation memory of a step and its share of that of bp."""
     lines = [
-        [name, f"{found['activation_bytes'] / 2**20:,.0f}", f"{found['share_of_bp']:.2f}"]
+        [
+            name,
+            f"{found['activation_bytes'] / 2**20:,.0f}",
+            f"{found['share_of_bp']:.2f}",
+            f"{found['step_flops'] / 1e9:.2f}",
+        ]
         for name, found in result["strategies"].items()
     ]
-    return TextTable(["strategy", "activation MiB", "share of bp"], lines)
+    return TextTable(["strategy", "activation MiB", "share of bp", "GFLOPs an image and step"], lines)
 
 
 def prefix_cache(result: dict[str, Any]) -> TextTable:

@@ -23,6 +23,7 @@ from lwexplain.data.load import load_data
 from lwexplain.models.build import build_model
 from lwexplain.run import Run
 from lwexplain.training.loop import Trainer
+from lwexplain.training.prefix import views_for
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,7 +32,7 @@ def configuration(images: int, epochs: int, **training: Any) -> Config:
     """Width-16 ResNet-18 on part of Fashion-MNIST, as in configs/fashion_mnist_bp.yaml."""
     overrides = {
         "data.train_size": images,
-        "data.val_fraction": 0.05,
+        "data.val_fraction": 0.025,
         "training.epochs": epochs,
         "training.checkpoint_seconds": 3600,
         **{f"training.{key}": value for key, value in training.items()},
@@ -103,11 +104,11 @@ def step_overhead(images: int, runs: int) -> dict[str, Any]:
 
 def prefix_cache(images: int, epochs: int, runs: int) -> dict[str, Any]:
     """Greedy over all stages with and without the prefix cache, and bp, at equal epochs a stage, in turn."""
-    greedy = {"strategy": "greedy", "head": "mlp_sr"}
     variants: dict[str, dict[str, Any]] = {
         "bp": {"strategy": "bp"},
-        "greedy, cache": greedy,
-        "greedy, no cache": greedy | {"prefix_cache": "off"},
+        "greedy, linear heads": {"strategy": "greedy"},
+        "greedy, linear heads, no cache": {"strategy": "greedy", "prefix_cache": "off"},
+        "greedy, mlp_sr heads": {"strategy": "greedy", "head": "mlp_sr"},
     }
     found: dict[str, list[dict[str, float]]] = {name: [] for name in variants}
     for seed in range(runs):
@@ -120,7 +121,7 @@ def prefix_cache(images: int, epochs: int, runs: int) -> dict[str, Any]:
     return {
         "images": images,
         "epochs_per_stage": epochs,
-        "head": greedy["head"],
+        "views": views_for(epochs),
         "runs": found,
         "median_seconds": median,
         "median_ratio": {

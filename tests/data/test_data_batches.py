@@ -90,6 +90,95 @@ def test_a_batch_holds_the_normalised_images_their_labels_and_their_positions():
         assert torch.equal(y, images.labels[index])
 
 
+# ---------------------------------------------------------------------- shards
+
+
+def joined(shards):
+    """The rows of all shards of each batch in the order of the whole batch."""
+    for parts in zip(*shards, strict=True):
+        numbers = [torch.arange(len(index)) * len(parts) + rank for rank, (_, _, index) in enumerate(parts)]
+        order = torch.cat(numbers).argsort()
+        yield tuple(torch.cat(tensors)[order] for tensors in zip(*parts, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["arrays", "files"])
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_the_shards_of_a_batch_are_the_batch(files, kind, size):
+    """Pixels as augmented, labels and positions; batches of 4, 4, 4, 4, 4 and 2."""
+    options = {"shuffle": True, "augment": AUGMENT}
+    shards = [batches(files if kind == "files" else None, shard=(rank, size), **options) for rank in range(size)]
+    assert_same(joined([shard.epoch(3) for shard in shards]), batches(**options).epoch(3))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 50), st.integers(1, 7))
+def test_shards_differ_by_one_row_at_most_and_leave_none_out(count, size):
+    rows = [list(range(count))[batches(shard=(rank, size)).shard_of(count)] for rank in range(size)]
+    assert sorted(row for part in rows for row in part) == list(range(count))
+    assert max(map(len, rows)) - min(map(len, rows)) <= 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 5), st.integers(1, 5), st.integers(1, 4))
+def test_a_part_of_every_shard_is_a_part_of_the_batch(size, parts, rows):
+    """So a batch that is accumulated in parts falls into the same parts in any number of processes."""
+    positions = torch.arange(size * parts * rows)
+    shards = [positions[batches(shard=(rank, size)).shard_of(len(positions))] for rank in range(size)]
+    for number, expected in enumerate(positions.tensor_split(parts)):
+        found = torch.cat([shard.tensor_split(parts)[number] for shard in shards])
+        assert torch.equal(found.sort()[0], expected)
+
+
+# ---------------------------------------------------------------------- steps, order, pixels
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 5), st.integers(0, 6), st.booleans(), st.booleans())
+def test_steps_are_the_positions_of_the_whole_batches(key, start, drop_last, sharded):
+    made = batches(shuffle=True, drop_last=drop_last, shard=(1, 2) if sharded else (0, 1))
+    start = min(start, len(made))
+    expected = [index for _, _, index in batches(shuffle=True, drop_last=drop_last).epoch(key, start)]
+    assert [step.tolist() for step in made.steps(key, start)] == [index.tolist() for index in expected]
+
+
+@pytest.mark.parametrize("kind", ["arrays", "files"])
+def test_in_order_holds_every_image_once_and_augmented_alike(files, kind):
+    images = files if kind == "files" else None
+    made = batches(images, shuffle=True, drop_last=True, augment=AUGMENT, shard=(1, 2))
+    ordered = made.in_order(7)
+    assert torch.equal(torch.cat([index for _, _, index in ordered.epoch(2)]), torch.arange(22))
+    assert_same(ordered.epoch(2), batches(images, 7, augment=AUGMENT).epoch(2))
+    assert (made.batch_size, made.shuffle, made.drop_last, made.shard) == (4, True, True, (1, 2))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.floats(0, 1), min_size=3, max_size=3),
+    st.lists(st.floats(1e-6, 0.5), min_size=3, max_size=3),
+    st.booleans(),
+)
+def test_every_pixel_value_comes_back_exactly(mean, std, channels_last):
+    pixels = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).expand(2, 3, 16, 16)
+    made = batches(mean=mean, std=std, channels_last=channels_last)
+    assert torch.equal(made.pixels(made.normalised(pixels)), pixels)
+
+
+def test_the_pixels_of_a_batch_are_those_stored():
+    images, made = arrays(), batches()
+    for x, _, index in made.epoch():
+        assert torch.equal(made.normalised(images.images[index]), x)
+        assert torch.equal(made.pixels(x), images.images[index])
+
+
+def test_augmented_images_come_back_from_their_pixels_to_the_bit():
+    made = batches(augment=AUGMENT, shuffle=True)
+    for x, _, _ in made.epoch(1):
+        assert torch.equal(made.normalised(made.pixels(x)), x)
+
+
+# ---------------------------------------------------------------------- orders
+
+
 def test_without_shuffle_the_order_is_that_of_the_split():
     order = torch.cat([index for _, _, index in batches()])
     assert torch.equal(order, torch.arange(22))
