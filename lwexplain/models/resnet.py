@@ -115,14 +115,15 @@ VARIANTS = {
     "resnet34": Variant("ResNet-34: a stem and sixteen basic blocks (He et al. 2016).", (3, 4, 6, 3)),
     "slim_resnet18": Variant(
         "ResNet-18 with a changed hierarchy: earlier downsampling, a quarter of the parameters.",
-        (1, 2, 3, 2),
-        factors=(1, 1.5, 2.25, 3),
+        (1, 2, 2, 1),
+        factors=(1.25, 2, 2.875, 3.5),
     ),
 }
 """The slim one follows Ma et al. (2020), who find that shallow stages trained from a local loss separate classes badly
-at full resolution, and that downsampling earlier moves the learning to deeper, better separable features. It keeps the
-eight blocks, but the resolution halves one block earlier (after the first and the third instead of the second and the
-fourth), and the deep groups, where a ResNet-18 holds three quarters of its parameters, are narrower."""
+at full resolution, and that downsampling earlier moves the learning to deeper, better separable features. It keeps one
+block at full resolution, so that every halving comes a block earlier, and one at the last; its stem is a quarter wider,
+since narrow shallow stages hold the deep ones back, and the deep groups, where a ResNet-18 holds three quarters of its
+parameters, are narrower."""
 
 
 def _register(name: str, variant: Variant) -> None:

@@ -4,7 +4,6 @@ Every process draws the same global batch and works on its own rows of it; gradi
 statistics, losses and hits are summed. One process writes the run directory.
 """
 
-import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional  # imported later on, by DDP, its default arguments would hold the group for good
+import torch.distributed.nn.functional  # else torch imports it when the group is there, as a default argument for good
 from torch import Tensor, nn
 
 from lwexplain.errors import TrainingError
@@ -68,7 +67,7 @@ class World:
         except Exception as raised:
             error = raised
         if self.any(error is not None)[0]:
-            raise error or TrainingError("the first process could not start; it says why")
+            raise error or TrainingError("the first process cannot go on; it says why")
 
     def wait(self) -> None:
         """Return once every process has come here."""
@@ -98,7 +97,6 @@ def joined_world() -> Iterator[World]:
     try:
         yield current_world()
     finally:
-        gc.collect()  # what is left of DDP holds the group, whose threads may abort a process that ends before them
         dist.destroy_process_group()
 
 

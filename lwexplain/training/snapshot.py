@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 class Position:
     """How far training has come: the next step to do.
 
-    ``seconds`` of training so far, ``epoch_seconds`` of them in the present epoch, ``events_bytes`` of the log, ``stopped`` the reason for an early end,
-    ``live_prefix`` whether the outputs of frozen stages found no place to be kept in, ``best_accuracy`` the best on
-    val of the present phase.
+    ``seconds`` of training so far, ``epoch_seconds`` of them in the present epoch, ``events_bytes`` of the log,
+    ``stopped`` the reason for an early end, ``live_prefix`` whether the outputs of frozen stages found no place to be
+    kept in, ``best_accuracy`` the best on val of the present phase.
     """
 
     phase: int = 0
@@ -67,25 +67,31 @@ def save_snapshot(trainer: "Trainer") -> None:
     meter = trainer.meter.tensors()
     random_states = world.gather(torch.get_rng_state())
     on_device = world.gather(torch.cuda.get_rng_state(trainer.device)) if trainer.device.type == "cuda" else []
-    if not world.is_main:
-        return
-    position.events_bytes = trainer.run.events_path.stat().st_size
     tensors = with_prefix("model", weights) | with_prefix("meter", meter)
+    tensors |= with_prefix("rng.cpu", {str(rank): state for rank, state in enumerate(random_states)})
+    tensors |= with_prefix("rng.cuda", {str(rank): state for rank, state in enumerate(on_device)})
+    with world.first_alone():
+        if world.is_main:
+            _write(trainer, phase.name, tensors)
+
+
+def _write(trainer: "Trainer", phase: str, tensors: dict[str, Tensor]) -> None:
+    """Write the checkpoints: ``tensors`` and what else the first process knows."""
+    position = trainer.position
+    position.events_bytes = trainer.run.events_path.stat().st_size
     for depth, loss in trainer.losses.items():
         tensors |= with_prefix(f"loss.{depth}", loss.state_dict())
     tensors |= with_prefix("val_correct", {str(depth): hits for depth, hits in trainer.val_correct.items()})
-    tensors |= with_prefix("rng.cpu", {str(rank): state for rank, state in enumerate(random_states)})
-    tensors |= with_prefix("rng.cuda", {str(rank): state for rank, state in enumerate(on_device)})
     if trainer.optimizer is not None:
         tensors |= with_prefix("optimizer", optimizer_tensors(trainer.optimizer))
-    state = {"position": asdict(position), "optimizer": trainer.optimizer is not None, "processes": world.size}
+    state = {"position": asdict(position), "optimizer": trainer.optimizer is not None, "processes": trainer.world.size}
     if trainer.best and not trainer.best.saved:
         save_checkpoint(trainer.run.checkpoints / BEST, with_prefix("model", trainer.best.weights), trainer.best.epoch)
         trainer.best.saved = True
     save_checkpoint(trainer.run.checkpoints / LAST, tensors, state)
     trainer.run.write_json("checkpoints/last.json", state | {"file": LAST})
     if position.phase < len(trainer.phases):
-        progress = f"{phase.name}, epoch {position.epoch + 1} of {trainer.recipe.epochs}"
+        progress = f"{phase}, epoch {position.epoch + 1} of {trainer.recipe.epochs}"
         trainer.run.update(progress=f"phase {position.phase + 1} of {len(trainer.phases)}: {progress}")
 
 

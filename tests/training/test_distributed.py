@@ -1,7 +1,6 @@
 """Two gloo processes on the CPU against one process that sees the whole batch."""
 
 import contextlib
-import gc
 import os
 import re
 import signal
@@ -20,9 +19,9 @@ from processes import fork_server
 from torch import nn
 
 from lwexplain import api, cli
-from lwexplain.errors import CheckpointError, TrainingError
+from lwexplain.errors import CheckpointError, LwexplainError, TrainingError
 from lwexplain.run import Run
-from lwexplain.training import loop
+from lwexplain.training import checkpoint, loop
 from lwexplain.training.checkpoint import LAST, load_checkpoint
 from lwexplain.training.distributed import (
     SynchronisedBatchNorm,
@@ -151,7 +150,6 @@ RECIPES = {
     "greedy with a live prefix": {"training.strategy": "greedy", "training.prefix_cache": "off"},
     "decoupled": {"training.strategy": "decoupled"},
     "parts": {"training.strategy": "bp", "training.accumulate": 2},
-    "gradient checkpointing": {"training.strategy": "decoupled", "training.gradient_checkpointing": True},
     "parts and gradient checkpointing": {
         "training.strategy": "deep_supervision",
         "training.accumulate": 2,
@@ -343,7 +341,7 @@ def fail_in(rank):
 def test_an_error_where_the_first_process_works_alone_is_one_of_all(pair):
     assert pair(fail_in, 0) == [
         "ValueError: the reason",
-        "TrainingError: the first process could not start; it says why",
+        "TrainingError: the first process cannot go on; it says why",
     ]
     assert pair(fail_in, None) == [None, None]
 
@@ -387,7 +385,7 @@ def test_a_batch_that_cannot_be_shared_is_refused_before_anything_is_made(pair, 
 def refused(path, overrides, resume=False):
     try:
         return str(train(path, overrides, resume=resume))
-    except (TrainingError, CheckpointError) as error:
+    except LwexplainError as error:
         return str(error)
 
 
@@ -423,7 +421,6 @@ def command(rank, port, outputs, arguments):
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(outputs / f"{name}{rank}", os.O_WRONLY | os.O_CREAT), number)
     sys.argv = ["lwexplain", *arguments]
-    gc.disable()  # what is collected is not left to chance
     try:
         cli.main()
     finally:
@@ -466,6 +463,37 @@ def test_only_the_first_process_prints_and_no_thread_is_left(tmp_path, config):
     assert "next: lwexplain analyze" in first[0]
     assert (first[1], second) == ("", ["", ""])
     assert "gloo" not in (tmp_path / "threads0").read_text() + (tmp_path / "threads1").read_text()
+
+
+def test_a_failed_training_ends_both_with_one_message_and_no_thread_is_left(tmp_path, config):
+    codes, first, second = run_command(
+        tmp_path, "train", config, "training.optimizer.lr=1e30", "--run-dir", tmp_path / "run"
+    )
+    assert codes == [2, 2]
+    assert re.fullmatch(r"error: (the loss|weight \S+) is [^\n]+\n", first[1])
+    assert (first[0], second) == ("", ["", ""])
+    assert "gloo" not in (tmp_path / "threads0").read_text() + (tmp_path / "threads1").read_text()
+    assert Run.open(tmp_path / "run").status == "failed"
+
+
+def train_on_a_full_disk(path):
+    """The second checkpoint finds no room."""
+    save, calls = checkpoint.save_file, iter(range(100))
+
+    def full(*arguments, **options):
+        if next(calls) > 0:
+            raise OSError(28, "No space left on device")
+        save(*arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "save_file", full)
+        return refused(path, TWO_LAYERS)
+
+
+def test_a_disk_that_is_full_for_the_first_process_ends_both(pair, tmp_path):
+    first, second = pair(train_on_a_full_disk, tmp_path / "run")
+    assert "No space left on device" in first
+    assert second == "the first process cannot go on; it says why"
 
 
 def test_no_default_argument_of_torch_can_hold_the_process_group():
