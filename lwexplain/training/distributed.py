@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional  # else torch imports it when the group is there, as a default argument for good
+import torch.distributed.nn.functional  # before there is a group, which its default arguments would hold for good
 from torch import Tensor, nn
 
 from lwexplain.errors import TrainingError

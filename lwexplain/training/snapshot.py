@@ -98,6 +98,9 @@ def _write(trainer: "Trainer", phase: str, tensors: dict[str, Tensor]) -> None:
 def restore_snapshot(trainer: "Trainer") -> None:
     """Go back to the last checkpoint: weights, optimizer, random state, log and position."""
     path = trainer.run.checkpoints / LAST
+    if trainer.world.is_main:
+        for leftover in trainer.run.checkpoints.glob(".*.tmp"):  # of a process that was killed while it wrote
+            leftover.unlink(missing_ok=True)
     tensors, state = load_checkpoint(path)
     try:
         if state["processes"] != trainer.world.size:

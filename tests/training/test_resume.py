@@ -12,6 +12,7 @@ from processes import fork_server
 from torch import nn
 
 from lwexplain import api
+from lwexplain.errors import TrainingInterrupted
 from lwexplain.models.build import MODELS
 from lwexplain.models.staged import StagedModel
 from lwexplain.run import Run
@@ -321,3 +322,16 @@ def test_a_training_that_died_before_its_end_was_noted_is_finished(make):
     assert run.status == "trained"
     assert same(learned(run.path), weights)
     assert [event["event"] for event in run.read_events()].count("end") == 1
+
+
+def test_what_a_killed_process_was_writing_is_cleared_away(make):
+    trainer, run = make()
+    trainer.interruption.asked = True
+    with pytest.raises(TrainingInterrupted):
+        trainer.fit(run)
+    leftover = run.checkpoints / ".last.safetensors.1234.tmp"
+    leftover.write_bytes(b"half of a checkpoint")
+    trainer, run = make()
+    trainer.fit(run, resume=True)
+    assert not leftover.exists()
+    assert run.status == "trained"
