@@ -18,7 +18,7 @@ def write_result(name: str, content: dict[str, Any]) -> Path:
     """Write ``results/NAME.json``; returns its path."""
     path = RESULTS / f"{name}.json"
     machine = {
-        **{key: value for key, value in describe_environment().items() if key != "command"},
+        **{key: value for key, value in describe_environment().items() if key not in ("command", "platform")},
         "processor": _processor(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
