@@ -1,10 +1,11 @@
-"""All training strategies, with several heads and losses, under one recipe on Fashion-MNIST, width-16 ResNet-18.
+"""All training strategies, and several heads and losses, under one recipe on Fashion-MNIST, width-16 ResNet-18.
 
-    python tests/benchmarks/strategies.py --out runs/strategies --jobs 2
+    python tests/benchmarks/strategies.py --out runs/strategies --jobs 2                     # results/strategies.json
+    python tests/benchmarks/strategies.py --part heads_and_losses --out runs/strategies      # its own result file
 
 Three seeds of every row, `--images` training images and `--epochs` epochs (for greedy: of each stage). Each run has one
 thread, `--jobs` of them go side by side, so seconds are those of a busy machine; the ratios that matter are measured
-alone by training_speed.py. Runs that are done are kept, a second call goes on. Writes results/strategies.json.
+alone by training_speed.py. Runs that are done are kept, a second call goes on.
 """
 
 import argparse
@@ -45,6 +46,10 @@ ROWS: tuple[tuple[str, str, dict[str, Any], dict[str, Any]], ...] = (
     ("bp_checkpointing", "bp, gradient checkpointing", BP | {"gradient_checkpointing": True}, {}),
     ("bp_accumulation", "bp, accumulation in 4 parts", BP | {"accumulate": 4}, {}),
     ("deep_supervision", "deep supervision, mlp_sr heads", {"strategy": "deep_supervision", "head": "mlp_sr"}, {}),
+)  # fmt: skip
+
+HEADS_AND_LOSSES: tuple[tuple[str, str, dict[str, Any], dict[str, Any]], ...] = (
+    ("bp", "bp", BP, {}),
     ("decoupled_4", "decoupled in 4 stages of equal activations, mlp_sr heads", DECOUPLED,
      {"model.stages": 4, "model.balance": "activations"}),
     ("greedy_linear", "greedy, linear heads", {"strategy": "greedy"}, {}),
@@ -55,12 +60,14 @@ ROWS: tuple[tuple[str, str, dict[str, Any], dict[str, Any]], ...] = (
     ("decoupled_ff", "decoupled, mlp_sr heads, forward_forward", DECOUPLED | {"loss": "forward_forward"}, {}),
 )  # fmt: skip
 
+PARTS = {"strategies": ROWS, "heads_and_losses": HEADS_AND_LOSSES}
 
-def experiments(images: int, epochs: int, model: dict[str, Any]) -> list[Experiment]:
-    """The rows of the table, all of them configs/fashion_mnist_bp.yaml but for what their names say."""
-    common = {"data.train_size": images, "training.epochs": epochs, "training.prefix_views": 4, **model}
+
+def experiments(part: str, images: int, epochs: int) -> list[Experiment]:
+    """The rows of a table, all of them configs/fashion_mnist_bp.yaml but for what their names say."""
+    common = {"data.train_size": images, "training.epochs": epochs, "training.prefix_views": 4}
     found = []
-    for name, title, training, others in ROWS:
+    for name, title, training, others in PARTS[part]:
         overrides = common | {f"training.{key}": value for key, value in training.items()} | others
         config = load_config(ROOT / "configs" / "fashion_mnist_bp.yaml", overrides)
         found.append(Experiment(name, title, config.model_dump(mode="json")))
@@ -114,6 +121,7 @@ def val_accuracies(run: Run) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=list(PARTS), default="strategies")
     parser.add_argument("--out", type=Path, default=Path("runs/strategies"))
     parser.add_argument("--images", type=int, default=12_000)
     parser.add_argument("--epochs", type=int, default=5)
@@ -121,7 +129,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--only", help="comma-separated rows; no result file is written then")
     options = parser.parse_args()
-    chosen = experiments(options.images, options.epochs, {})
+    chosen = experiments(options.part, options.images, options.epochs)
     if options.only:
         chosen = [experiment for experiment in chosen if experiment.name in options.only.split(",")]
     tasks = [(experiment, seed) for experiment in chosen for seed in range(options.seeds)]
@@ -131,8 +139,10 @@ def main() -> None:
     rows = run_study(chosen, range(options.seeds), options.out, probes=PROBES, say=print)
     if not options.only:
         settings = {"images": options.images, "epochs": options.epochs, "jobs": options.jobs, "threads_a_run": 1}
-        found = {"settings": settings, "rows": rows, "stopping": stopping(options.out, options.seeds)}
-        print(write_result("strategies", found))
+        found: dict[str, Any] = {"settings": settings, "rows": rows}
+        if options.part == "strategies":
+            found["stopping"] = stopping(options.out, options.seeds)
+        print(write_result(options.part, found))
 
 
 if __name__ == "__main__":
