@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from lwexplain.errors import ModelError
@@ -95,11 +96,12 @@ def _device_of(model: nn.Module) -> torch.device:
 
 @contextmanager
 def _every_operation_visible() -> Iterator[None]:
-    """Keep attention from its fused inference path, which the counter of FLOPs cannot look into."""
+    """Keep attention from its fused kernels, which the counter of FLOPs cannot look into."""
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        yield
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
 
