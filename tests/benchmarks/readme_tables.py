@@ -38,6 +38,22 @@ def strategies(result: dict[str, Any]) -> TextTable:
     return TextTable(header, lines)
 
 
+def stopping(result: dict[str, Any]) -> TextTable:
+    """A line a seed: where greedy training stopped by itself, what that saved and what it lost."""
+    lines = [
+        [
+            str(row["seed"]),
+            f"{row['stopped_after']} of {row['stages']}",
+            f"{100 * row['saved_of_stage_seconds']:.0f} %",
+            f"{100 * row['lost_at_best_depth']:.2f}",
+            f"{row['random_labels_stopped_after']} of {row['stages']}",
+        ]
+        for row in result["stopping"]
+    ]
+    header = ["seed", "stopped after stage", "time saved", "val points lost", "on random labels"]
+    return TextTable(header, lines)
+
+
 def activation_bytes(result: dict[str, Any]) -> TextTable:
     """A line a strategy: activation memory of a step and its share of that of bp."""
     lines = [
@@ -71,20 +87,22 @@ def mebibytes_with_point(found: dict[str, Any]) -> str:
     return f"{found['mean'] / 2**20:,.1f}" if found["mean"] < 100 * 2**20 else mebibytes(found)
 
 
-TABLES: dict[str, Callable[[dict[str, Any]], TextTable]] = {
-    "strategies": strategies,
-    "activation_bytes": activation_bytes,
-    "prefix_cache": prefix_cache,
+TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], TextTable]]] = {
+    "strategies": ("strategies", strategies),
+    "stopping": ("strategies", stopping),
+    "prefix_cache": ("prefix_cache", prefix_cache),
+    "activation_bytes": ("activation_bytes", activation_bytes),
 }
+"""Each table by name: its result file, and what makes it."""
 
 
 def with_tables(text: str) -> str:
     """The text with every marked table made anew."""
 
     def made(match: re.Match[str]) -> str:
-        name = match[1]
-        result = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-        return f"<!-- table: {name} -->\n{TABLES[name](result).markdown()}<!-- end of table -->"
+        file, table = TABLES[match[1]]
+        result = json.loads((RESULTS / f"{file}.json").read_text(encoding="utf-8"))
+        return f"<!-- table: {match[1]} -->\n{table(result).markdown()}<!-- end of table -->"
 
     return re.sub(r"<!-- table: (\w+) -->\n.*?<!-- end of table -->", made, text, flags=re.DOTALL)
 
