@@ -9,8 +9,8 @@ from torch import nn
 from torch.func import functional_call
 
 from lwexplain.errors import ModelError
+from lwexplain.models.activations import ActivationMeter
 from lwexplain.models.staged import StagedModel, State
-from lwexplain.training.activations import ActivationMeter
 
 IMAGES = 2
 """Images in the pass that measures activations: batch norm does not train on one image of 1x1 features."""

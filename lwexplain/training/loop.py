@@ -13,10 +13,10 @@ from lwexplain.config import Config
 from lwexplain.data.batches import Batches
 from lwexplain.data.dataset import DataSplits
 from lwexplain.errors import TrainingError, TrainingInterrupted
+from lwexplain.models.activations import ActivationMeter
 from lwexplain.models.staged import detach
 from lwexplain.progress import Progress
 from lwexplain.run import Run
-from lwexplain.training.activations import ActivationMeter
 from lwexplain.training.build import build_losses, build_strategy, build_trainable, check_recipe, place_modules
 from lwexplain.training.checkpoint import (
     BEST,

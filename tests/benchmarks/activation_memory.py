@@ -3,7 +3,7 @@
     python tests/benchmarks/activation_memory.py            # batch 256, images of 1 x 28 x 28, some minutes
 
 Counted is the peak of the bytes alive in forward and backward pass beyond weights, their gradients and the batch
-(``lwexplain.training.activations``); checkpointing and accumulation, which save memory without any local loss, stand in
+(``lwexplain.models.activations``); checkpointing and accumulation, which save memory without any local loss, stand in
 the same table.
 """
 

@@ -5,8 +5,8 @@ import torch
 
 from lwexplain.config import load_config
 from lwexplain.data.load import load_data
+from lwexplain.models.activations import ActivationMeter
 from lwexplain.run import Run
-from lwexplain.training.activations import ActivationMeter
 from lwexplain.training.loop import Trainer
 from lwexplain.training.strategies.base import STRATEGIES
 

@@ -8,11 +8,11 @@ from torch import nn
 
 from lwexplain.config import ModelConfig
 from lwexplain.errors import ModelError
+from lwexplain.models.activations import ActivationMeter
 from lwexplain.models.balance import activation_bytes, balance_stages, costs_of, partition
 from lwexplain.models.build import build_model
 from lwexplain.models.heads.base import HEADS
 from lwexplain.models.staged import StagedModel, features_of
-from lwexplain.training.activations import ActivationMeter
 
 FAMILIES = [
     ("resnet18", "block", {}),

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from lwexplain.training.activations import ActivationMeter
+from lwexplain.models.activations import ActivationMeter
 
 UNIT = 4 * 8 * 4
 """Bytes of a batch of 4 rows of 8 float32."""
