@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.nn.functional  # before there is a group, which its default arguments would hold for good
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from lwexplain.errors import TrainingError
 
@@ -144,22 +145,27 @@ def _summed(tensor: Tensor) -> Tensor:
     return total
 
 
-class SynchronisedBatchNorm(nn.BatchNorm2d):
+class SynchronisedBatchNorm(_BatchNorm):
     """Batch normalisation over the rows of all processes, on any device that can sum among them.
 
-    Equal to ``nn.BatchNorm2d`` on the whole batch (Ioffe and Szegedy 2015). On CUDA the trainer takes torch's own
-    ``nn.SyncBatchNorm``, which does not work on the CPU.
+    Equal to ``nn.BatchNorm1d``, ``2d`` or ``3d`` on the whole batch (Ioffe and Szegedy 2015). On CUDA the trainer takes
+    torch's own ``nn.SyncBatchNorm``, which does not work on the CPU.
     """
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        """Any input (N, C) or (N, C, ...)."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or current_world().is_alone:
             return super().forward(x)
-        sums = x.float().sum((0, 2, 3))
+        others = (0, *range(2, x.ndim))
+        along_channels = (1, -1, *[1] * (x.ndim - 2))
+        sums = x.float().sum(others)
         count = torch.full_like(sums[:1], x.numel() // x.shape[1])
         total = cast(Tensor, _Sum.apply(torch.cat([sums, count])))
         mean, count = total[:-1] / total[-1], total[-1]
-        centred = x.float() - mean.reshape(1, -1, 1, 1)
-        variance = cast(Tensor, _Sum.apply(centred.square().sum((0, 2, 3)))) / count
+        centred = x.float() - mean.reshape(along_channels)
+        variance = cast(Tensor, _Sum.apply(centred.square().sum(others))) / count
         if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
             with torch.no_grad():
                 assert self.num_batches_tracked is not None
@@ -170,9 +176,9 @@ class SynchronisedBatchNorm(nn.BatchNorm2d):
         scale = (variance + self.eps).rsqrt()
         if self.weight is not None:
             scale = scale * self.weight
-        y = centred * scale.reshape(1, -1, 1, 1)
+        y = centred * scale.reshape(along_channels)
         if self.bias is not None:
-            y = y + self.bias.reshape(1, -1, 1, 1)
+            y = y + self.bias.reshape(along_channels)
         return y.to(x.dtype)
 
 
@@ -181,9 +187,9 @@ def synchronise_batch_norm(module: nn.Module, device: torch.device) -> nn.Module
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(module)
     for name, child in module.named_children():
-        if isinstance(child, nn.BatchNorm2d):
-            child.__class__ = SynchronisedBatchNorm
-        elif isinstance(child, nn.modules.batchnorm._BatchNorm):
+        if isinstance(child, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
+            cast(Any, child).__class__ = SynchronisedBatchNorm
+        elif isinstance(child, _BatchNorm):
             raise TrainingError(
                 f"{type(child).__name__} {name!r} cannot be synchronised among processes on the CPU; train in one"
             )

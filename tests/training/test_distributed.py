@@ -167,6 +167,7 @@ RECIPES = {
         "training.loss_options": {"measure": "fisher"},
     },
     "images for the loss": {"training.strategy": "greedy", "training.loss": "infopro", "model.width": 8},
+    "mlp_sr heads": {"training.strategy": "greedy", "training.head": "mlp_sr"},
     "layers, the best epoch": {
         "training.strategy": "decoupled",
         "model.units": "layer",
@@ -227,9 +228,9 @@ def test_a_last_batch_of_val_with_fewer_images_than_processes_counts(pair, tmp_p
 # ---------------------------------------------------------------------- its parts
 
 
-def whole_batch():
+def whole_batch(positions):
     generator = torch.Generator().manual_seed(0)
-    x = 2 * torch.randn(8, 3, 4, 5, generator=generator) + 1
+    x = 2 * torch.randn(8, 3, *positions, generator=generator) + 1
     return x, torch.randn(x.shape, generator=generator)
 
 
@@ -246,10 +247,10 @@ def normalise(norm, x, weights):
     return {"y": y.detach(), "x": x.grad, "evaluated": evaluated.detach()}, parameters, dict(norm.named_buffers())
 
 
-def normalise_rows(options, first_rows):
+def normalise_rows(kind, positions, options, first_rows):
     rows = [slice(None, first_rows), slice(first_rows, None)][current_world().rank]
-    x, weights = whole_batch()
-    holder = nn.Sequential(nn.BatchNorm2d(3, **options))
+    x, weights = whole_batch(positions)
+    holder = nn.Sequential(kind(3, **options))
     nn.init.constant_(next(holder.parameters(), torch.empty(1)), 1.5)
     synchronise_batch_norm(holder, torch.device("cpu"))
     assert type(holder[0]) is SynchronisedBatchNorm
@@ -257,12 +258,15 @@ def normalise_rows(options, first_rows):
 
 
 @pytest.mark.parametrize("first_rows", [4, 3, 7])
+@pytest.mark.parametrize(
+    ("kind", "positions"), [(nn.BatchNorm2d, (4, 5)), (nn.BatchNorm1d, ()), (nn.BatchNorm1d, (6,))], ids=str
+)
 @pytest.mark.parametrize("options", [{}, {"momentum": None}, {"affine": False}, {"momentum": 0.3, "eps": 0.1}])
-def test_synchronised_batch_norm_is_batch_norm_of_the_whole_batch(pair, options, first_rows):
-    whole = nn.BatchNorm2d(3, **options)
+def test_synchronised_batch_norm_is_batch_norm_of_the_whole_batch(pair, kind, positions, options, first_rows):
+    whole = kind(3, **options)
     nn.init.constant_(next(whole.parameters(), torch.empty(1)), 1.5)
-    rows, parameters, buffers = normalise(whole, *whole_batch())
-    found = pair(normalise_rows, options, first_rows)
+    rows, parameters, buffers = normalise(whole, *whole_batch(positions))
+    found = pair(normalise_rows, kind, positions, options, first_rows)
     for name, expected in rows.items():
         assert torch.allclose(torch.cat([part[0][name] for part in found]), expected, atol=1e-5)
     for name, expected in parameters.items():
@@ -273,8 +277,8 @@ def test_synchronised_batch_norm_is_batch_norm_of_the_whole_batch(pair, options,
 
 
 def test_a_normalisation_that_cannot_be_synchronised_is_refused():
-    with pytest.raises(TrainingError, match="BatchNorm1d 'norm' cannot be synchronised"):
-        synchronise_batch_norm(nn.ModuleDict({"norm": nn.BatchNorm1d(3)}), torch.device("cpu"))
+    with pytest.raises(TrainingError, match="LazyBatchNorm2d 'norm' cannot be synchronised"):
+        synchronise_batch_norm(nn.ModuleDict({"norm": nn.LazyBatchNorm2d()}), torch.device("cpu"))
 
 
 def rows_and_gradients():
