@@ -23,9 +23,10 @@ class Measurement:
     """One number about one stage: a row of ``metrics.parquet``.
 
     ``metric`` is made of letters, digits and _; one that ends in ``_accuracy`` is a share in [0, 1]. ``split`` is
-    ``none`` for what belongs to no split. ``class_`` names the class (or the pair of classes) a value belongs to,
-    None for all classes together. ``low`` and ``high`` bound a 95 % interval where there is one; ``n`` is the number
-    of samples behind it. ``note`` says what a reader must know: a sub-sample, no convergence, an approximation.
+    ``none`` for what belongs to no split. ``class_`` names the class, the pair of classes (``pair_of``) or, of a
+    similarity, the other stage that a value belongs to; None for all together. ``low`` and ``high`` bound a 95 %
+    interval where there is one; ``n`` is the number of samples behind it. ``note`` says what a reader must know: a
+    sub-sample, no convergence, an approximation.
     """
 
     metric: str
@@ -36,6 +37,11 @@ class Measurement:
     high: float | None = None
     n: int | None = None
     note: str = ""
+
+
+def pair_of(first: str, second: str) -> str:
+    """How a pair of classes stands in ``Measurement.class_``."""
+    return f"{first} | {second}"
 
 
 @dataclass(frozen=True)
@@ -78,8 +84,8 @@ class StageData:
     ``features[split]`` is (N, D) float32 and ``labels[split]`` (N,) int64 for the splits ``train`` (fit here),
     ``val`` (decide here) and ``test`` (report once). ``logits[split]`` is (N, K) float32 from the stage's own
     trained head, missing where the stage has none. ``classes`` are the K class names. ``subsampled`` names the
-    splits that are a stratified part of the whole. Arrays are shared by all probes and read-only; copy them to
-    change them.
+    splits that are a stratified part of the whole. Arrays are shared by all probes and read-only, often memory-mapped;
+    copy them to change them. ``memory_bytes`` is what a probe may take for its working arrays.
 
     The last three serve attribution: ``model_to_stage`` maps images (M, C, H, W), normalised float32, to the
     stage's raw output, ``head`` maps that output to logits, ``pool`` maps it to the rows of ``features``.
@@ -94,6 +100,7 @@ class StageData:
     seed: int = 0
     subsampled: frozenset[str] = frozenset()
     device: str = "cpu"
+    memory_bytes: int = 512 * 2**20
     images: "torch.Tensor | None" = None
     image_labels: np.ndarray | None = None
     model_to_stage: "Callable[[torch.Tensor], torch.Tensor] | None" = None

@@ -1,10 +1,15 @@
 """Reading a split of a stage: every probe gets checked arrays, or an error that says what is wrong."""
 
+import mmap
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 
 from lwexplain.errors import ProbeError
 from lwexplain.probes.base import StageData
+
+BLOCK_BYTES = 8 * 2**20
 
 
 def read_split(stage: StageData, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -21,14 +26,36 @@ def read_split(stage: StageData, split: str) -> tuple[np.ndarray, np.ndarray]:
         raise ProbeError(f"stage {stage.name!r}: {split} features have shape {features.shape}; expected (N, D)")
     if len(features) != len(labels):
         raise ProbeError(f"stage {stage.name!r}: {len(features)} {split} features but {len(labels)} labels")
-    finite = np.isfinite(features).all(axis=1)
-    if not finite.all():
+    key = f"finite:{split}"
+    if key not in stage.memo:
+        stage.memo[key] = sum(int((~np.isfinite(block).all(axis=1)).sum()) for _, block in feature_blocks(features))
+    if stage.memo[key]:
         raise ProbeError(
-            f"stage {stage.name!r}: {int((~finite).sum())} of {len(features)} {split} samples have features "
-            f"that "
-            "are NaN or infinite"
+            f"stage {stage.name!r}: {stage.memo[key]} of {len(features)} {split} samples have features that are NaN "
+            "or infinite"
         )
     return features, labels
+
+
+def feature_blocks(features: np.ndarray, rows: int | None = None) -> Iterator[tuple[slice, np.ndarray]]:
+    """Copies (n, D) of consecutive rows of ``features`` (N, D), each with its place; by default of about 8 MiB.
+
+    Pages of a memory-mapped array are let go of behind the reader, so that a pass over it takes the memory of one
+    block, however large the array.
+    """
+    rows = rows or max(1, BLOCK_BYTES // (features.shape[1] * features.itemsize))
+    for start in range(0, len(features), rows):
+        at = slice(start, min(start + rows, len(features)))
+        block = np.array(features[at])
+        let_go(features)
+        yield at, block
+
+
+def let_go(features: np.ndarray) -> None:
+    """Drop the pages of a memory-mapped array from this process's memory; they stay in the file."""
+    mapped: mmap.mmap | None = getattr(features, "_mmap", None)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def read_labels(stage: StageData, split: str) -> np.ndarray:
@@ -52,5 +79,11 @@ def splits_of(stage: StageData, wanted: tuple[str, ...]) -> list[str]:
 
 def as_float64(features: np.ndarray, device: str) -> torch.Tensor:
     """A float64 copy on ``device`` (on the CPU where the device has no float64)."""
-    place = "cpu" if device.startswith("mps") else device
-    return torch.from_numpy(np.array(features, dtype=np.float64)).to(place)
+    wide = np.array(features, dtype=np.float64)
+    let_go(features)
+    return torch.from_numpy(wide).to(float64_device(device))
+
+
+def float64_device(device: str) -> str:
+    """``device``, or the CPU where the device has no float64."""
+    return "cpu" if device.startswith("mps") else device

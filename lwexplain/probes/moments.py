@@ -1,0 +1,174 @@
+"""Class means and scatter of a stage's features, streamed in blocks: what most indices are made of.
+
+The samples are also dealt into ``GROUPS`` groups. Moments without one group follow from the moments of all, so an
+index gets its interval by the delete-a-group jackknife at no further pass over the features.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lwexplain.probes.base import StageData
+from lwexplain.probes.splits import feature_blocks, float64_device, read_split
+
+GROUPS = 10
+T_QUANTILE = 2.2621571627409915  # 97.5 % quantile of Student's t with GROUPS - 1 degrees of freedom
+
+Reduce = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class ClassMoments:
+    """Moments of features (N, D) with labels in K' classes that have samples; everything float64.
+
+    ``classes`` (K',) int64 their numbers, ``counts`` (K',) samples, ``means`` (K', D), ``within`` (D, D) the sum over
+    samples of (x - mean of its class)(x - mean of its class)^T, not divided by N.
+    """
+
+    classes: np.ndarray
+    counts: Tensor
+    means: Tensor
+    within: Tensor
+
+    @property
+    def n(self) -> int:
+        return int(self.counts.sum())
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of all samples (D,)."""
+        return self.counts @ self.means / self.counts.sum()
+
+    @property
+    def centred_means(self) -> Tensor:
+        """Class means less the mean of all samples, each times the root of its count (K', D): C^T C = between."""
+        return self.counts.sqrt()[:, None] * (self.means - self.mean)
+
+    @property
+    def between(self) -> Tensor:
+        """Sum over samples of (mean of its class - mean of all)(...)^T, (D, D)."""
+        return self.centred_means.T @ self.centred_means
+
+    @property
+    def total(self) -> Tensor:
+        """Scatter about the mean of all samples (D, D): within + between."""
+        return self.within + self.between
+
+
+@dataclass(frozen=True)
+class Moments:
+    """The moments of all samples, and what is needed to take one group out of them.
+
+    ``group_counts`` (G, K'), ``group_sums`` (G, K', D) of deviations from the class mean, ``group_scatter``
+    (G, D, D) of the same; empty (G = 0) where memory did not allow groups, which ``note`` then says.
+    """
+
+    whole: ClassMoments
+    group_counts: Tensor
+    group_sums: Tensor
+    group_scatter: Tensor
+    note: str = field(default="")
+
+    def all_but_one(self) -> Iterator[ClassMoments]:
+        """The moments without each group in turn; a class that loses its last sample is left out."""
+        parts = zip(self.group_counts, self.group_sums, self.group_scatter, strict=True)
+        for taken, sums, scatter in parts:
+            left = self.whole.counts - taken
+            kept = left > 0
+            shift = -sums[kept] / left[kept, None]  # new class mean less the old one
+            moved = left[kept].sqrt()[:, None] * shift
+            yield ClassMoments(
+                self.whole.classes[kept.cpu().numpy()],
+                left[kept],
+                self.whole.means[kept] + shift,
+                self.whole.within - scatter - moved.T @ moved - _gone(sums[~kept], taken[~kept]),
+            )
+
+
+def _gone(sums: Tensor, counts: Tensor) -> Tensor:
+    """What classes that vanish with a group would leave behind: their scatter is all in the group, their sums are 0."""
+    scaled = sums / counts.clamp(min=1).sqrt()[:, None]
+    return scaled.T @ scaled
+
+
+def moments_of(stage: StageData, split: str) -> Moments:
+    """The moments of a split of a stage, computed once and remembered in ``stage.memo``."""
+    key = f"moments:{split}"
+    if key not in stage.memo:
+        stage.memo[key] = streamed_moments(stage, split)
+    return stage.memo[key]
+
+
+def streamed_moments(
+    stage: StageData, split: str, *, rows: slice = slice(None), reduce: Reduce = lambda part: part
+) -> Moments:
+    """Compute the moments in two passes over blocks of the features (class means, then scatter about them).
+
+    With several processes each takes its own ``rows`` and ``reduce`` adds up the tensors of all. Sample j of a class
+    belongs to group j modulo GROUPS. Raises ProbeError as ``read_split`` does.
+    """
+    features, labels = read_split(stage, split)
+    classes = np.unique(labels)
+    own = np.searchsorted(classes, labels)
+    k, d, device = len(classes), features.shape[1], float64_device(stage.device)
+    groups = GROUPS if GROUPS * d * d * 8 <= stage.memory_bytes // 2 else 0
+    group = _rank_within_class(own) % max(groups, 1)
+    part, part_own, part_group = features[rows], torch.from_numpy(own[rows]), torch.from_numpy(group[rows])
+    counts = torch.from_numpy(np.bincount(own, minlength=k)).double().to(device)
+
+    sums = torch.zeros(k, d, dtype=torch.float64, device=device)
+    for at, block in feature_blocks(part):
+        sums.index_add_(0, part_own[at].to(device), torch.from_numpy(block).to(device).double())
+    means = reduce(sums).to(device) / counts[:, None]
+
+    group_sums = torch.zeros(max(groups, 1) * k, d, dtype=torch.float64, device=device)
+    scatter = torch.zeros(max(groups, 1), d, d, dtype=torch.float64, device=device)
+    for at, block in feature_blocks(part):
+        of_class, of_group = part_own[at].to(device), part_group[at].to(device)
+        deviations = torch.from_numpy(block).to(device).double() - means[of_class]
+        group_sums.index_add_(0, of_group * k + of_class, deviations)
+        for g in range(len(scatter)):
+            mine = deviations[of_group == g]
+            scatter[g].addmm_(mine.T, mine)
+    group_sums, scatter = reduce(group_sums).to(device), reduce(scatter).to(device)
+    whole = ClassMoments(classes, counts, means, scatter.sum(0))
+    if not groups:
+        none = torch.zeros(0, dtype=torch.float64, device=device)
+        note = f"no interval: {d} features are too many for the jackknife within the memory limit"
+        return Moments(whole, none.reshape(0, k), none.reshape(0, k, d), none.reshape(0, d, d), note)
+    group_counts = torch.from_numpy(np.bincount(group * k + own, minlength=groups * k)).double().to(device)
+    return Moments(whole, group_counts.reshape(groups, k), group_sums.reshape(groups, k, d), scatter)
+
+
+def jackknife(function: Callable[[ClassMoments], float], moments: Moments) -> tuple[float, float | None, float | None]:
+    """Value and 95 % interval of an index by the delete-a-group jackknife (Kott 2001, J. Official Stat. 17, eq. 2).
+
+    None for the bounds where there are no groups, a group leaves fewer than two classes, or a value is not finite.
+    """
+    value = function(moments.whole)
+    if not math.isfinite(value):
+        return value, None, None
+    replicates = [function(part) for part in moments.all_but_one() if len(part.counts) == len(moments.whole.counts)]
+    return value, *jackknife_interval(value, replicates)
+
+
+def jackknife_interval(value: float, replicates: list[float]) -> tuple[float | None, float | None]:
+    """95 % interval about ``value`` from GROUPS replicates that each leave one group out; None without them all."""
+    if len(replicates) < GROUPS or not all(map(math.isfinite, replicates)):
+        return None, None
+    squares = sum((replicate - value) ** 2 for replicate in replicates)
+    half = T_QUANTILE * math.sqrt((GROUPS - 1) / GROUPS * squares)
+    return value - half, value + half
+
+
+def _rank_within_class(own: np.ndarray) -> np.ndarray:
+    """For each sample, how many samples of its class come before it."""
+    order = np.argsort(own, kind="stable")
+    starts = np.concatenate([[0], np.cumsum(np.bincount(own))[:-1]])
+    rank = np.empty(len(own), dtype=np.int64)
+    rank[order] = np.arange(len(own)) - np.repeat(starts, np.bincount(own))
+    return rank

@@ -1,0 +1,87 @@
+"""Streamed class moments equal those computed at once, also with a group taken out and over several processes."""
+
+import numpy as np
+import pytest
+import torch
+
+from lwexplain.probes import splits
+from lwexplain.probes.moments import GROUPS, jackknife, moments_of, streamed_moments
+
+
+def direct(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    classes = np.unique(y)
+    means = np.stack([x[y == k].mean(0) for k in classes])
+    within = sum((x[y == k] - m).T @ (x[y == k] - m) for k, m in zip(classes, means, strict=True))
+    return classes, means, within
+
+
+@pytest.mark.parametrize("block_bytes", [64, 10**6])
+def test_moments_equal_those_of_all_samples_at_once(make_stage, monkeypatch, block_bytes: int) -> None:
+    monkeypatch.setattr(splits, "BLOCK_BYTES", block_bytes)
+    stage = make_stage(seed=3, classes=4, dims=6)
+    x, y = stage.features["val"].astype(np.float64) + 1e4, stage.labels["val"]
+    stage.features["val"] = x
+    whole = moments_of(stage, "val").whole
+    classes, means, within = direct(x, y)
+    assert whole.classes.tolist() == classes.tolist()
+    np.testing.assert_allclose(whole.means, means, rtol=1e-12)
+    np.testing.assert_allclose(whole.within, within, rtol=1e-9, atol=1e-9)
+    centred = x - x.mean(0)
+    np.testing.assert_allclose(whole.total, centred.T @ centred, rtol=1e-9, atol=1e-6)
+
+
+def test_taking_a_group_out_equals_leaving_its_samples_out(make_stage) -> None:
+    stage = make_stage(seed=1, sizes={"val": (31, 12, 1)})
+    y = stage.labels["val"]
+    rank = np.array([(y[:i] == y[i]).sum() for i in range(len(y))])
+    parts = list(moments_of(stage, "val").all_but_one())
+    assert len(parts) == GROUPS
+    for group, part in enumerate(parts):
+        kept = rank % GROUPS != group
+        classes, means, within = direct(stage.features["val"][kept].astype(np.float64), y[kept])
+        assert part.classes.tolist() == classes.tolist()
+        np.testing.assert_allclose(part.means, means, rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(part.within, within, rtol=1e-9, atol=1e-10)
+
+
+def test_two_processes_add_up_to_one(make_stage) -> None:
+    """Run in turn: a first round collects what each would send, later rounds hand out the sums."""
+    stage = make_stage(seed=5)
+    n = len(stage.labels["val"])
+    halves = (slice(0, n // 3), slice(n // 3, n))
+    sums: list[torch.Tensor] = []
+    for step in range(3):
+        sent: list[list[torch.Tensor]] = []
+        for rows in halves:
+            calls: list[torch.Tensor] = []
+
+            def reduce(part: torch.Tensor, calls: list[torch.Tensor] = calls) -> torch.Tensor:
+                calls.append(part.clone())
+                return sums[len(calls) - 1] if len(calls) <= len(sums) else part
+
+            streamed_moments(stage, "val", rows=rows, reduce=reduce)
+            sent.append(calls)
+        sums.append(sent[0][step] + sent[1][step])
+    calls = iter(sums)
+    together = streamed_moments(stage, "val", rows=halves[0], reduce=lambda _: next(calls))
+    alone = moments_of(stage, "val")
+    torch.testing.assert_close(together.whole.within, alone.whole.within, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(together.group_scatter, alone.group_scatter, rtol=1e-12, atol=1e-12)
+
+
+def test_the_jackknife_covers_the_mean_of_normal_samples_as_often_as_it_says() -> None:
+    from lwexplain.probes.base import StageData
+
+    covered = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        stage = StageData("s", 1, {"val": rng.normal(size=(200, 1))}, {"val": np.arange(200) % 2}, ["a", "b"])
+        _, low, high = jackknife(lambda m: float(m.mean[0]), moments_of(stage, "val"))
+        covered += low <= 0 <= high
+    assert 180 <= covered <= 199
+
+
+def test_too_many_features_for_the_memory_are_noted(make_stage) -> None:
+    moments = moments_of(make_stage(dims=20, memory_bytes=1000), "val")
+    assert "too many for the jackknife" in moments.note
+    assert jackknife(lambda m: 1.0, moments) == (1.0, None, None)
