@@ -1,0 +1,47 @@
+"""The nearest samples of every sample, found once and shared by the probes that ask for them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from lwexplain.probes.base import StageData
+from lwexplain.probes.distances import squared_distance_blocks
+from lwexplain.probes.splits import as_float64, read_split
+from lwexplain.probes.subsample import pairwise_samples
+
+NEIGHBOURS = 10
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The k nearest other samples of each of n samples, nearest first; Euclidean, on the features as they are.
+
+    ``samples`` (n,) int64 are their positions in the split, sorted; ``indices`` (n, k) int64 count within
+    ``samples``; ``distances`` (n, k) float64 ascend along each row. k = NEIGHBOURS, or n - 1 where that is less.
+    """
+
+    samples: np.ndarray
+    indices: np.ndarray
+    distances: np.ndarray
+
+
+def nearest_others(stage: StageData, split: str = "val") -> Neighbours:
+    """Nearest neighbours of the samples of a split among themselves, remembered in ``stage.memo``.
+
+    A split that is too large is represented by ``pairwise_samples``. Raises ProbeError as ``read_split`` does.
+    """
+    key = f"nearest_others:{split}"
+    if key not in stage.memo:
+        samples = pairwise_samples(stage, split)
+        x = as_float64(read_split(stage, split)[0][samples], stage.device)
+        k = min(NEIGHBOURS, len(x) - 1)
+        indices, distances = [], []
+        for rows, d2 in squared_distance_blocks(x):
+            here = torch.arange(len(d2), device=x.device)
+            d2[here, here + rows.start] = torch.inf
+            nearest = d2.topk(k, dim=1, largest=False, sorted=True)
+            indices.append(nearest.indices.cpu())
+            distances.append(nearest.values.sqrt().cpu())
+        stage.memo[key] = Neighbours(samples, torch.cat(indices).numpy(), torch.cat(distances).numpy())
+    return stage.memo[key]
