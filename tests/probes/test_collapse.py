@@ -41,13 +41,14 @@ def direct(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> dict[str, float]
 
 
 def simplex_stage(spread: float = 0.0, per_class: int = 12) -> StageData:
-    """Four classes at the corners of a simplex, samples at their mean (but for ``spread``), and a head like it."""
+    """Four classes at the corners of a simplex, samples at their mean but for ``spread``, and a head like it."""
     corners = np.linalg.qr(np.random.default_rng(0).normal(size=(6, 6)))[0][:4] * 3
     labels = np.repeat(np.arange(4), per_class)
     features = corners[labels] + 5 + spread * np.random.default_rng(1).normal(size=(len(labels), 6))
     head = nn.Linear(6, 4).double()
     with torch.no_grad():
         head.weight.copy_(torch.from_numpy(corners - corners.mean(0)))
+        head.bias.copy_(-head.weight @ torch.from_numpy(features.mean(0)))
         logits = head(torch.from_numpy(features)).numpy()
     both = {"train": features, "val": features}
     both_logits = {"train": logits, "val": logits}
