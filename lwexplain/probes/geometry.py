@@ -1,0 +1,131 @@
+"""The geometry of a stage's features: how many directions they use, and how many they need."""
+
+import math
+
+import numpy as np
+import torch
+
+from lwexplain.errors import ProbeError
+from lwexplain.probes.base import PROBES, Measurement, StageData
+from lwexplain.probes.moments import ClassMoments, jackknife_interval, moments_of
+from lwexplain.probes.neighbourhood import nearest_others
+from lwexplain.probes.splits import read_split
+from lwexplain.probes.subsample import sample_note
+
+EXPLAINED = 0.99
+DISCARDED = 0.1
+"""Share of the largest ratios of neighbour distances that only count as being the largest (Facco et al. 2017)."""
+
+
+@PROBES.register("geometry")
+class Geometry:
+    """Effective rank, participation ratio, saturation and intrinsic dimension of the features of one split.
+
+    The first three from the spectrum of the covariance, in directions (``saturation`` as a share of the width D, in
+    (0, 1]), the last from the two nearest neighbours of each sample; labels play no part. Intervals of effective rank
+    and participation ratio are by the jackknife, that of the intrinsic dimension follows from the model; saturation is
+    a count, which the jackknife does not fit. Undefined (NaN, with the reason in the note) where the features do not
+    vary. Raises ProbeError for a split that is missing or holds fewer than three samples.
+    """
+
+    name = "geometry"
+
+    def __init__(self, split: str = "val") -> None:
+        self.split = split
+
+    def measure(self, stage: StageData) -> list[Measurement]:
+        n = len(read_split(stage, self.split)[0])
+        if n < 3:
+            raise ProbeError(f"stage {stage.name!r}: {n} {self.split} samples; geometry needs at least three")
+        return [*self._of_spectrum(stage, n), self._intrinsic_dimension(stage)]
+
+    def _of_spectrum(self, stage: StageData, n: int) -> list[Measurement]:
+        moments = moments_of(stage, self.split)
+        spectrum = variances(moments.whole)
+        without_a_group = [variances(part) for part in moments.all_but_one()]
+        constant = "" if len(spectrum) else "undefined: the features do not vary"
+        own_note = stage.note(self.split)
+        rows = []
+        for metric, index in (("effective_rank", effective_rank), ("participation_ratio", participation_ratio)):
+            value = index(spectrum)
+            low, high = jackknife_interval(value, [index(part) for part in without_a_group])
+            note = "; ".join(filter(None, [constant, moments.note, own_note]))
+            rows.append(Measurement(metric, value, self.split, low=low, high=high, n=n, note=note))
+        share = saturation(spectrum, moments.whole.means.shape[1])
+        note = "; ".join(filter(None, [constant, own_note]))
+        return [*rows, Measurement("saturation", share, self.split, n=n, note=note)]
+
+    def _intrinsic_dimension(self, stage: StageData) -> Measurement:
+        nearest = nearest_others(stage, self.split)
+        if nearest.distances.shape[1] < 2:
+            raise ProbeError(
+                f"stage {stage.name!r}: {stage.memory_bytes:,} bytes hold the features of two samples only; "
+                "the intrinsic dimension needs three: give the probe more memory"
+            )
+        first, second = nearest.distances[:, 0], nearest.distances[:, 1]
+        value, low, high, used = two_nearest_neighbours(first, second)
+        total = len(first)
+        duplicates = f"{total - used:,} samples with a duplicate left out" if used < total else ""
+        undefined = "undefined: too few distinct samples, or all equally far apart" if math.isnan(value) else ""
+        note = "; ".join(filter(None, [undefined, duplicates, sample_note(stage, self.split, total)]))
+        return Measurement("intrinsic_dimension", value, self.split, low=low, high=high, n=used, note=note)
+
+
+def variances(moments: ClassMoments) -> torch.Tensor:
+    """Eigenvalues (R,) of the covariance of all samples, times their number, in descending order; R is its rank.
+
+    No index below depends on the factor. What rounding makes of a constant or a redundant feature is left out.
+    """
+    found = torch.linalg.eigvalsh(moments.total).flip(0)
+    epsilon, n = torch.finfo(found.dtype).eps, moments.n
+    of_means = n * (n * epsilon * float(moments.mean.abs().max())) ** 2
+    return found[found > max(len(found) * epsilon * float(found[0]), of_means)]
+
+
+def effective_rank(spectrum: torch.Tensor) -> float:
+    """exp of the entropy of the normalised singular values of the centred features (Roy and Vetterli 2007, def. 1).
+
+    These are the roots of the eigenvalues in ``spectrum`` (R,). From 1 to R; NaN for an empty spectrum.
+    """
+    if not len(spectrum):
+        return math.nan
+    share = spectrum.sqrt() / spectrum.sqrt().sum()
+    return float(torch.special.entr(share).sum().exp())
+
+
+def participation_ratio(spectrum: torch.Tensor) -> float:
+    """(sum of eigenvalues)^2 / sum of their squares, from 1 to R (Gao et al. 2017, "A theory of multineuronal
+    dimensionality"); NaN for an empty spectrum."""
+    return float(spectrum.sum().square() / spectrum.square().sum()) if len(spectrum) else math.nan
+
+
+def saturation(spectrum: torch.Tensor, width: int) -> float:
+    """Smallest number of directions that explain 99 % of the variance, divided by the width (Shenk et al. 2020; Richter
+    et al. 2021). In (0, 1]; NaN for an empty spectrum. The code of delve counts the directions before the last."""
+    if not len(spectrum):
+        return math.nan
+    explained = spectrum.cumsum(0) / spectrum.sum()
+    return (int((explained < EXPLAINED * (1 - 1e-12)).sum()) + 1) / width
+
+
+def two_nearest_neighbours(first: np.ndarray, second: np.ndarray) -> tuple[float, float | None, float | None, int]:
+    """Intrinsic dimension by TwoNN, a 95 % interval, and how many samples it rests on.
+
+    ``first`` and ``second`` (n,) are the distances to the two nearest neighbours. The logarithm of their ratio is
+    exponential with the dimension as its rate (Facco et al. 2017). The largest tenth of the ratios only counts as
+    larger than the rest, so that with k kept, the k - 1 over (sum of the kept + (n - k) times the largest kept) is
+    unbiased and 2 d (that sum) is chi-square with 2k degrees of freedom (Epstein and Sobel 1953), which gives the
+    interval as if the samples' neighbourhoods were independent. Samples at distance 0 from another have no ratio and
+    are left out; NaN where fewer than three remain, or all ratios are 1.
+    """
+    from scipy.special import gammaincinv
+
+    distinct = first > 0
+    logarithms = np.sort(np.log(second[distinct] / first[distinct]))
+    n = len(logarithms)
+    kept = int(n * (1 - DISCARDED))
+    total = float(logarithms[:kept].sum() + (n - kept) * logarithms[kept - 1]) if kept >= 2 else 0.0
+    if total <= 0:
+        return math.nan, None, None, n
+    low, high = (float(gammaincinv(kept, q)) / total for q in (0.025, 0.975))
+    return (kept - 1) / total, low, high, n

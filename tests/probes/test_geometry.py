@@ -1,0 +1,143 @@
+"""The geometry of features equals its definitions, scikit-dimension's TwoNN, and what is known of simple shapes."""
+
+import math
+
+import numpy as np
+import pytest
+import skdim
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.neighbors import NearestNeighbors
+
+from lwexplain.errors import ProbeError
+from lwexplain.probes import splits
+from lwexplain.probes.base import PROBES, Measurement, StageData
+from lwexplain.probes.geometry import Geometry, two_nearest_neighbours
+
+
+def stage_of(features: np.ndarray, labels: np.ndarray | None = None, **fields) -> StageData:
+    labels = np.arange(len(features)) % 2 if labels is None else labels
+    return StageData("s", 1, {"val": features}, {"val": labels}, ["a", "b", "c"], **fields)
+
+
+def rows_of(stage: StageData) -> dict[str, Measurement]:
+    return {row.metric: row for row in Geometry().measure(stage)}
+
+
+def values_of(stage: StageData) -> dict[str, float]:
+    return {metric: row.value for metric, row in rows_of(stage).items()}
+
+
+@pytest.mark.parametrize(("n", "d"), [(200, 12), (20, 30)])
+def test_indices_of_the_spectrum_equal_their_definitions(n: int, d: int) -> None:
+    rng = np.random.default_rng(n)
+    x = (rng.normal(size=(n, d)) * np.arange(1, d + 1) + 3).astype(np.float32)
+    singular = np.linalg.svd(x.astype(np.float64) - x.astype(np.float64).mean(0), compute_uv=False)
+    singular = singular[singular > 1e-6]
+    p, variance = singular / singular.sum(), singular**2
+    found = values_of(stage_of(x))
+    assert found["effective_rank"] == pytest.approx(np.exp(-(p * np.log(p)).sum()), rel=1e-6)
+    assert found["participation_ratio"] == pytest.approx(variance.sum() ** 2 / (variance**2).sum(), rel=1e-6)
+    directions = next(k for k in range(1, d + 1) if variance[:k].sum() >= 0.99 * variance.sum())
+    assert found["saturation"] == directions / d
+
+
+@pytest.mark.parametrize("d", [3, 40])
+def test_intrinsic_dimension_equals_scikit_dimension(d: int) -> None:
+    x = np.random.default_rng(d).normal(size=(157, d)).astype(np.float32)
+    expected = skdim.id.TwoNN(method="mle").fit(x.astype(np.float64)).dimension_
+    assert values_of(stage_of(x))["intrinsic_dimension"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_samples_with_a_duplicate_are_left_out_of_the_intrinsic_dimension_and_noted() -> None:
+    x = np.random.default_rng(1).normal(size=(60, 4)).astype(np.float32)
+    x[7] = x[3]
+    distances = NearestNeighbors(n_neighbors=3).fit(x.astype(np.float64)).kneighbors()[0]
+    kept = distances[distances[:, 0] > 0][:, :2]
+    expected = skdim.id.TwoNN(method="mle", dist=True).fit(kept).dimension_
+    row = rows_of(stage_of(x))["intrinsic_dimension"]
+    assert row.value == pytest.approx(expected, rel=1e-6)
+    assert row.n == 58
+    assert "2 samples with a duplicate" in row.note
+
+
+def test_the_intrinsic_dimension_of_a_plane_is_two_in_any_space() -> None:
+    rng = np.random.default_rng(0)
+    plane = rng.uniform(size=(3000, 2)) @ rng.normal(size=(2, 30))
+    row = rows_of(stage_of(plane))["intrinsic_dimension"]
+    assert row.value == pytest.approx(2, rel=0.06)
+    assert row.low < 2 < row.high
+
+
+def test_the_interval_of_the_intrinsic_dimension_covers_it_as_often_as_it_says() -> None:
+    covered = 0
+    for seed in range(300):
+        ratios = np.exp(np.random.default_rng(seed).exponential(1 / 5, size=40))
+        _, low, high, _ = two_nearest_neighbours(np.ones(40), ratios)
+        covered += low <= 5 <= high
+    assert 275 <= covered <= 296
+
+
+def test_directions_of_equal_variance_all_count() -> None:
+    corners = np.concatenate([np.eye(8), -np.eye(8)]) * 4 + 100
+    found = values_of(stage_of(corners))
+    assert found["effective_rank"] == pytest.approx(8)
+    assert found["participation_ratio"] == pytest.approx(8)
+    assert found["saturation"] == 1
+
+
+def test_a_line_has_one_direction() -> None:
+    line = np.linspace(0, 1, 50)[:, None] ** 2 * np.ones(6) + 1000
+    found = values_of(stage_of(line))
+    assert found["effective_rank"] == pytest.approx(1)
+    assert found["participation_ratio"] == pytest.approx(1)
+    assert found["saturation"] == 1 / 6
+
+
+def test_constant_features_add_no_direction() -> None:
+    x = np.random.default_rng(4).normal(size=(80, 5))
+    wider = np.concatenate([x, np.full((80, 5), 0.1)], axis=1)
+    narrow, wide = values_of(stage_of(x)), values_of(stage_of(wider))
+    assert wide["effective_rank"] == pytest.approx(narrow["effective_rank"])
+    assert wide["participation_ratio"] == pytest.approx(narrow["participation_ratio"])
+    assert wide["saturation"] == narrow["saturation"] / 2
+
+
+def test_features_that_do_not_vary_have_no_geometry() -> None:
+    for row in Geometry().measure(stage_of(np.full((300, 4), 0.1))):
+        assert math.isnan(row.value)
+        assert "undefined" in row.note
+        assert row.low is None
+
+
+def test_intervals_hold_the_value(make_stage) -> None:
+    rows = rows_of(make_stage())
+    assert list(rows) == ["effective_rank", "participation_ratio", "saturation", "intrinsic_dimension"]
+    for metric in ("effective_rank", "participation_ratio", "intrinsic_dimension"):
+        assert rows[metric].low < rows[metric].value < rows[metric].high
+    assert rows["saturation"].low is None
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10**6), block=st.integers(1, 2000), scale=st.floats(1e-2, 1e2))
+def test_order_block_size_rotation_and_scale_do_not_matter(seed: int, block: int, scale: float) -> None:
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(40, 6)) * [5, 3, 2, 1, 1, 0.5]
+    labels = rng.permutation(np.repeat([0, 1, 2], [5, 25, 10]))
+    rotation = np.linalg.qr(rng.normal(size=(6, 6)))[0]
+    order = rng.permutation(40)
+    expected = values_of(stage_of(x, labels))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(splits, "BLOCK_BYTES", block)
+        assert values_of(stage_of(scale * x[order] @ rotation, labels[order])) == pytest.approx(expected, rel=1e-6)
+
+
+def test_too_few_samples_are_refused() -> None:
+    with pytest.raises(ProbeError, match="at least three"):
+        Geometry().measure(stage_of(np.eye(2)))
+    with pytest.raises(ProbeError, match="more memory"):
+        Geometry().measure(stage_of(np.eye(5), memory_bytes=10))
+
+
+def test_the_probe_is_registered() -> None:
+    assert isinstance(PROBES.create("geometry"), Geometry)
