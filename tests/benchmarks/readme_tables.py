@@ -7,6 +7,7 @@ A marker is ``<!-- table: NAME -->`` before and ``<!-- end of table -->`` behind
 
 import json
 import re
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,36 @@ def prefix_cache(result: dict[str, Any]) -> TextTable:
         for name, runs in result["runs"].items()
     ]
     return TextTable(["", "seconds", "to bp", "val accuracy"], lines)
+
+
+def analysis_speed(result: dict[str, Any]) -> TextTable:
+    """A line a part of the work: median seconds of the script a person writes and of lwexplain."""
+
+    def seconds(name: str, part: str) -> float:
+        return statistics.median(run[part] for run in result["seconds"][name])
+
+    lines = [
+        [part, f"{seconds('own_script', part):,.1f}", f"{seconds('lwexplain', part):,.1f}"]
+        for part in result["seconds"]["lwexplain"][0]
+    ]
+    return TextTable(["", "seconds, own script", "seconds, lwexplain"], lines)
+
+
+def analysis_memory(result: dict[str, Any]) -> TextTable:
+    """A line an analysis: its samples, the peak memory of its process, the ratio to that of few samples."""
+    few = result["few"]["peak_bytes"]
+    titles = {"few": "", "many": "", "limited": f", limit {result['limited']['limit']}" if "limited" in result else ""}
+    lines = [
+        [
+            f"{result[name]['samples'][result['large_split']]:,}{title}",
+            f"{result[name]['peak_bytes'] / 10**6:,.0f}",
+            f"{result[name]['peak_bytes'] / few:.2f}",
+            f"{result[name]['wall_seconds']:,.0f}",
+        ]
+        for name, title in titles.items()
+        if name in result
+    ]
+    return TextTable(["samples", "peak MB", "ratio", "seconds"], lines)
 
 
 def mebibytes_with_point(found: dict[str, Any]) -> str:
