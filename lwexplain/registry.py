@@ -12,7 +12,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from lwexplain.errors import ConfigError, LwexplainError, UnknownNameError
@@ -33,6 +33,7 @@ class Registry:
         self.options_key = options_key
         self._factories: dict[str, Callable[..., Any]] = {}
         self._third_party: list[str] = []
+        self._origins: dict[str, str] = {}
         self._loaded = False
 
     def register(self, name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -56,6 +57,15 @@ class Registry:
         """Names that come from other installed packages, in alphabetical order."""
         self._load()
         return sorted(self._third_party)
+
+    def offered(self) -> list[str]:
+        """Names that installed packages announce, whether or not they can be imported; imports nothing."""
+        return sorted({point.name for point in entry_points(group=self.group)}) if self.group else []
+
+    def origin(self, name: str) -> tuple[str, Callable[..., Any]] | None:
+        """Name and version of the installed package that offers ``name``, and its factory; None for a built-in one."""
+        self._load()
+        return (self._origins[name], self._factories[name]) if name in self._origins else None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
@@ -151,6 +161,13 @@ class Registry:
                 except Exception as error:  # a foreign package must not take the tool down
                     self._factories[point.name] = _broken(self.kind, point.name, error)
                 self._third_party.append(point.name)
+                self._origins[point.name] = _package_of(point)
+
+
+def _package_of(point: EntryPoint) -> str:
+    """The installed package that announces an entry point, with its version."""
+    package = getattr(point, "dist", None)
+    return f"{package.name} {package.version}" if package is not None else point.value
 
 
 def nearest(name: str, known: list[str]) -> str:

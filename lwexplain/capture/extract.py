@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from lwexplain.capture.hooks import StageTap, find_modules, undisturbed, unwrap
+from lwexplain.capture.hooks import Call, StageTap, find_modules, undisturbed, unwrap
 from lwexplain.capture.pooling import Pooling, pool
 from lwexplain.errors import CaptureError
 
@@ -27,6 +27,16 @@ class Captured:
     logits: dict[str, np.ndarray] = field(default_factory=dict)
     index: np.ndarray | None = None
 
+    @property
+    def stages(self) -> list[str]:
+        """Names of the stages in the order in which they run."""
+        return list(self.features)
+
+
+Head = Callable[[torch.Tensor], torch.Tensor]
+Reader = Callable[[Any], Captured]
+"""From one batch to what the stages make of it."""
+
 
 def extract(
     model: nn.Module,
@@ -34,58 +44,37 @@ def extract(
     stages: Sequence[str],
     *,
     pooling: Pooling = "mean",
-    heads: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] | None = None,
+    heads: Mapping[str, Head] | None = None,
     modules: Mapping[str, nn.Module] | None = None,
     device: torch.device | str = "cpu",
+    precision: torch.dtype = torch.float32,
     store: str | os.PathLike[str] | None = None,
 ) -> Captured:
-    """Capture ``stages`` (module paths, or keys of ``modules``) of ``model`` in one pass over ``batches``.
+    """Capture ``stages`` of ``model`` in one pass over ``batches``; see ``capturing`` for what is captured.
 
-    ``batches`` yields ``(x, y)`` or ``(x, y, index)``: normalised images x (N, C, H, W), integer labels y (N,)
-    or (N, 1), integer positions index (N,). Floating-point images are cast to the dtype of the model's
-    parameters where these share one. ``stages`` are named in the order in which they run. ``heads[stage]`` maps
-    the stage's raw output to logits (N, K). With ``store``, features go to ``STAGE.npy`` in that folder as they
-    come and are returned memory-mapped, so that memory does not grow with N.
-
-    Runs in evaluation mode without gradients; hooks, modes, devices and random state are afterwards as
-    before, also after an exception. Raises CaptureError: an unknown, unused or repeatedly called stage, stages
-    out of order, a batch of another form, an output without samples in its first dimension, a value that is
-    not finite, no data.
+    With ``store``, features go to ``STAGE.npy`` in that folder as they come and are returned memory-mapped, so that
+    memory does not grow with N. Raises CaptureError as ``capturing`` does, and where there are no batches.
     """
-    model = unwrap(model)
-    heads = heads or {}
-    strangers = [name for name in heads if name not in stages]
-    if strangers:
-        raise CaptureError(f"heads for {', '.join(strangers)}, which are not among the stages captured")
-    found = find_modules(model, stages, modules)
     labels: list[np.ndarray] = []
     index: list[np.ndarray] = []
-    batch: dict[str, tuple[torch.Tensor, torch.Tensor | None]] = {}
-
-    def receive(name: str, raw: torch.Tensor) -> None:
-        head = heads.get(name)
-        rows = pool(raw, pooling)
-        # a head may begin with an in-place layer, which must not reach the rest of the model
-        batch[name] = (rows, head(raw.clone()).float() if head else None)
-
-    parts = [model, *found.values(), *(head for head in heads.values() if isinstance(head, nn.Module))]
     with contextlib.ExitStack() as stack:
-        stack.enter_context(undisturbed(parts, device))
-        stack.enter_context(torch.no_grad())
-        tap = stack.enter_context(StageTap(found, receive))
-        features = {name: stack.enter_context(_rows_of(name, store)) for name in stages}
-        logits = {name: stack.enter_context(_Rows()) for name in stages if name in heads}
+        read = stack.enter_context(
+            capturing(model, stages, pooling=pooling, heads=heads, modules=modules, device=device, precision=precision)
+        )
+        features: dict[str, _Rows] = {}
+        logits: dict[str, _Rows] = {}
         for item in _each(batches):
-            x, y, position = _read_batch(item)
-            batch.clear()
-            tap.run(model, x.to(device, non_blocking=True))
-            for name, (rows, scores) in batch.items():
-                features[name].add(_checked(f"features of stage {name!r}", rows, len(x)))
-                if scores is not None:
-                    logits[name].add(_checked(f"logits of stage {name!r}", scores, len(x)))
-            labels.append(y)
-            if position is not None:
-                index.append(position)
+            batch = read(item)
+            if not labels:
+                features = {name: stack.enter_context(_rows_of(name, store)) for name in batch.features}
+                logits = {name: stack.enter_context(_Rows()) for name in batch.logits}
+            for name, rows in batch.features.items():
+                features[name].add(rows)
+            for name, rows in batch.logits.items():
+                logits[name].add(rows)
+            labels.append(batch.labels)
+            if batch.index is not None:
+                index.append(batch.index)
             if len(index) not in (0, len(labels)):
                 raise CaptureError("some batches carry an index and some do not; expected all of them to, or none")
         if not labels:
@@ -96,6 +85,69 @@ def extract(
             logits={name: rows.finish() for name, rows in logits.items()},
             index=np.concatenate(index) if index else None,
         )
+
+
+@contextlib.contextmanager
+def capturing(
+    model: nn.Module,
+    stages: Sequence[str],
+    *,
+    pooling: Pooling = "mean",
+    heads: Mapping[str, Head] | None = None,
+    modules: Mapping[str, nn.Module] | None = None,
+    device: torch.device | str = "cpu",
+    precision: torch.dtype = torch.float32,
+) -> Iterator[Reader]:
+    """A function from a batch to the features of all ``stages`` (module paths, or keys of ``modules``) of ``model``.
+
+    A batch is ``(x, y)`` or ``(x, y, index)``: normalised images x (N, C, H, W), integer labels y (N,) or (N, 1),
+    integer positions index (N,). Floating-point images are cast to the dtype of the model's parameters where these
+    share one; with ``precision`` bfloat16 or float16 the forward pass runs under autocast. ``stages`` are named in the
+    order in which they run; a module that is called several times gives one stage a call, ``NAME#1`` and so on.
+    ``heads[stage]`` maps the raw output of a stage that is called once to logits (N, K).
+
+    Runs in evaluation mode without gradients, each image passing once and only as far as the deepest stage; hooks,
+    modes, devices and random state are afterwards as before, also after an exception. Raises CaptureError: an unknown
+    or unused stage, stages out of order, a batch of another form, an output without samples in its first dimension, a
+    value that is not finite.
+    """
+    model = unwrap(model)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise CaptureError(
+            "the model is a TorchScript module, whose calls hooks do not see; capture the model it was made from"
+        )
+    heads = heads or {}
+    strangers = [name for name in heads if name not in stages]
+    if strangers:
+        raise CaptureError(f"heads for {', '.join(strangers)}, which are not among the stages captured")
+    found = find_modules(model, stages, modules)
+    head_of = {id(found[name]): head for name, head in heads.items()}
+    held: dict[Call, tuple[torch.Tensor, torch.Tensor | None]] = {}
+    place = torch.device(device)
+
+    def receive(call: Call, raw: torch.Tensor) -> None:
+        head = head_of.get(call[0])
+        rows = pool(raw, pooling)
+        # a head may begin with an in-place layer, which must not reach the rest of the model
+        held[call] = (rows, head(raw.clone()).float() if head else None)
+
+    def read(item: Any) -> Captured:
+        x, labels, index = _read_batch(item)
+        held.clear()
+        with torch.autocast(place.type, precision, enabled=precision != torch.float32):
+            tap.run(model, x.to(place, non_blocking=True))
+        batch = Captured({}, labels, index=index)
+        for call, name in tap.stages.items():
+            rows, scores = held[call]
+            batch.features[name] = _checked(f"features of stage {name!r}", rows, len(x))
+            if scores is not None:
+                batch.logits[name] = _checked(f"logits of stage {name!r}", scores, len(x))
+        held.clear()
+        return batch
+
+    parts = [model, *found.values(), *(head for head in heads.values() if isinstance(head, nn.Module))]
+    with undisturbed(parts, device), torch.no_grad(), StageTap(found, receive) as tap:
+        yield read
 
 
 BATCH = "a batch must be (images, labels) or (images, labels, index)"

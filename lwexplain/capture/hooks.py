@@ -28,7 +28,8 @@ def find_modules(
 ) -> dict[str, nn.Module]:
     """The module of each stage, from ``modules`` where given, else by module path in ``model``.
 
-    Raises CaptureError for no stage, a stage named twice, and an unknown stage (with the nearest names).
+    ``PATH#2`` names the second call of the module at PATH. Raises CaptureError for no stage, a stage named twice, and
+    an unknown stage (with the nearest names).
     """
     listed = isinstance(stages, Sequence) and not isinstance(stages, str)
     if not listed or not stages or not all(isinstance(name, str) for name in stages):
@@ -39,14 +40,26 @@ def find_modules(
     known = dict(modules) if modules is not None else dict(model.named_modules())
     found = {}
     for name in stages:
-        if name not in known:
+        path = name if name in known else path_and_call(name)[0]
+        if path not in known:
             try:  # a path through a module that is registered under two names
-                known[name] = model.get_submodule(name) if modules is None else known[name]
+                known[path] = model.get_submodule(path) if modules is None else known[path]
             except (AttributeError, KeyError):
                 names = [key for key in known if key]
                 raise CaptureError(f"no stage {name!r} in the model; {nearest(name, names)}") from None
-        found[name] = unwrap(known[name])
+        found[name] = unwrap(known[path])
+        if isinstance(found[name], torch.jit.ScriptModule):
+            raise CaptureError(
+                f"stage {name!r} is a TorchScript module, whose calls Python hooks do not see; "
+                "capture the model it was scripted from"
+            )
     return found
+
+
+def path_and_call(name: str) -> tuple[str, int | None]:
+    """``relu#2`` -> ("relu", 2); without a call number (name, None)."""
+    path, mark, number = name.rpartition("#")
+    return (path, int(number)) if mark and number.isdecimal() and int(number) > 0 else (name, None)
 
 
 def first_tensor(output: Any) -> torch.Tensor | None:
@@ -69,32 +82,33 @@ def as_parameters(x: torch.Tensor, model: nn.Module) -> torch.Tensor:
     return x.to(dtypes.pop()) if len(dtypes) == 1 and x.is_floating_point() else x
 
 
-class StageTap:
-    """Hooks on the modules of stages; calls ``receive(stage, raw output)`` inside the forward pass.
+Call = tuple[int, int]
+"""A call of a module in a forward pass: the module's id, and the how-manieth call of it, from 1."""
 
-    ``receive`` must copy what it keeps: the next layer may overwrite the output in place. Use as a context
-    manager, and ``run`` for each forward pass. The first pass goes to the end of the model to count how
-    often each module is called; later ones stop as soon as every stage has fired.
-    A stage fires when its module returns, so a module fires after those inside it; the stages must be named in
-    that order, for it is what their depth means.
+
+class StageTap:
+    """Hooks on the modules of stages; calls ``receive(call, raw output)`` inside the forward pass.
+
+    ``receive`` must copy what it keeps: the next layer may overwrite the output in place. Use as a context manager,
+    and ``run`` for each forward pass. The first pass goes to the end of the model and finds ``stages``, the stage of
+    each call, in the order in which they fire: a module called once is one stage under its own name; one called several
+    times is a stage a call, ``NAME#1``, ``NAME#2``, ..., of which a request may also name a single one. Later passes
+    stop as soon as every stage has fired. A stage fires when its module returns, so a module fires after those inside
+    it; the stages must be named in that order, for it is what their depth means.
     """
 
-    def __init__(
-        self,
-        modules: Mapping[str, nn.Module],
-        receive: Callable[[str, torch.Tensor], None],
-    ) -> None:
+    def __init__(self, modules: Mapping[str, nn.Module], receive: Callable[[Call, torch.Tensor], None]) -> None:
         self.modules = dict(modules)
         self.receive = receive
-        self.calls = dict.fromkeys(self.modules, 0)
-        self.order: list[str] = []
+        self.stages: dict[Call, str] = {}
+        self._calls: dict[int, int] = {}
+        self._fired: list[Call] = []
         self._handles: list[Any] = []
-        self.counted = False
         self._inside = False
 
     def __enter__(self) -> "StageTap":
-        for name, module in self.modules.items():
-            self._handles.append(module.register_forward_hook(self._hook(name)))
+        for module in {id(module): module for module in self.modules.values()}.values():
+            self._handles.append(module.register_forward_hook(self._hook))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -103,51 +117,97 @@ class StageTap:
         self._handles.clear()
 
     def run(self, model: nn.Module, x: torch.Tensor) -> None:
-        """One forward pass of ``x``, cast by ``as_parameters``; raises CaptureError for a stage that did not fire
-        exactly once, and for stages that fired in another order than they are named."""
-        self.calls = dict.fromkeys(self.modules, 0)
-        self.order.clear()
+        """One forward pass of ``x``, cast by ``as_parameters``.
+
+        Raises CaptureError for a stage that does not fire, a call that is not made, stages that fire in another order
+        than they are named, and a later pass in which other stages fire than in the first.
+        """
+        self._calls, self._fired = {}, []
         with contextlib.suppress(_Enough):
             model(as_parameters(x, model))
-        for name, calls in self.calls.items():
-            if calls == 0:
-                raise CaptureError(
-                    f"stage {name!r} was not called in the forward pass; it may be unused, replaced, or "
-                    f"called by "
-                    "its method instead of as a module; choose another stage"
-                )
-            if calls > 1:
-                raise CaptureError(
-                    f"stage {name!r} is called {calls} times in one forward pass, so its output is "
-                    f"ambiguous; "
-                    "choose the block around it, or give each call its own module"
-                )
-        if self.order != list(self.modules):
+        if not self.stages:
+            self.stages = self._stages_of_the_first_pass()
+        missing = [name for call, name in self.stages.items() if call not in self._fired]
+        if missing:
+            raise CaptureError(
+                f"stage {missing[0]!r} ran for the first batch and did not for a later one; the model takes another "
+                "path for other images: choose stages that every image passes"
+            )
+
+    def _stages_of_the_first_pass(self) -> dict[Call, str]:
+        wanted: dict[Call, str] = {}
+        requested: dict[Call, str] = {}
+        for name, module in self.modules.items():
+            for call, stage in self._calls_of(name, module).items():
+                if call in wanted:
+                    raise CaptureError(f"stages {wanted[call]!r} and {stage!r} are the same call of one module")
+                wanted[call], requested[call] = stage, name
+        firing = [call for call in self._fired if call in wanted]
+        order = list(dict.fromkeys(requested[call] for call in firing))
+        if order != list(self.modules):
             raise CaptureError(
                 f"the stages run in another order than named ({', '.join(self.modules)}), and a stage's depth is its "
-                f"place in that order; name them as {self.order}"
+                f"place in that order; name them as {order}"
             )
-        self.counted = True
+        return {call: wanted[call] for call in firing}
 
-    def _hook(self, name: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            if self._inside:  # a head that uses a hooked module is not a call of the model
-                return
-            self.calls[name] += 1
-            if self.calls[name] == 1:
-                self.order.append(name)
-                tensor = first_tensor(output)
-                if tensor is None:
-                    raise CaptureError(f"stage {name!r} returned {type(output).__name__} without a tensor in it")
-                self._inside = True
-                try:
-                    self.receive(name, tensor)
-                finally:
-                    self._inside = False
-            if self.counted and all(self.calls.values()):
-                raise _Enough
+    def _calls_of(self, name: str, module: nn.Module) -> dict[Call, str]:
+        """The calls that a requested name stands for, each with the name of its stage."""
+        calls, number = self._calls.get(id(module), 0), path_and_call(name)[1]
+        if calls == 0:
+            raise CaptureError(
+                f"stage {name!r} was not called in the forward pass; it may be unused, replaced, or called by its "
+                "method instead of as a module; choose another stage"
+            )
+        if number is not None and number > calls:
+            raise CaptureError(f"stage {name!r}: its module is called only {calls} times in one forward pass")
+        if number is not None or calls == 1:
+            return {(id(module), number or 1): name}
+        return {(id(module), k): f"{name}#{k}" for k in range(1, calls + 1)}
 
-        return hook
+    def _hook(self, module: nn.Module, _inputs: Any, output: Any) -> None:
+        if self._inside:  # a head that uses a hooked module is not a call of the model
+            return
+        number = self._calls.get(id(module), 0) + 1
+        self._calls[id(module)] = number
+        call = (id(module), number)
+        if self.stages and call not in self.stages:
+            return
+        self._fired.append(call)
+        tensor = first_tensor(output)
+        if tensor is None:
+            name = next(name for name, stage in self.modules.items() if stage is module)
+            raise CaptureError(f"stage {name!r} returned {type(output).__name__} without a tensor in it")
+        self._inside = True
+        try:
+            self.receive(call, tensor)
+        finally:
+            self._inside = False
+        if self.stages and len(self._fired) == len(self.stages):
+            raise _Enough
+
+
+def output_of(
+    model: nn.Module, stage: str, x: torch.Tensor, *, device: torch.device | str | None = None
+) -> torch.Tensor:
+    """The raw output of a stage for images ``x``, with gradients to them where they are wanted.
+
+    Runs the model in evaluation mode as far as the stage and leaves it as it was; raises CaptureError as a capture
+    does.
+    """
+    model = unwrap(model)
+    modules = find_modules(model, [stage])
+    number = path_and_call(stage)[1] or 1
+    found: list[torch.Tensor] = []
+
+    def receive(call: Call, raw: torch.Tensor) -> None:
+        if call[1] == number:
+            found.append(raw.clone())
+            raise _Enough
+
+    with undisturbed([model], device), StageTap(modules, receive) as tap, contextlib.suppress(_Enough):
+        tap.run(model, x)
+    return found[0]
 
 
 @contextlib.contextmanager

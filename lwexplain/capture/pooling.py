@@ -3,21 +3,26 @@
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 
 from lwexplain.errors import CaptureError
 from lwexplain.registry import nearest
 
 Pooling = str | Callable[[torch.Tensor], torch.Tensor]
 
-POOLINGS = ("mean", "max", "flatten")
+POOLINGS = ("mean", "max", "flatten", "pyramid")
+PYRAMID = (1, 2, 4)
+"""Bins along each side at the levels of the spatial pyramid."""
 
 
 def pool(output: torch.Tensor, pooling: Pooling = "mean") -> torch.Tensor:
     """Pool a raw stage output to (N, D) float32, in new memory, differentiably.
 
     ``mean`` and ``max`` go over space for (N, C, H, W) and over tokens for (N, T, D); (N, D) stays as it is.
-    ``flatten`` keeps every value. A callable maps the float32 output to (N, D) itself; it is the way for
-    channels-last outputs (N, H, W, C), which no shape tells from (N, C, H, W).
+    ``flatten`` keeps every value. ``pyramid`` puts the means over 1, 2 x 2 and 4 x 4 bins of (N, C, H, W) side by side
+    (spatial pyramid, Lazebnik et al. 2006), levels with more bins than pixels left out. A callable maps the float32
+    output to (N, D) itself; it is the way for channels-last outputs (N, H, W, C), which no shape tells from
+    (N, C, H, W).
 
     Raises CaptureError for an unknown pooling, or for a shape the pooling has no rule for.
     """
@@ -31,6 +36,8 @@ def pool(output: torch.Tensor, pooling: Pooling = "mean") -> torch.Tensor:
     elif output.ndim == 2:
         pooled = output
     elif output.ndim in (3, 4):
+        if pooling == "pyramid":
+            return _pyramid(output)
         axes = (1,) if output.ndim == 3 else (2, 3)
         pooled = output.mean(axes) if pooling == "mean" else output.amax(axes)
     else:
@@ -44,3 +51,12 @@ def pool(output: torch.Tensor, pooling: Pooling = "mean") -> torch.Tensor:
         raise CaptureError(f"pooling {pooling!r} gave {shape}; expected a tensor (N, D)")
     pooled = pooled.float()
     return pooled.clone() if pooled.untyped_storage().data_ptr() == output.untyped_storage().data_ptr() else pooled
+
+
+def _pyramid(output: torch.Tensor) -> torch.Tensor:
+    if output.ndim != 4:
+        raise CaptureError(
+            f"no spatial pyramid of an output of shape {tuple(output.shape)}; expected (N, C, H, W); use pooling='mean'"
+        )
+    levels = [bins for bins in PYRAMID if bins == 1 or bins <= min(output.shape[2:])]
+    return torch.cat([F.adaptive_avg_pool2d(output, bins).flatten(1) for bins in levels], dim=1)

@@ -70,6 +70,25 @@ class World:
         if self.any(error is not None)[0]:
             raise error or TrainingError("the first process cannot go on; it says why")
 
+    @contextmanager
+    def together(self, otherwise: Exception) -> Iterator[None]:
+        """All processes run the block; where it fails in one it fails in all, ``otherwise`` being raised elsewhere."""
+        error: BaseException | None = None
+        try:
+            yield
+        except Exception as raised:
+            error = raised
+        if self.any(error is not None)[0]:
+            raise error or otherwise
+
+    def gather_objects(self, item: Any) -> list[Any]:
+        """What every process passes, in the order of the ranks."""
+        if self.is_alone:
+            return [item]
+        items: list[Any] = [None] * self.size
+        dist.all_gather_object(items, item)
+        return items
+
     def wait(self) -> None:
         """Return once every process has come here."""
         self.any(False)

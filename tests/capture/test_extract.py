@@ -52,37 +52,34 @@ def fingerprint(model: nn.Module) -> tuple:
     )
 
 
-@pytest.mark.parametrize(
-    ("name", "stages", "size", "n"),
-    [
-        (
-            "mobilenet_v3_small",
-            ["features.0", "features.3", "features.6.block.2", "features.12", "avgpool"],
-            64,
-            3,
-        ),
-        (
-            "vit_b_16",
-            ["conv_proj", *(f"encoder.layers.encoder_layer_{i}" for i in (0, 5))],
-            224,
-            2,
-        ),
-    ],
-)
-def test_features_equal_torchvisions_extractor(name: str, stages: list[str], size: int, n: int) -> None:
-    model = torchvision.models.get_model(name, weights=None).eval()
-    loader = batches(n, size, 2)
+FOREIGN = {
+    "resnet18": (32, ["bn1", "layer1.0.bn2", "layer1.1", "layer2.0.downsample.1", "layer4.1", "avgpool"]),
+    "resnet50": (32, ["conv1", "layer1.2.bn3", "layer3.5", "layer4.2"]),
+    "vgg11": (32, ["features.0", "features.10", "features.20", "avgpool"]),
+    "mobilenet_v3_small": (64, ["features.0", "features.3", "features.6.block.2", "features.12", "avgpool"]),
+    "convnext_tiny": (64, ["features.0", "features.1.2", "features.5.8", "features.7.2"]),
+    "vit_b_16": (32, ["conv_proj", "encoder.layers.encoder_layer_0", "encoder.layers.encoder_layer_11", "encoder.ln"]),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_features_equal_those_of_a_recomputed_truncated_network(name: str) -> None:
+    """Reference: the network cut after each stage by torchvision, run from the images on, without hooks."""
+    size, stages = FOREIGN[name]
+    options = {"image_size": size} if name == "vit_b_16" else {}
+    model = torchvision.models.get_model(name, weights=None, num_classes=3, **options).eval()
+    loader = batches(3, size, 2)
     captured = extract(model, loader, stages)
-    reference = create_feature_extractor(model, return_nodes={stage: stage for stage in stages})
-    with torch.no_grad():
-        expected = [reference(x) for x, _, _ in loader]
+    assert captured.stages == stages
     for stage in stages:
-        raw = torch.cat([part[stage] for part in expected])
+        truncated = create_feature_extractor(model, return_nodes={stage: "out"})
+        with torch.no_grad():
+            raw = torch.cat([truncated(x)["out"].clone() for x, _, _ in loader])
         mean = raw.mean((2, 3)) if raw.ndim == 4 else raw.mean(1)
         np.testing.assert_allclose(captured.features[stage], mean.numpy(), rtol=1e-6, atol=1e-6)
-    assert captured.labels.tolist() == [0, 1, 2][:n]
+    assert captured.labels.tolist() == [0, 1, 2]
     assert captured.index is not None
-    assert captured.index.tolist() == [10, 11, 12][:n]
+    assert captured.index.tolist() == [10, 11, 12]
 
 
 def test_an_output_overwritten_in_place_is_captured_before() -> None:
@@ -101,6 +98,18 @@ def test_pooling(pooling: str, width: int) -> None:
     assert captured.features["a"].shape == (6, width)
     assert captured.features["a"].dtype == np.float32
     np.testing.assert_allclose(captured.features["a"], expected.numpy(), atol=1e-6)
+
+
+def test_the_pyramid_holds_the_means_of_its_bins() -> None:
+    raw = torch.randn(2, 3, 4, 6)
+    pooled = pool(raw, "pyramid").reshape(2, -1)
+    assert pooled.shape == (2, 3 * (1 + 4 + 16))
+    torch.testing.assert_close(pooled[:, :3], raw.mean((2, 3)))
+    halves = torch.stack([raw[..., :2, :3], raw[..., :2, 3:], raw[..., 2:, :3], raw[..., 2:, 3:]], 2).mean((3, 4))
+    torch.testing.assert_close(pooled[:, 3:15], halves.flatten(1))
+    assert pool(raw[..., :3, :3], "pyramid").shape == (2, 3 * 5)
+    with pytest.raises(CaptureError, match="no spatial pyramid"):
+        pool(torch.zeros(2, 5, 3), "pyramid")
 
 
 def test_pooling_of_tokens_and_of_own_making() -> None:
@@ -231,10 +240,69 @@ def test_the_first_tensor_of_an_output_counts(wrap) -> None:
     np.testing.assert_array_equal(captured.features["w"], captured.features["w.inner"])
 
 
-def test_a_reused_module_is_refused_with_its_count() -> None:
-    model = torchvision.models.resnet18(weights=None)
-    with pytest.raises(CaptureError, match=r"'layer1.0.relu' is called 2 times"):
-        extract(model, batches(), ["layer1.0.relu"])
+def test_a_reused_module_gives_one_stage_a_call() -> None:
+    model = torchvision.models.resnet18(weights=None).eval()
+    captured = extract(model, batches(), ["layer1.0.bn1", "layer1.0.relu", "layer1.1.relu#2"], pooling="flatten")
+    assert captured.stages == ["layer1.0.bn1", "layer1.0.relu#1", "layer1.0.relu#2", "layer1.1.relu#2"]
+    np.testing.assert_allclose(
+        captured.features["layer1.0.relu#1"], captured.features["layer1.0.bn1"].clip(min=0), atol=1e-6
+    )
+    whole = extract(model, batches(), ["layer1.0", "layer1.1"], pooling="flatten").features
+    np.testing.assert_array_equal(captured.features["layer1.0.relu#2"], whole["layer1.0"])
+    np.testing.assert_array_equal(captured.features["layer1.1.relu#2"], whole["layer1.1"])
+
+
+def test_the_calls_of_one_module_may_lie_around_another_stage() -> None:
+    class Loop(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.shared, self.other = nn.Conv2d(3, 3, 3, padding=1), nn.ReLU(inplace=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.shared(self.other(self.shared(x)))
+
+    model = Loop()
+    captured = extract(model, batches(), ["shared", "other"], pooling="flatten")
+    assert captured.stages == ["shared#1", "other", "shared#2"]
+    x = torch.cat([x for x, _, _ in batches()])
+    with torch.no_grad():
+        first = model.shared(x)
+        np.testing.assert_allclose(captured.features["shared#1"], first.flatten(1), atol=1e-6)
+        np.testing.assert_allclose(captured.features["shared#2"], model.shared(first.relu()).flatten(1), atol=1e-6)
+    with pytest.raises(CaptureError, match="called only 2 times"):
+        extract(model, batches(), ["shared#3"])
+    with pytest.raises(CaptureError, match=r"'shared#1' and 'shared#1' are the same call"):
+        extract(model, batches(), ["shared#1", "shared"])
+
+
+def test_a_path_that_depends_on_the_images_is_refused() -> None:
+    class Skipping(Net):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.a(x).mean((2, 3)) if len(x) < 4 else super().forward(x)
+
+    model = Skipping()
+    before = fingerprint(model)
+    with pytest.raises(CaptureError, match="'b' ran for the first batch and did not for a later one"):
+        extract(model, batches(6, batch_size=4), ["a", "b"])
+    assert fingerprint(model) == before
+
+
+def test_torchscript_is_refused_with_the_reason() -> None:
+    scripted = torch.jit.trace(nn.Sequential(nn.Conv2d(3, 2, 3)).eval(), torch.zeros(1, 3, 8, 8))
+    with pytest.raises(CaptureError, match="TorchScript"):
+        extract(scripted, batches(), ["0"])
+    with pytest.raises(CaptureError, match="'0' is a TorchScript"):
+        extract(nn.Sequential(scripted), batches(), ["0"])
+
+
+def test_autocast_runs_the_pass_in_half_precision() -> None:
+    model = Net()
+    exact = extract(model, batches(), ["a", "c"])
+    rough = extract(model, batches(), ["a", "c"], precision=torch.bfloat16)
+    for stage in exact.features:
+        assert rough.features[stage].dtype == np.float32
+        np.testing.assert_allclose(rough.features[stage], exact.features[stage], atol=0.02)
+        assert not np.array_equal(rough.features[stage], exact.features[stage])
 
 
 @pytest.mark.parametrize(

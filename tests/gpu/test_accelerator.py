@@ -1,8 +1,11 @@
 """What only an accelerator can show: a step that never waits, and the same training there as on the CPU."""
 
+import shutil
+
 import pytest
 import torch
 
+import lwexplain as lw
 from lwexplain.config import load_config
 from lwexplain.data.load import load_data
 from lwexplain.models.activations import ActivationMeter
@@ -88,3 +91,18 @@ def test_stages_on_two_devices_train_as_on_one(tmp_path):
     two = fitted(tmp_path / "two", strategy="decoupled", strategy_options={"devices": ["cuda:0", "cuda:1"]})
     for name, tensor in one.model.state_dict().items():
         torch.testing.assert_close(two.model.state_dict()[name].cpu(), tensor.cpu(), rtol=1e-3, atol=1e-4)
+
+
+def test_an_analysis_on_cuda_finds_what_one_on_the_cpu_finds(tmp_path):
+    probes = ["head", "linear", "knn", "ncm", "separability", "collapse", "geometry", "similarity"]
+    run = lw.train(TINY, {"device": "cuda", "training.strategy": "greedy"}, run_dir=tmp_path / "run", quiet=True)
+    copy = shutil.copytree(run.path, tmp_path / "copy")  # else the second analysis would read the results of the first
+    tables = [
+        lw.analyze(path, probes, precision="float32", device=device, quiet=True)
+        for path, device in ((run, "cpu"), (copy, "cuda"))
+    ]
+    cpu, cuda = (table[~table["probe"].isin(["cost", "receptive_field"])].reset_index(drop=True) for table in tables)
+    assert cpu["metric"].tolist() == cuda["metric"].tolist()
+    apart = (cpu["value"] - cuda["value"]).abs() / cpu["value"].abs().clip(lower=1e-3)
+    assert apart.median() < 1e-5
+    assert (apart < 0.05).all()
