@@ -8,8 +8,8 @@ own_script: a ResNet-18 of full width and 5,000 + 2,000 images of Fashion-MNIST.
 (own_script.py) and ``lwexplain.analyze`` take turns, each in a fresh process with the same number of threads. Both fit
 on the same 5,000 images and measure indices, UMAP and attributions on the same 2,000 held-out ones. lwexplain reads
 2,000 test images more, chooses C and k on the held-out ones and tests on these; the person's probes are tested on them
-after the clock has stopped. Both explain 12 images with --ig-steps steps; lwexplain's attribution probe gives saliency,
-Grad-CAM and a check of completeness besides. All seconds of lwexplain count: imports, reading of images and weights,
+after the clock has stopped. Both explain 12 images, the person with --ig-steps steps of integrated gradients, lwexplain
+as the options of its probe (--attribution) say. All seconds of lwexplain count: imports, reading of images and weights,
 writing of results.
 
 all_measures: a ResNet-18 of width 16, every probe but UMAP and attributions on 10,000 samples of each split, then the
@@ -19,6 +19,7 @@ Networks are trained once into --work and kept there; --tiny makes all of it sma
 """
 
 import argparse
+import json
 import statistics
 import tempfile
 from pathlib import Path
@@ -47,6 +48,7 @@ PART_OF_PROBE = {
     "attribution": "attribution",
 }
 PARTS = ("imports", "extraction", "linear probe", "nearest neighbours", "indices", "umap", "attribution", "other")
+ATTRIBUTION = {"steps": 50}  # Captum's default for integrated gradients
 LEFT_OUT = ("umap", "attribution")
 
 
@@ -59,13 +61,14 @@ def against_own_script(
     """Seconds of both by part, and whether they find the same."""
     run = prepare(work, *sizes, epochs)
     seconds: dict[str, list[dict[str, float]]] = {"lwexplain": [], "own_script": []}
-    threads, steps = options.threads, ["--ig-steps", str(options.ig_steps)]
+    threads = options.threads
+    of_probes = json.dumps({"attribution": options.attribution})
     for _ in range(options.runs):
         with unanalyzed_copy(run) as copy, tempfile.TemporaryDirectory() as kept:
-            more = [*steps, "--keep-features", kept]
+            more = ["--options", of_probes, "--keep-features", kept]
             ours = analyze_in_own_process(copy, list(PART_OF_PROBE), max(sizes), threads, *more)
             found = our_stages(copy, Path(kept), np.load(work / "images.npz")["held_out_labels"])
-        own = in_own_process("own_script.py", ["--work", str(work), *steps], threads)
+        own = in_own_process("own_script.py", ["--work", str(work), "--ig-steps", str(options.ig_steps)], threads)
         seconds["lwexplain"].append(our_seconds(ours))
         seconds["own_script"].append(own_seconds(own))
         for name, entries in seconds.items():
@@ -76,7 +79,7 @@ def against_own_script(
         "width": 64,
         "images": dict(zip(("train", "held_out", "test"), sizes, strict=True)),
         "processes_have_threads": threads,
-        "integration_steps": options.ig_steps,
+        "integrated_gradients": {"lwexplain": options.attribution, "own_script": {"steps": options.ig_steps}},
         "seconds": seconds,
         "ratio": total["own_script"] / total["lwexplain"],
         "agreement": agreement(found, own["stages"]),
@@ -206,7 +209,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="folder for networks (default: in runs/)")
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--ig-steps", type=int, default=50, help="steps of integrated gradients (Captum's default)")
+    parser.add_argument("--ig-steps", type=int, default=50, help="steps of integrated gradients of the person's script")
+    parser.add_argument("--attribution", type=json.loads, default=ATTRIBUTION, help="options of our probe, JSON")
     parser.add_argument("--tiny", action="store_true", help="few images, and no result file")
     options = parser.parse_args()
     tiny = "_tiny" if options.tiny else ""

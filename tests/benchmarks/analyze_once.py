@@ -18,7 +18,6 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 import lwexplain as lw
-from lwexplain.probes.attribution import AttributionMaps
 from lwexplain.probes.base import PROBES
 
 SAMPLING_SECONDS = 0.01
@@ -108,15 +107,16 @@ def main() -> None:
     parser.add_argument("--probes", required=True)
     parser.add_argument("--max-samples", type=int, required=True)
     parser.add_argument("--mem-limit", help="as for lwexplain analyze")
-    parser.add_argument("--ig-steps", type=int, help="steps of integrated gradients (default: those of the probe)")
+    parser.add_argument("--options", type=json.loads, default={}, help='JSON, e.g. {"attribution": {"steps": 50}}')
     parser.add_argument("--keep-features", type=Path, help="folder for the val features of every stage")
     parser.add_argument("--watch-memory", action="store_true")
     parser.add_argument("--count-images", action="store_true")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     probes: list[Any] = options.probes.split(",")
-    if options.ig_steps:
-        probes = [AttributionMaps(options.ig_steps) if name == "attribution" else name for name in probes]
+    probes = [
+        PROBES.create(name, options=options.options[name]) if name in options.options else name for name in probes
+    ]
     if options.keep_features:
         probes.append(KeptFeatures(options.keep_features))
     limit = {"mem_limit": options.mem_limit} if options.mem_limit else {}
