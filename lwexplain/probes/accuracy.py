@@ -1,4 +1,4 @@
-"""Accuracy with its interval."""
+"""Accuracy with its interval, of all samples and of each class."""
 
 import math
 
@@ -19,8 +19,22 @@ def wilson_interval(p: float, n: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def accuracy_of(metric: str, predicted: np.ndarray, labels: np.ndarray, split: str, note: str = "") -> Measurement:
+def accuracy_of(
+    metric: str, predicted: np.ndarray, labels: np.ndarray, split: str, note: str = "", class_: str | None = None
+) -> Measurement:
     """Share of ``predicted`` (N,) equal to ``labels`` (N,), in [0, 1], with its Wilson interval."""
     value = float(np.mean(predicted == labels))
     low, high = wilson_interval(value, len(labels))
-    return Measurement(metric, value, split, low=low, high=high, n=len(labels), note=note)
+    return Measurement(metric, value, split, class_=class_, low=low, high=high, n=len(labels), note=note)
+
+
+def accuracies_of(
+    metric: str, predicted: np.ndarray, labels: np.ndarray, split: str, classes: list[str], note: str = ""
+) -> list[Measurement]:
+    """``accuracy_of`` all samples, then of those of each class that has any."""
+    rows = [accuracy_of(metric, predicted, labels, split, note)]
+    for k, name in enumerate(classes):
+        own = labels == k
+        if own.any():
+            rows.append(accuracy_of(metric, predicted[own], labels[own], split, note, class_=name))
+    return rows

@@ -1,6 +1,6 @@
 """The linear probe: how much of the answer a linear classifier reads from a stage (Alain and Bengio 2016)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,12 +8,15 @@ import torch
 import torch.nn.functional as F
 
 from lwexplain.errors import ProbeError
-from lwexplain.probes.accuracy import accuracy_of
+from lwexplain.probes.accuracy import accuracies_of, accuracy_of
 from lwexplain.probes.base import PROBES, Measurement, Predictions, StageData
-from lwexplain.probes.lbfgs import Minimum, minimise
-from lwexplain.probes.splits import as_float64, read_split, splits_of
+from lwexplain.probes.lbfgs import HISTORY, state_bytes
+from lwexplain.probes.logistic import LogisticLoss, own_rows, solve
+from lwexplain.probes.splits import feature_blocks, read_split, splits_of
+from lwexplain.training.distributed import World, current_world
 
 GRID = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2)
+SHORTEST_HISTORY = 3
 
 
 @dataclass(frozen=True)
@@ -33,117 +36,183 @@ class LinearProbe:
     accuracies: dict[float, float]
 
     def logits(self, features: np.ndarray) -> np.ndarray:
-        """(N, D) -> (N, K) float32."""
-        x = torch.from_numpy(np.array(features, dtype=np.float64))
-        return torch.addmm(self.bias, x, self.weight.T).float().numpy()
+        """(N, D) -> (N, K) float32, read block by block."""
+        logits = np.empty((len(features), len(self.bias)), dtype=np.float32)
+        for at, block in feature_blocks(features):
+            logits[at] = torch.addmm(self.bias, torch.from_numpy(block).double(), self.weight.T).numpy()
+        return logits
 
     def head(self, features: torch.Tensor) -> torch.Tensor:
-        """The same map in torch, differentiable, on the device and in the precision of ``features`` (N,
-        D)."""
+        """The same map in torch, differentiable, on the device and in the precision of ``features`` (N, D)."""
         return F.linear(features, self.weight.to(features), self.bias.to(features))
 
     @property
     def note(self) -> str:
-        return f"C={self.c:g}" + ("" if self.converged else ", not converged")
+        """The C, whether it lies at an end of the grid, and whether the fit has converged."""
+        words = [f"C={self.c:g}"]
+        if len(self.accuracies) > 1 and self.c == max(self.accuracies):
+            words.append("largest C of the grid")
+        if len(self.accuracies) > 1 and self.c == min(self.accuracies):
+            words.append("smallest C of the grid")
+        if not self.converged:
+            words.append("not converged")
+        return ", ".join(words)
 
 
 @PROBES.register("linear")
 class Linear:
     """Multinomial logistic regression on standardised features, its C chosen on val, test read once.
 
-    Rows ``linear_probe_accuracy`` for train, val and test, in [0, 1] with Wilson intervals, and the
-    predictions on val and test. Raises ProbeError where train or val is missing or unusable.
+    Rows ``linear_probe_accuracy`` for train, val and test, and for each class on val and test, in [0, 1] with Wilson
+    intervals, and the predictions on val and test. All stages and all C are fitted together; of several processes each
+    works on its own samples, and every one must call ``measure_all``. A stage whose train or val is missing or
+    unusable gets a ProbeError in place of results.
     """
 
     name = "linear"
+    collective = True
 
     def __init__(self, grid: Sequence[float] = GRID) -> None:
         self.grid = tuple(sorted(float(c) for c in grid))
         if not self.grid or self.grid[0] <= 0:
             raise ProbeError(f"linear: the grid of C is {tuple(grid)}; expected positive numbers")
 
-    def measure(self, stage: StageData) -> list[Measurement | Predictions]:
-        probe = fit_linear_probe(stage, self.grid)
-        rows: list[Measurement | Predictions] = []
-        for split in splits_of(stage, ("train", "val", "test")):
-            features, labels = read_split(stage, split)
-            predicted = probe.logits(features).argmax(1).astype(np.int64)
-            rows.append(accuracy_of("linear_probe_accuracy", predicted, labels, split, probe.note))
-            if split != "train":
-                rows.append(Predictions("linear_probe", split, predicted))
-        return rows
+    def measure_all(self, stages: list[StageData]) -> Mapping[str, Sequence[Measurement | Predictions] | ProbeError]:
+        world = current_world()
+        found: dict[str, Sequence[Measurement | Predictions] | ProbeError] = {}
+        usable = []
+        for stage in stages:
+            try:
+                _check(stage)
+                usable.append(stage)
+            except ProbeError as error:
+                found[stage.name] = error
+        fit_linear_probes(usable, self.grid, world)
+        for stage in usable:
+            try:
+                found[stage.name] = _rows(stage, fit_linear_probe(stage, self.grid), world)
+            except ProbeError as error:
+                found[stage.name] = error
+        return found
 
 
 def fit_linear_probe(stage: StageData, grid: Sequence[float] = GRID) -> LinearProbe:
-    """Fit on train for each C and keep the one best on val (ties: the smaller C); remembered in
-    ``stage.memo``.
+    """The probe of one stage with the C best on val (ties: the smaller), fitted by this process alone or remembered.
 
     Minimises mean cross-entropy + |W|^2 / (2 C N) over W and an unpenalised bias, which is scikit-learn's
-    LogisticRegression on standardised features. The features are rotated to their principal axes first, which
-    leaves the minimum as it is and makes the curvature nearly diagonal (Boehning 1992 bounds it).
+    LogisticRegression on standardised features. Raises ProbeError where train or val is missing or unusable.
     """
-    key = f"linear_probe:{tuple(grid)}"
-    if key not in stage.memo:
-        stage.memo[key] = _fit(stage, grid)
-    return stage.memo[key]
+    _check(stage)
+    fit_linear_probes([stage], grid, World())
+    return stage.memo[_key(grid)]
 
 
-def _fit(stage: StageData, grid: Sequence[float]) -> LinearProbe:
+def fit_linear_probes(stages: Sequence[StageData], grid: Sequence[float], world: World) -> None:
+    """Fit those of ``stages`` that are not fitted yet, and remember each probe in ``stage.memo``.
+
+    Stages are fitted together as far as half of ``memory_bytes`` goes for the state of the search and half for the
+    features; a stage whose features do not fit is read anew at each evaluation.
+    """
+    missing = [stage for stage in stages if _key(grid) not in stage.memo]
+    found: dict[int, list[_Fit]] = {at: [] for at in range(len(missing))}
+    for group, history in _groups(missing, sorted(grid), world):
+        chosen = sorted({at for at, _ in group})
+        losses = [LogisticLoss(missing[at], cached=_fits(missing[at], world), world=world) for at in chosen]
+        minima = solve(losses, [(chosen.index(at), c) for at, c in group], history)
+        for (at, c), minimum in zip(group, minima, strict=True):
+            weight, bias = losses[chosen.index(at)].on_raw_features(minimum.x)
+            found[at].append(_Fit(c, weight.cpu(), bias.cpu(), minimum.value, minimum.converged))
+    for at, stage in enumerate(missing):
+        stage.memo[_key(grid)] = _best(stage, found[at], world)
+
+
+@dataclass(frozen=True)
+class _Fit:
+    c: float
+    weight: torch.Tensor
+    bias: torch.Tensor
+    loss: float
+    converged: bool
+
+
+def _best(stage: StageData, fits: list[_Fit], world: World) -> LinearProbe:
+    """The fit with the highest val accuracy, the first of equals."""
+    features, labels = read_split(stage, "val")
+    rows = own_rows(len(labels), world)
+    right = torch.zeros(len(fits), dtype=torch.int64)
+    weight, bias = torch.cat([fit.weight for fit in fits]), torch.cat([fit.bias for fit in fits])
+    for at, block in feature_blocks(features[rows]):
+        logits = torch.addmm(bias, torch.from_numpy(block).double(), weight.T).float()
+        predicted = logits.view(len(block), len(fits), -1).argmax(2)
+        right += (predicted == torch.from_numpy(labels[rows][at])[:, None]).sum(0)
+    shares = (world.total(right).double() / len(labels)).tolist()
+    accuracies = {fit.c: share for fit, share in zip(fits, shares, strict=True)}
+    fit = max(fits, key=lambda fit: accuracies[fit.c])
+    return LinearProbe(fit.weight, fit.bias, fit.c, fit.loss, fit.converged, accuracies)
+
+
+def _rows(stage: StageData, probe: LinearProbe, world: World) -> list[Measurement | Predictions]:
+    rows: list[Measurement | Predictions] = []
+    for split in splits_of(stage, ("train", "val", "test")):
+        features, labels = read_split(stage, split)
+        own = own_rows(len(labels), world)
+        part = torch.zeros(len(labels), dtype=torch.int64)
+        part[own] = torch.from_numpy(probe.logits(features[own]).argmax(1))
+        predicted = world.total(part).numpy()
+        if split == "train":
+            rows.append(accuracy_of("linear_probe_accuracy", predicted, labels, split, probe.note))
+            continue
+        rows += accuracies_of("linear_probe_accuracy", predicted, labels, split, stage.classes, probe.note)
+        rows.append(Predictions("linear_probe", split, predicted))
+    return rows
+
+
+def _check(stage: StageData) -> None:
     train, train_labels = read_split(stage, "train")
-    val, val_labels = read_split(stage, "val")
+    val, _ = read_split(stage, "val")
     if len(np.unique(train_labels)) < 2:
         raise ProbeError(f"stage {stage.name!r}: train holds one class only; a linear probe needs at least two")
     if train.shape[1] != val.shape[1]:
         raise ProbeError(f"stage {stage.name!r}: train has {train.shape[1]} features, val {val.shape[1]}")
-    x = as_float64(train, stage.device)
-    y = torch.tensor(train_labels).to(x.device)
-    k = len(stage.classes)
-
-    std, mean = torch.std_mean(x, dim=0, correction=0)
-    varies = std > 1e-7 * mean.abs()
-    scale = torch.where(varies, 1 / std, torch.zeros_like(std))
-    x = (x - mean) * scale
-    variances, axes = _principal_axes(x)
-    z = x @ axes
-    to_raw = scale[:, None] * axes  # (D, R): weights on principal axes -> weights on raw features
-
-    best: tuple[float, float, LinearProbe] | None = None
-    accuracies: dict[float, float] = {}
-    weights = torch.zeros(z.shape[1] + 1, k, dtype=x.dtype, device=x.device)
-    for c in sorted(grid):
-        found = _solve(z, y, variances, weights, c)
-        weights = found.x
-        weight = (to_raw @ weights[:-1]).T
-        bias = weights[-1] - weight @ mean
-        probe = LinearProbe(weight.cpu(), bias.cpu(), c, found.value, found.converged, accuracies)
-        accuracies[c] = float(np.mean(probe.logits(val).argmax(1) == val_labels))
-        if best is None or accuracies[c] > best[0]:
-            best = (accuracies[c], c, probe)
-    assert best is not None
-    return best[2]
 
 
-def _principal_axes(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Variances (R,) and axes (D, R) of centred ``x`` (N, D), by the smaller of its two products; R is its rank."""
-    n, d = x.shape
-    variances, vectors = torch.linalg.eigh((x.T @ x if d <= n else x @ x.T) / n)
-    kept = variances > 1e-12 * variances.amax().clamp(min=1e-300)
-    variances, vectors = variances[kept], vectors[:, kept]
-    return variances, vectors if d <= n else x.T @ vectors / (n * variances).sqrt()
+def _key(grid: Sequence[float]) -> str:
+    return f"linear_probe:{tuple(grid)}"
 
 
-def _solve(z: torch.Tensor, y: torch.Tensor, variances: torch.Tensor, start: torch.Tensor, c: float) -> Minimum:
-    """Weights (R + 1, K), the bias last, for z (N, R) with uncorrelated columns of the given variances."""
-    n, k = len(z), start.shape[1]
-    penalty = 1.0 / (c * n)
-    one_hot = F.one_hot(y, k).to(z.dtype)
+def _fits(stage: StageData, world: World) -> bool:
+    """Whether a process's train features, standardised, take at most half of the memory."""
+    return _feature_bytes(stage, world) <= stage.memory_bytes // 2
 
-    def loss_and_gradient(weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        log_p = torch.log_softmax(torch.addmm(weights[-1], z, weights[:-1]), dim=1)
-        residual = (log_p.exp() - one_hot) / n
-        slope = torch.addmm(weights[:-1], z.T, residual, beta=penalty)
-        loss = -log_p.gather(1, y[:, None]).mean() + 0.5 * penalty * weights[:-1].square().sum()
-        return loss, torch.cat([slope, residual.sum(0, keepdim=True)])
 
-    curvature = torch.cat([0.5 * variances + penalty, variances.new_tensor([0.5])])
-    return minimise(loss_and_gradient, start, 1.0 / curvature[:, None])
+def _feature_bytes(stage: StageData, world: World) -> int:
+    n, d = stage.features["train"].shape
+    return 4 * d * -(-n // world.size)
+
+
+def _groups(
+    stages: Sequence[StageData], grid: Sequence[float], world: World
+) -> Iterator[tuple[list[tuple[int, float]], int]]:
+    """Problems (stage, C) to solve together, and how many pairs to remember: fewer where one problem is too large."""
+    group: list[tuple[int, float]] = []
+    state = cache = 0
+    for at, stage in enumerate(stages):
+        n, d = stage.features["train"].shape
+        limit = stage.memory_bytes // 2
+        rows = min(d, n) + 1
+        size = state_bytes(rows, len(stage.classes), HISTORY)
+        copy = _feature_bytes(stage, world) if _fits(stage, world) else 0
+        for c in grid:
+            new = not group or group[-1][0] != at
+            if group and (state + size > limit or cache + copy * new > limit):
+                yield group, HISTORY
+                group, state, cache, new = [], 0, 0, True
+            if size > limit:
+                pairs = range(HISTORY, SHORTEST_HISTORY, -1)
+                fitting = (h for h in pairs if state_bytes(rows, len(stage.classes), h) <= limit)
+                yield [(at, c)], next(fitting, SHORTEST_HISTORY)
+                continue
+            group.append((at, c))
+            state, cache = state + size, cache + copy * new
+    if group:
+        yield group, HISTORY

@@ -1,5 +1,9 @@
 """The linear probe solves scikit-learn's logistic regression, and reads test once its C is fixed."""
 
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
 import numpy as np
 import pytest
 import torch
@@ -7,46 +11,169 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from lwexplain.errors import ProbeError
-from lwexplain.probes.base import Measurement, Predictions
-from lwexplain.probes.lbfgs import minimise
-from lwexplain.probes.linear import Linear, fit_linear_probe
+from lwexplain.probes import logistic
+from lwexplain.probes.base import Measurement, Predictions, StageData
+from lwexplain.probes.linear import GRID, Linear, fit_linear_probe, fit_linear_probes
+from lwexplain.probes.logistic import LogisticLoss
+from lwexplain.training.distributed import World
 
 
-@pytest.mark.parametrize(("c", "dims"), [(1e-3, 12), (1e-1, 12), (1e2, 12), (1e-2, 700)])
-def test_weights_and_accuracy_equal_scikit_learns(make_stage, c: float, dims: int) -> None:
+def measured(stage: StageData, **options) -> list[Measurement | Predictions]:
+    return Linear(**options).measure_all([stage])[stage.name]
+
+
+def objective(weight: np.ndarray, bias: np.ndarray, x: np.ndarray, y: np.ndarray, c: float) -> float:
+    """Mean cross-entropy + |W|^2 / (2 C N), W (K, D) on standardised x, in float64."""
+    logits = x @ weight.T + bias
+    top = logits.max(1, keepdims=True)
+    losses = np.log(np.exp(logits - top).sum(1)) + top[:, 0] - logits[np.arange(len(y)), y]
+    return float(losses.mean() + np.square(weight).sum() / (2 * c * len(y)))
+
+
+def scikit_learns(stage: StageData, c: float) -> tuple[StandardScaler, LogisticRegression]:
+    train = stage.features["train"].astype(np.float64)
+    scaler = StandardScaler().fit(train)
+    reference = LogisticRegression(C=c, tol=1e-10, max_iter=20_000)
+    return scaler, reference.fit(scaler.transform(train), stage.labels["train"])
+
+
+@pytest.mark.parametrize("offset", [3.0, 1e4])
+@pytest.mark.parametrize(("c", "dims"), [(1e-3, 12), (1.0, 12), (1e2, 12), (1e-2, 700)])
+def test_loss_weights_and_accuracy_equal_scikit_learns(make_stage, c: float, dims: int, offset: float) -> None:
     stage = make_stage(classes=4, dims=dims, spread=3.0, sizes=dict.fromkeys(("train", "val"), (150, 60, 90, 200)))
-    stage.features = {split: x * np.logspace(-2, 2, dims).astype("f") + 3 for split, x in stage.features.items()}
+    stage.features = {split: x * np.logspace(-1, 2, dims).astype("f") + offset for split, x in stage.features.items()}
     probe = fit_linear_probe(stage, (c,))
-    scaler = StandardScaler().fit(stage.features["train"].astype(np.float64))
-    reference = LogisticRegression(C=c, tol=1e-9, max_iter=10_000)
-    reference.fit(scaler.transform(stage.features["train"].astype(np.float64)), stage.labels["train"])
-    assert probe.converged
+    scaler, reference = scikit_learns(stage, c)
+    train, val = (scaler.transform(stage.features[split].astype(np.float64)) for split in ("train", "val"))
+    y = stage.labels["train"]
+    least = objective(reference.coef_, reference.intercept_, train, y, c)
     weight = probe.weight.numpy() * scaler.scale_
-    np.testing.assert_allclose(weight - weight.mean(0), reference.coef_, atol=2e-3 * np.abs(reference.coef_).max())
-    logits = probe.logits(stage.features["val"])
-    expected = reference.decision_function(scaler.transform(stage.features["val"].astype(np.float64)))
-    np.testing.assert_allclose(
-        logits - logits.mean(1, keepdims=True), expected - expected.mean(1, keepdims=True), atol=0.02
+    bias = probe.bias.numpy() + probe.weight.numpy() @ scaler.mean_
+    assert probe.converged
+    assert probe.loss == pytest.approx(least, rel=1e-6)
+    assert objective(weight, bias, train, y, c) == pytest.approx(least, rel=1e-6)
+    np.testing.assert_allclose(weight - weight.mean(0), reference.coef_, atol=5e-3 * np.abs(reference.coef_).max())
+    predicted = probe.logits(stage.features["val"]).argmax(1)
+    assert np.mean(predicted == stage.labels["val"]) == pytest.approx(
+        reference.score(val, stage.labels["val"]), abs=2e-3
     )
-    accuracy = np.mean(logits.argmax(1) == stage.labels["val"])
-    assert accuracy == pytest.approx(np.mean(expected.argmax(1) == stage.labels["val"]), abs=5e-3)
+
+
+def test_all_stages_and_all_c_at_once_equal_each_alone(make_stage) -> None:
+    def made() -> list[StageData]:
+        return [make_stage(f"s{d}", d, dims=d, spread=2.5, seed=d) for d in (2, 40, 9)]
+
+    together = made()
+    results = Linear().measure_all(together)
+    assert list(results) == ["s2", "s40", "s9"]
+    for stage, other in zip(together, made(), strict=True):
+        one, alone = fit_linear_probe(stage), fit_linear_probe(other)
+        assert one.c == alone.c
+        assert one.accuracies == alone.accuracies
+        assert one.loss == pytest.approx(alone.loss, rel=1e-6)
+        for c in GRID:
+            x = StandardScaler().fit_transform(stage.features["train"].astype(np.float64))
+            model = LogisticRegression(C=c, tol=1e-10, max_iter=20_000).fit(x, stage.labels["train"])
+            single = fit_linear_probe(stage, (c,))
+            least = objective(model.coef_, model.intercept_, x, stage.labels["train"], c)
+            assert single.loss == pytest.approx(least, rel=1e-6)
+
+
+def test_little_memory_changes_nothing_but_the_reading(make_stage, tmp_path, monkeypatch) -> None:
+    cached = []
+    make_loss = LogisticLoss.__init__
+
+    def watched(self, *args, **options) -> None:
+        cached.append(options["cached"])
+        make_loss(self, *args, **options)
+
+    monkeypatch.setattr(LogisticLoss, "__init__", watched)
+    results = []
+    for memory in (2**29, 2**17, 2**12):
+        stages = [make_stage(f"s{d}", d, dims=d, spread=2.5, memory_bytes=memory) for d in (3, 24)]
+        for stage in stages:
+            for split, x in stage.features.items():
+                np.save(tmp_path / "x.npy", x)
+                stage.features[split] = np.load(tmp_path / "x.npy", mmap_mode="r")
+                (tmp_path / "x.npy").unlink()
+        cached.clear()
+        Linear().measure_all(stages)
+        results.append(([fit_linear_probe(stage) for stage in stages], list(cached)))
+    assert results[0][1] == [True, True]
+    assert len(results[1][1]) > 2  # several groups
+    assert False in results[2][1]
+    for probes, _ in results[1:]:
+        for one, other in zip(probes, results[0][0], strict=True):
+            assert one.c == other.c
+            assert one.loss == pytest.approx(other.loss, rel=1e-6)
+            torch.testing.assert_close(one.weight, other.weight, rtol=0, atol=2e-3 * float(other.weight.abs().max()))
+
+
+@dataclass(frozen=True)
+class Threads(World):
+    """Processes played by threads of one."""
+
+    meeting: threading.Barrier = field(default_factory=lambda: threading.Barrier(1))
+    parts: dict[int, torch.Tensor] = field(default_factory=dict)
+
+    def total(self, tensor: torch.Tensor) -> torch.Tensor:
+        self.parts[self.rank] = tensor
+        self.meeting.wait(30)
+        found = sum(self.parts[rank] for rank in range(self.size))
+        self.meeting.wait(30)
+        return found
+
+
+def test_several_processes_find_what_one_finds(make_stage, monkeypatch) -> None:
+    def made() -> list[StageData]:
+        return [make_stage(f"s{d}", d, dims=d, spread=2.5) for d in (3, 24)]
+
+    expected = Linear().measure_all(made())
+    first = Threads(0, 3, threading.Barrier(3))
+    worlds = {rank: Threads(rank, 3, first.meeting, first.parts) for rank in range(3)}
+    found: dict[int, dict] = {}
+
+    def work(rank: int) -> None:
+        found[rank] = Linear().measure_all(made())
+
+    threads = [threading.Thread(target=work, args=(rank,), name=str(rank)) for rank in worlds]
+    monkeypatch.setattr("lwexplain.probes.linear.current_world", lambda: worlds[int(threading.current_thread().name)])
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(found) == [0, 1, 2]
+    for results in found.values():
+        for name, rows in results.items():
+            for row, other in zip(rows, expected[name], strict=True):
+                if isinstance(row, Measurement):
+                    assert row == other
+                else:
+                    np.testing.assert_array_equal(row.predicted, other.predicted)
 
 
 def test_rows_and_predictions(make_stage) -> None:
-    stage = make_stage(spread=2.0)
-    results = Linear().measure(stage)
-    rows = {row.split: row for row in results if isinstance(row, Measurement)}
-    assert list(rows) == ["train", "val", "test"]
-    for split, row in rows.items():
-        assert row.metric == "linear_probe_accuracy"
-        assert row.n == len(stage.labels[split])
-        assert row.low < row.value <= row.high
-        assert row.note.startswith("C=")
+    stage = make_stage(spread=2.0, sizes=dict.fromkeys(("train", "val", "test"), (20, 30, 5)))
+    stage.labels["test"][stage.labels["test"] == 2] = 0
+    results = measured(stage)
+    rows = {(row.split, row.class_): row for row in results if isinstance(row, Measurement)}
+    classes = stage.classes
+    assert list(rows) == [
+        ("train", None),
+        *[("val", name) for name in (None, *classes)],
+        *[("test", name) for name in (None, *classes[:2])],
+    ]
     predictions = {item.split: item for item in results if isinstance(item, Predictions)}
     assert set(predictions) == {"val", "test"}
-    for split, item in predictions.items():
-        assert item.source == "linear_probe"
-        assert np.mean(item.predicted == stage.labels[split]) == rows[split].value
+    for (split, name), row in rows.items():
+        own = np.ones(len(stage.labels[split]), bool) if name is None else stage.labels[split] == classes.index(name)
+        assert row.metric == "linear_probe_accuracy"
+        assert row.n == own.sum()
+        assert row.low <= row.value <= row.high
+        assert row.note.startswith("C=")
+        if split in predictions:
+            assert predictions[split].source == "linear_probe"
+            assert row.value == np.mean(predictions[split].predicted[own] == stage.labels[split][own])
 
 
 def test_c_is_chosen_on_val_ties_to_the_smaller(make_stage) -> None:
@@ -54,7 +181,16 @@ def test_c_is_chosen_on_val_ties_to_the_smaller(make_stage) -> None:
     probe = fit_linear_probe(stage)
     best = max(probe.accuracies.values())
     assert probe.c == min(c for c, value in probe.accuracies.items() if value == best)
-    assert len(probe.accuracies) == 6
+    assert list(probe.accuracies) == list(GRID)
+
+
+def test_the_ends_of_the_grid_are_named(make_stage) -> None:
+    stage = make_stage(spread=3.0)
+    chosen = fit_linear_probe(stage).c
+    assert measured(stage, grid=[chosen])[0].note == f"C={chosen:g}"
+    assert measured(stage, grid=[chosen, chosen * 1e-6])[0].note == f"C={chosen:g}, largest C of the grid"
+    apart = make_stage(spread=0.01)  # all C tie
+    assert measured(apart, grid=[1.0, 10.0])[0].note == "C=1, smallest C of the grid"
 
 
 def test_test_is_read_once_and_after_the_choice(make_stage) -> None:
@@ -67,7 +203,7 @@ def test_test_is_read_once_and_after_the_choice(make_stage) -> None:
             return super().__getitem__(split)
 
     stage.features = Watched(stage.features)
-    Linear().measure(stage)
+    measured(stage)
     assert [fitted for split, fitted in reads if split == "test"] == [True]
 
 
@@ -81,6 +217,7 @@ def test_changing_test_changes_nothing_but_test(make_stage) -> None:
 
 def test_the_fit_is_shared_and_works_as_a_head(make_stage) -> None:
     stage = make_stage()
+    measured(stage)
     probe = fit_linear_probe(stage)
     assert fit_linear_probe(stage) is probe
     x = torch.from_numpy(stage.features["val"]).requires_grad_()
@@ -91,9 +228,9 @@ def test_the_fit_is_shared_and_works_as_a_head(make_stage) -> None:
 
 
 def test_no_convergence_is_said(make_stage, monkeypatch) -> None:
-    monkeypatch.setattr("lwexplain.probes.linear.minimise", lambda *args, **kw: minimise(*args, **kw, max_iterations=1))
-    rows = Linear(grid=[10.0]).measure(make_stage(spread=2.0))
-    assert rows[0].note == "C=10, not converged"
+    monkeypatch.setattr(logistic, "FIRST_ITERATIONS", 1)
+    monkeypatch.setattr(logistic, "MAX_ITERATIONS", 1)
+    assert measured(make_stage(spread=2.0), grid=[10.0])[0].note == "C=10, not converged"
 
 
 def test_constant_duplicate_and_many_features_are_no_obstacle(make_stage) -> None:
@@ -111,31 +248,60 @@ def test_constant_duplicate_and_many_features_are_no_obstacle(make_stage) -> Non
     np.testing.assert_allclose(np.exp(frequencies) / np.exp(frequencies).sum(), counts / counts.sum(), atol=1e-3)
 
 
-def test_unusable_data_is_refused(make_stage) -> None:
-    stage = make_stage()
-    del stage.features["val"]
-    with pytest.raises(ProbeError, match="no features for split 'val'"):
-        Linear().measure(stage)
-    stage = make_stage()
-    stage.labels["train"][:] = 1
-    with pytest.raises(ProbeError, match="train holds one class only"):
-        Linear().measure(stage)
-    stage = make_stage()
-    stage.features["val"] = stage.features["val"][:, :2]
-    with pytest.raises(ProbeError, match="train has 5 features, val 2"):
-        Linear().measure(stage)
+def test_unusable_data_is_refused_for_its_own_stage_only(make_stage) -> None:
+    good, no_val, one_class, narrow = (make_stage(name) for name in ("good", "no_val", "one_class", "narrow"))
+    del no_val.features["val"]
+    one_class.labels["train"][:] = 1
+    narrow.features["val"] = narrow.features["val"][:, :2]
+    found = Linear().measure_all([good, no_val, one_class, narrow])
+    assert isinstance(found["good"], list)
+    for stage, message in (
+        (no_val, "no features for split 'val'"),
+        (one_class, "train holds one class only"),
+        (narrow, "train has 5 features, val 2"),
+    ):
+        assert message in str(found[stage.name])
+        with pytest.raises(ProbeError, match=message):
+            fit_linear_probe(stage)
     with pytest.raises(ProbeError, match="grid of C"):
         Linear(grid=[0.0])
 
 
-def test_minimise_finds_the_minimum_of_a_stretched_quadratic() -> None:
-    scale = torch.logspace(-1.5, 1.5, 20, dtype=torch.float64)
-    target = torch.linspace(-1, 1, 20, dtype=torch.float64)
+def direct(loss: LogisticLoss, stage: StageData, weights: torch.Tensor, c: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss by torch's cross-entropy on turned float64 features, and its gradient by autograd."""
+    x = (torch.from_numpy(stage.features["train"]).double() - loss.mean) * loss.scale @ loss.axes
+    w = weights.detach().requires_grad_()
+    logits = (x @ w[:-1] + w[-1]) @ loss.class_axes.T
+    value = torch.nn.functional.cross_entropy(logits, torch.from_numpy(stage.labels["train"]))
+    value = value + w[:-1].square().sum() / (2 * c * len(x))
+    return value.detach(), torch.autograd.grad(value, w)[0]
 
-    def quadratic(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return 0.5 * (scale * (x - target).square()).sum(), scale * (x - target)
 
-    for inverse in (1 / scale, torch.ones_like(scale)):
-        found = minimise(quadratic, torch.zeros_like(scale), inverse, tolerance=1e-9, max_iterations=2000)
-        assert found.converged
-        torch.testing.assert_close(found.x, target, atol=1e-5, rtol=0)
+@pytest.mark.parametrize("size", [0.1, 3.0, 300.0])
+@pytest.mark.parametrize("cpu_bytes", [1, 2**20])
+def test_loss_and_gradient_are_those_of_autograd_on_any_axes(
+    make_stage: Callable[..., StageData], monkeypatch, size: float, cpu_bytes: int
+) -> None:
+    monkeypatch.setattr(logistic, "CPU_BYTES", cpu_bytes)
+    stage = make_stage(dims=7, classes=4, sizes={"train": (90, 30, 150, 60)})
+    loss = LogisticLoss(stage)
+    generator = torch.Generator().manual_seed(1)
+    weights = size * torch.randn(3, len(loss.start()), 4, generator=generator, dtype=torch.float64)
+    cs = torch.tensor([0.01, 1.0, 100.0], dtype=torch.float64)
+    before, _ = loss.finish(loss.sums(weights), weights, cs)
+    weights, levels = loss.turn(weights)
+    values, gradients = loss.finish(loss.sums(weights), weights, cs)
+    torch.testing.assert_close(values, before, rtol=1e-6, atol=0)
+    assert len(levels) == 3
+    for place, c in enumerate(cs.tolist()):
+        value, gradient = direct(loss, stage, weights[place], c)
+        torch.testing.assert_close(values[place], value, rtol=1e-6, atol=0)
+        torch.testing.assert_close(gradients[place], gradient, rtol=0, atol=2e-6 * float(gradient.abs().max()))
+
+
+def test_a_group_is_fitted_once(make_stage) -> None:
+    stages = [make_stage("a"), make_stage("b", dims=3)]
+    fit_linear_probes(stages, GRID, World())
+    probes = [fit_linear_probe(stage) for stage in stages]
+    fit_linear_probes(stages, GRID, World())
+    assert all(fit_linear_probe(stage) is probe for stage, probe in zip(stages, probes, strict=True))

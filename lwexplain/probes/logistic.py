@@ -1,0 +1,214 @@
+"""The loss of multinomial logistic regression on stages, for several penalties in one pass over the features."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from lwexplain.probes.base import StageData
+from lwexplain.probes.lbfgs import HISTORY, Minimum, minimise
+from lwexplain.probes.moments import moments_of
+from lwexplain.probes.splits import feature_blocks, float64_device, read_split
+from lwexplain.training.distributed import World
+
+CPU_BYTES = 2**20  # logits of a block: small enough to stay in the cache
+ACCELERATOR_BYTES = 2**26  # large enough to keep it busy
+CONSTANT = 1e-7  # a standard deviation below this share of the mean is rounding of a constant
+RANK = 1e-12  # variances below this share of the largest are rounding
+FIRST_ITERATIONS = 30  # until the axes are turned to those of the curvature
+MAX_ITERATIONS = 500
+LOWEST_LEVEL = 1e-12  # of a problem whose samples are all certain
+
+
+class LogisticLoss:
+    """Mean cross-entropy + |W|^2 / (2 C N) over the train samples of a stage; the bias is free of penalty.
+
+    Weights (R + 1, K), the bias last, act on R orthogonal axes of the standardised features and on K of the classes,
+    which leaves the minimum what it is. Along them the Hessian is nearly diagonal: at first those of the covariance
+    (Boehning 1992 bounds the Hessian by half of it), after ``turn`` those of the Hessian's Kronecker factors (Martens
+    and Grosse 2015). The features are not turned; the weights are. Products are taken in float32 on standardised
+    blocks, sums in float64. Of several processes each reads its own rows; with ``cached`` they stay in memory, 4 bytes
+    a feature, else each evaluation reads them anew.
+    """
+
+    def __init__(self, stage: StageData, *, cached: bool = True, world: World | None = None) -> None:
+        features, labels = read_split(stage, "train")
+        self.world = world or World()
+        self.device, self.n, self.classes = torch.device(float64_device(stage.device)), len(labels), len(stage.classes)
+        rows = own_rows(self.n, self.world)
+        self.features, self.labels = features[rows], torch.from_numpy(labels[rows]).to(self.device)
+
+        moments = moments_of(stage, "train").whole
+        covariance = moments.total / self.n
+        std = covariance.diagonal().sqrt()
+        self.mean = moments.mean
+        self.scale = torch.where(std > (CONSTANT * self.mean.abs()).clamp(min=1e-30), 1 / std, 0.0)
+        variances, axes = self._eigen(self.scale[:, None] * covariance * self.scale)
+        kept = variances > RANK * variances.amax().clamp(min=1e-300)
+        self.variances, self.axes = variances[kept], axes[:, kept]
+        self.class_variances = variances.new_full((self.classes,), 0.5)
+        self.class_axes = torch.eye(self.classes, dtype=axes.dtype, device=self.device)
+        self._cache = list(self._read()) if cached else None
+
+    def start(self) -> Tensor:
+        """Weights (R + 1, K) of zero."""
+        return self.variances.new_zeros(len(self.variances) + 1, self.classes)
+
+    def inverse_curvature(self, c: float, level: float = 1.0) -> Tensor:
+        """The inverse of the Hessian's diagonal (R + 1, K), roughly; ``level`` as ``turn`` returns it."""
+        classes = level * self.class_variances
+        return 1 / torch.cat([self.variances[:, None] * classes + 1 / (c * self.n), classes[None]])
+
+    def sums(self, weights: Tensor) -> Tensor:
+        """What ``finish`` needs of this process's rows for ``weights`` (P, R + 1, K): a flat float64 tensor.
+
+        The sums over samples of the cross-entropies (P,) and of residual times standardised feature, and residual alone
+        for the bias, (K, P, D + 1).
+        """
+        p, _, k = weights.shape
+        w, b = self._on_features(weights)
+        losses, slopes = weights.new_zeros(p), weights.new_zeros(k * p, w.shape[1] + 1)
+        for x, labels in self._blocks(k * p):
+            loss, residual = cross_entropy(torch.addmm(b, w, x.T).view(k, p, len(x)), labels)
+            losses += loss.sum(1, dtype=torch.float64)
+            residual = residual.view(k * p, len(x))
+            slopes[:, :-1] += residual @ x
+            slopes[:, -1] += residual.sum(1)
+        return torch.cat([losses, slopes.flatten()])
+
+    def finish(self, sums: Tensor, weights: Tensor, cs: Tensor) -> tuple[Tensor, Tensor]:
+        """Values (P,) and gradients (P, R + 1, K) at ``weights`` with C = ``cs`` (P,), from ``sums`` over all rows."""
+        p, _, k = weights.shape
+        slopes = sums[p:].view(k, p, -1).permute(1, 2, 0) @ self.class_axes / self.n
+        penalty = 1 / (cs * self.n)
+        squares = weights[:, :-1].square().sum((1, 2))
+        turned = self.axes.T @ slopes[:, :-1] + penalty[:, None, None] * weights[:, :-1]
+        return sums[:p] / self.n + 0.5 * penalty * squares, torch.cat([turned, slopes[:, -1:]], 1)
+
+    def turn(self, weights: Tensor) -> tuple[Tensor, list[float]]:
+        """Turn the axes to those of the Hessian at ``weights`` (P, R + 1, K): the same weights on them, and P levels.
+
+        The Hessian is about level x F (x) G (Kronecker), with p the class probabilities of a sample: the level is the
+        mean of its uncertainty 1 - |p|^2, F the second moments of the features with uncertainties as weights, and G the
+        mean of diag(p) - p p^T over the level. F and G are averaged over the P.
+        """
+        p, _, k = weights.shape
+        w, b = self._on_features(weights)
+        d = w.shape[1]
+
+        def probabilities(x: Tensor) -> Tensor:
+            return torch.softmax(torch.addmm(b, w, x.T).view(k, p, len(x)), 0)
+
+        levels, f, g = weights.new_zeros(p), weights.new_zeros(d, d), weights.new_zeros(k, k)
+        for x, _ in self._blocks(k * p):
+            levels += (1 - probabilities(x).square().sum(0)).sum(1, dtype=torch.float64)
+        levels = (self.total(levels) / self.n).clamp(min=LOWEST_LEVEL)
+        share = (1 / (p * self.n * levels)).float()
+        for x, _ in self._blocks(k * p):
+            found = probabilities(x)
+            f += (x.T * (share @ (1 - found.square().sum(0)))) @ x
+            shared = (found * share[:, None]).view(k, -1)
+            g += torch.diag(shared.sum(1)) - shared @ found.view(k, -1).T
+        f, g = self.total(torch.cat([f.flatten(), g.flatten()])).split([d * d, k * k])
+        variances, axes = self._eigen(self.axes.T @ f.view(d, d) @ self.axes)
+        class_variances, class_axes = self._eigen(self.class_axes.T @ g.view(k, k) @ self.class_axes)
+        self.variances = variances.clamp(min=0)
+        self.class_variances = class_variances.clamp(min=1e-3 * float(class_variances.amax()))
+        self.axes, self.class_axes = self.axes @ axes, self.class_axes @ class_axes
+        return torch.cat([axes.T @ weights[:, :-1], weights[:, -1:]], 1) @ class_axes, levels.tolist()
+
+    def on_raw_features(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """The map of ``weights`` (R + 1, K) on the features as they are: weight (K, D) and bias (K,)."""
+        weight = self.class_axes @ (self.scale[:, None] * (self.axes @ weights[:-1])).T
+        return weight, self.class_axes @ weights[-1] - weight @ self.mean
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """The sum over all processes."""
+        return tensor if self.world.is_alone else self.world.total(tensor).to(self.device)
+
+    def _eigen(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
+        """Eigenvalues and eigenvectors, those of the first process: their signs may differ from machine to machine."""
+        found = torch.cat([part.reshape(-1, len(matrix)) for part in torch.linalg.eigh(matrix)])
+        found = self.total(found if self.world.is_main else torch.zeros_like(found))
+        return found[0], found[1:]
+
+    def _on_features(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Float32 weights (K P, D) on standardised features, the classes slowest, and biases (K P, 1)."""
+        _, rows, _ = weights.shape
+        turned = weights @ self.class_axes.T
+        on_features = (self.axes @ turned[:, : rows - 1]).permute(2, 0, 1)
+        return on_features.reshape(-1, len(self.axes)).float(), turned[:, -1].T.reshape(-1, 1).float()
+
+    def _blocks(self, columns: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Standardised rows with their labels, so many that their ``columns`` logits each are of a good size."""
+        rows = max(128, (CPU_BYTES if self.device.type == "cpu" else ACCELERATOR_BYTES) // (4 * columns))
+        for x, labels in self._cache if self._cache is not None else self._read():
+            yield from zip(x.split(rows), labels.split(rows), strict=True)
+
+    def _read(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Standardised float32 blocks of this process's rows, with their labels."""
+        near = self.mean.float()  # the difference from it is exact where an offset is large, and costs no digits
+        rest, scale = (self.mean - near.double()).float(), self.scale.float()
+        for at, block in feature_blocks(self.features):
+            yield torch.from_numpy(block).to(self.device).sub_(near).sub_(rest).mul_(scale), self.labels[at]
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy (P, n) and softmax less one-hot (K, P, n) for ``logits`` (K, P, n), which are overwritten.
+
+    What the wrong classes hold is summed by itself, so that samples that are all but certain keep their digits.
+    """
+    shifted = logits.sub_(logits.amax(0))
+    label = labels.expand(1, *shifted.shape[1:])
+    own = shifted.gather(0, label)[0]
+    exponentials = shifted.exp_().scatter_(0, label, 0.0)
+    right, wrong = own.exp(), exponentials.sum(0)
+    loss = torch.where(own > -60, torch.log1p(wrong / right), wrong.log() - own)
+    whole = right + wrong
+    return loss, exponentials.div_(whole).scatter_(0, label, -(wrong / whole)[None])
+
+
+def own_rows(n: int, world: World) -> slice:
+    """This process's part of ``n`` rows."""
+    return slice(n * world.rank // world.size, n * (world.rank + 1) // world.size)
+
+
+def solve(
+    losses: Sequence[LogisticLoss], problems: Sequence[tuple[int, float]], history: int = HISTORY
+) -> list[Minimum]:
+    """The minimum for each of ``problems``, (place in ``losses``, C), ascending; ``x`` is on the axes of its loss.
+
+    All are solved together: an evaluation reads the features of each loss once, for all its C. Of several processes
+    every one must call it with the same problems, and gets the same minima.
+    """
+    groups = [[number for number, (at, _) in enumerate(problems) if at == place] for place in range(len(losses))]
+    cs = losses[0].variances.new_tensor([c for _, c in problems])
+
+    def function(running: list[int], points: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        point = dict(zip(running, points, strict=True))
+        active = [[number for number in group if number in point] for group in groups]
+        parts = [
+            (loss, group, torch.stack([point[number] for number in group]))
+            for loss, group in zip(losses, active, strict=True)
+            if group
+        ]
+        sums = [loss.sums(weights) for loss, _, weights in parts]
+        totals = losses[0].total(torch.cat(sums)).split([len(part) for part in sums])
+        found = [
+            loss.finish(total, weights, cs[group]) for total, (loss, group, weights) in zip(totals, parts, strict=True)
+        ]
+        return torch.cat([values for values, _ in found]), [one for _, gradients in found for one in gradients]
+
+    starts = [losses[at].start() for at, _ in problems]
+    curvatures = [losses[at].inverse_curvature(c) for at, c in problems]
+    minima = minimise(function, starts, curvatures, history=history, max_iterations=FIRST_ITERATIONS)
+    if all(minimum.converged for minimum in minima):
+        return minima
+    starts = [minimum.x for minimum in minima]
+    for loss, group in zip(losses, groups, strict=True):
+        if not all(minima[number].converged for number in group):
+            turned, levels = loss.turn(torch.stack([starts[number] for number in group]))
+            for number, start, level in zip(group, turned, levels, strict=True):
+                starts[number] = start
+                curvatures[number] = loss.inverse_curvature(problems[number][1], level)
+    return minimise(function, starts, curvatures, history=history, max_iterations=MAX_ITERATIONS)
