@@ -132,13 +132,23 @@ def analyze_in_own_process(run: Run, probes: list[str], max_samples: int, thread
     return in_own_process("analyze_once.py", arguments, threads)
 
 
+def analyze_by_command(run: Run, probes: list[str], max_samples: int, threads: int) -> float:
+    """Wall seconds of ``lwexplain analyze``, from the start of the process to its end."""
+    options = ["--probes", ",".join(probes), "--max-samples", str(max_samples)]
+    return _run(["-m", "lwexplain", "analyze", str(run.path), *options], threads)
+
+
 def in_own_process(script: str, arguments: list[str], threads: int) -> dict[str, Any]:
     """What a script of this folder writes to the file named by ``--out``, and ``wall_seconds`` of its process."""
-    number = str(threads)
-    environment = {**os.environ, "OMP_NUM_THREADS": number, "MKL_NUM_THREADS": number, "NUMBA_NUM_THREADS": number}
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out.json"
-        started = time.perf_counter()
-        subprocess.run([sys.executable, str(HERE / script), *arguments, "--out", str(out)], env=environment, check=True)
-        seconds = time.perf_counter() - started
+        seconds = _run([str(HERE / script), *arguments, "--out", str(out)], threads)
         return {**json.loads(out.read_text()), "wall_seconds": seconds}
+
+
+def _run(arguments: list[str], threads: int) -> float:
+    number = str(threads)
+    environment = {**os.environ, "OMP_NUM_THREADS": number, "MKL_NUM_THREADS": number, "NUMBA_NUM_THREADS": number}
+    started = time.perf_counter()
+    subprocess.run([sys.executable, *arguments], env=environment, check=True)
+    return time.perf_counter() - started
