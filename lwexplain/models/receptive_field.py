@@ -1,0 +1,106 @@
+"""The theoretical receptive field of stages, in pixels, followed through one forward pass."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
+
+from lwexplain.errors import ModelError
+from lwexplain.models.receptive_field_rules import Operation
+from lwexplain.models.receptive_field_trace import ReceptiveField, merged, trace_of_image
+
+
+@dataclass(frozen=True)
+class StageField:
+    """The receptive field of what goes into a stage and of what comes out."""
+
+    before: ReceptiveField
+    after: ReceptiveField
+
+
+Call = tuple[nn.Module, int]
+"""A module and which of its calls in a forward pass, from 1."""
+
+
+def receptive_fields(
+    forward: Callable[[Tensor], object], stages: Mapping[str, Call], image: Tensor
+) -> dict[str, StageField]:
+    """Receptive fields by stage name, from ``forward`` of a blank ``image`` (1, C, H, W), which ends at the last stage.
+
+    Put the modules in evaluation mode before. Normalisation counts as elementwise, whatever it takes its statistics of.
+    Raises ModelError for an image of another shape and for a stage that did not run on anything that comes from it.
+    """
+    if image.ndim != 4:
+        raise ModelError(f"the image has shape {tuple(image.shape)}; receptive fields are of (1, C, H, W)")
+    names = {(id(module), number): name for name, (module, number) in stages.items()}
+    calls: Counter[int] = Counter()
+    before: dict[str, ReceptiveField] = {}
+    found: dict[str, StageField] = {}
+    tracer = _Tracer()
+    tracer.traces[image] = trace_of_image(image)
+
+    def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
+        calls[id(module)] += 1
+        name = names.get((id(module), calls[id(module)]))
+        tensors = tracer.known((args, kwargs))
+        if name is not None and tensors:
+            before[name] = merged([tracer.traces[tensor].field for tensor in tensors])
+
+    def leave(module: nn.Module, _: Any, output: Any) -> None:
+        name = names.get((id(module), calls[id(module)]))
+        tensors = tracer.known(output)
+        if name in before and tensors:  # of several tensors the first one is the features
+            found[name] = StageField(before[name], tracer.traces[tensors[0]].field)
+        if len(found) == len(stages):
+            raise _Enough
+
+    handles: list[Any] = []
+    try:
+        for module in {id(module): module for module, _ in stages.values()}.values():
+            handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
+            handles.append(module.register_forward_hook(leave))
+        with torch.no_grad(), tracer:
+            forward(image)
+    except _Enough:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    missing = [name for name in stages if name not in found]
+    if missing:
+        raise ModelError(f"no receptive field of {', '.join(missing)}: not run on anything that comes from the image")
+    return {name: found[name] for name in stages}
+
+
+class _Enough(BaseException):
+    """Ends the forward pass once every stage has run; no ``except Exception`` of a model may swallow it."""
+
+
+class _Tracer(TorchDispatchMode):
+    """Carries a trace from the inputs to the outputs of every operation; other tensors are weights and constants."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.traces: WeakIdKeyDictionary = WeakIdKeyDictionary()
+
+    def known(self, tree: Any) -> list[Tensor]:
+        return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor) and leaf in self.traces]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        name = func._schema.name.removeprefix("aten::")
+        tensors = self.known((args, kwargs))
+        if tensors and not name.startswith("new_") and not name.endswith("_like"):  # which take shapes only
+            given = {parameter.name: value for parameter, value in zip(func._schema.arguments, args, strict=False)}
+            operation = Operation(name, given | kwargs, [(tensor, self.traces[tensor]) for tensor in tensors])
+            for output in tree_leaves(result):
+                if isinstance(output, Tensor):
+                    self.traces[output] = operation.trace_of(output)
+        return result
