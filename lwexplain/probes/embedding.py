@@ -1,43 +1,55 @@
 """Two-dimensional layouts of the samples, stage by stage, in which points keep their place."""
 
-import os
-import subprocess
-import sys
-import tempfile
-from collections.abc import Sequence
-from pathlib import Path
+import hashlib
+import importlib.util
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 
 import numpy as np
 
 from lwexplain.errors import ProbeError
 from lwexplain.probes.base import PROBES, Embedding, Measurement, StageData
-from lwexplain.probes.layout import align, principal_components
-from lwexplain.probes.splits import read_split
+from lwexplain.probes.layout import align, layout_shift, principal_components
+from lwexplain.probes.neighbourhoods import neighbourhood_quality
+from lwexplain.probes.splits import let_go, read_split
+from lwexplain.probes.umap_layout import MAX_DIMENSIONS, Options
+from lwexplain.probes.umap_process import UmapProcess
 
-MAX_DIMENSIONS = 50
+BACKENDS = ("auto", "umap", "torchdr")
+FEWEST_SAMPLES = 5
+
+Layout = list[Embedding | Measurement]
 
 
 @PROBES.register("pca")
 class Pca:
     """The first two principal components of each stage, turned onto those of the stage before.
 
-    ``measure_all`` returns one Embedding per stage, of at most ``max_samples`` samples of the split, the
-    same ones in every stage.
+    ``measure_all`` returns per stage one Embedding of at most ``max_samples`` samples of the split, the same ones in
+    every stage, the classes in proportion. From 3 samples on there are the metrics ``pca_trustworthiness`` and
+    ``pca_neighbors_kept`` of ``neighbourhood_quality``, both in [0, 1].
     """
 
     name = "pca"
 
-    def __init__(self, split: str = "val", max_samples: int = 2000) -> None:
-        self.split, self.max_samples = split, max_samples
+    def __init__(self, split: str = "val", max_samples: int = 2000, neighbors: int = 15) -> None:
+        self.split, self.max_samples, self.neighbors = split, max_samples, neighbors
 
-    def measure_all(self, stages: Sequence[StageData]) -> dict[str, list[Embedding]]:
+    def measure_all(self, stages: Sequence[StageData]) -> dict[str, Layout]:
         samples = choose_samples(stages, self.split, self.max_samples)
-        results: dict[str, list[Embedding]] = {}
+        near = _near(self.neighbors, len(samples))
+        note = _note("PCA", near, len(samples), stages[0], self.split)
+        results: dict[str, Layout] = {}
         before: np.ndarray | None = None
-        for stage in stages:
-            layout = principal_components(read_split(stage, self.split)[0][samples], 2)
+        for stage, x in zip(stages, _rows(stages, self.split, samples), strict=True):
+            layout = principal_components(x, 2)
             before = layout if before is None else align(layout, before)
-            results[stage.name] = [Embedding("pca", self.split, before.astype(np.float32), samples)]
+            coordinates = before.astype(np.float32)
+            results[stage.name] = [Embedding("pca", self.split, coordinates, samples)]
+            if near > 0:
+                values = neighbourhood_quality(x, coordinates, near)
+                for metric, value in zip(("pca_trustworthiness", "pca_neighbors_kept"), values, strict=True):
+                    results[stage.name].append(Measurement(metric, value, self.split, n=len(samples), note=note))
         return results
 
 
@@ -45,13 +57,18 @@ class Pca:
 class Umap:
     """UMAP of each stage, started from and turned onto the layout of the stage before, in its own process.
 
-    ``measure_all`` returns per stage one Embedding of at most ``max_samples`` samples of the split (the
-    same ones in every stage, the classes in proportion) and the metric ``trustworthiness`` in [0, 1]: the
-    share of neighbourhoods in the layout that are neighbourhoods in the features (Venna and Kaski 2001).
-    Features of more than 50 dimensions are reduced to 50 principal components for UMAP. The same seed gives
-    the same layout.
+    ``measure_all`` returns per stage one Embedding of at most ``max_samples`` samples of the split (the same ones in
+    every stage, the classes in proportion) and the metrics ``trustworthiness`` and ``neighbors_kept`` of
+    ``neighbourhood_quality``, both in [0, 1], and from the second stage on ``layout_shift``, >= 0: how far points
+    moved since the stage before (``layout.layout_shift``). Features of more than 50 dimensions are reduced to 50
+    principal components for UMAP, not for the metrics. The same seed gives the same layout.
 
-    Raises ProbeError where the process fails or takes longer than ``timeout`` seconds.
+    ``begin(stages)`` starts the process and returns at once, so that it computes beside other probes;
+    ``measure_all`` of the same features then waits for it. ``backend`` is ``umap`` (umap-learn, one CPU thread),
+    ``torchdr`` (on the stages' device) or ``auto``: torchdr on CUDA where it is installed.
+
+    Raises ProbeError where there are fewer than 5 samples, torchdr is missing, or the process fails or takes longer
+    than ``timeout`` seconds.
     """
 
     name = "umap"
@@ -63,68 +80,72 @@ class Umap:
         neighbors: int = 15,
         epochs: int = 200,
         timeout: float = 900.0,
+        backend: str = "auto",
     ) -> None:
-        self.split, self.max_samples = split, max_samples
+        if backend not in BACKENDS:
+            raise ProbeError(f"umap: backend {backend!r} is none of {', '.join(BACKENDS)}")
+        self.split, self.max_samples, self.backend = split, max_samples, backend
         self.neighbors, self.epochs, self.timeout = neighbors, epochs, timeout
+        self._begun: tuple[str, UmapProcess] | None = None  # what it computes, and the process
 
-    def measure_all(self, stages: Sequence[StageData]) -> dict[str, list[Embedding | Measurement]]:
+    def begin(self, stages: Sequence[StageData]) -> None:
+        """Start the process for these stages, unless it runs already; one begun for others is ended."""
         samples = choose_samples(stages, self.split, self.max_samples)
-        if len(samples) < 5:
-            raise ProbeError(f"UMAP needs at least 5 samples; {self.split} has {len(samples)}")
-        features = [read_split(stage, self.split)[0][samples] for stage in stages]
-        neighbors = min(self.neighbors, len(samples) - 1)
-        layouts = self._layouts(features, neighbors, stages[0].seed)
+        options = self._options(stages[0], len(samples))
+        key = _fingerprint(options, _rows(stages, self.split, samples))
+        if self._begun is None or self._begun[0] != key:
+            self.end()
+            self._begun = key, UmapProcess(_rows(stages, self.split, samples), options)
 
-        from sklearn.manifold import trustworthiness
+    def end(self) -> None:
+        """End a process that was begun and not waited for."""
+        if self._begun is not None:
+            self._begun[1].end()
+        self._begun = None
 
-        near = min(self.neighbors, (len(samples) - 1) // 2)
-        note = f"UMAP, {near} neighbours"
-        if len(samples) < len(stages[0].labels[self.split]):
-            note += f", {len(samples)} of {len(stages[0].labels[self.split])} samples"
-        results: dict[str, list[Embedding | Measurement]] = {}
-        for stage, x, layout in zip(stages, features, layouts, strict=True):
-            kept = float(trustworthiness(x, layout, n_neighbors=near))
+    def measure_all(self, stages: Sequence[StageData]) -> dict[str, Layout]:
+        self.begin(stages)
+        assert self._begun is not None
+        process, self._begun = self._begun[1], None
+        found = process.layouts(self.timeout)
+
+        samples = choose_samples(stages, self.split, self.max_samples)
+        options = self._options(stages[0], len(samples))
+        results: dict[str, Layout] = {}
+        for i, stage in enumerate(stages):
+            by = "UMAP by torchdr" if options.backend == "torchdr" else "UMAP"
+            if stage.features[self.split].shape[1] > MAX_DIMENSIONS:
+                by += f" of {MAX_DIMENSIONS} principal components"
+            note = _note(by, options.near, len(samples), stages[0], self.split)
+            values = {"trustworthiness": found.trustworthiness[i], "neighbors_kept": found.neighbors_kept[i]}
+            if i > 0:
+                values["layout_shift"] = layout_shift(found.coordinates[i], found.coordinates[i - 1])
             results[stage.name] = [
-                Embedding("umap", self.split, layout, samples),
-                Measurement("trustworthiness", kept, self.split, n=len(samples), note=note),
+                Embedding("umap", self.split, found.coordinates[i], samples),
+                *(
+                    Measurement(metric, value, self.split, n=len(samples), note=note)
+                    for metric, value in values.items()
+                ),
             ]
         return results
 
-    def _layouts(self, features: list[np.ndarray], neighbors: int, seed: int) -> list[np.ndarray]:
-        reduced = {
-            f"features_{i}": (principal_components(x, MAX_DIMENSIONS) if x.shape[1] > MAX_DIMENSIONS else x)
-            for i, x in enumerate(features)
-        }
-        with tempfile.TemporaryDirectory(prefix="lwexplain-umap-") as folder:
-            source, target = Path(folder, "in.npz"), Path(folder, "out.npz")
-            arrays = {name: np.asarray(x, dtype=np.float32) for name, x in reduced.items()}
-            np.savez(source, seed=seed, neighbors=neighbors, epochs=self.epochs, **arrays)  # type: ignore[arg-type]
-            run_in_own_process("lwexplain.probes.umap_layout", [str(source), str(target)], self.timeout)
-            with np.load(target, allow_pickle=False) as data:
-                return [data[f"layout_{i}"] for i in range(len(features))]
-
-
-def run_in_own_process(module: str, arguments: list[str], timeout: float) -> None:
-    """``python -m module arguments``; raises ProbeError with the last line of its error output."""
-    root = str(Path(__file__).parents[2])
-    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "-P", "-m", module, *arguments]
-    try:
-        done = subprocess.run(
-            command,
-            env={**os.environ, "PYTHONPATH": path},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            timeout=timeout,
-            check=False,
+    def _options(self, stage: StageData, n: int) -> Options:
+        if n < FEWEST_SAMPLES:
+            raise ProbeError(f"UMAP needs at least {FEWEST_SAMPLES} samples; {self.split} has {n}")
+        installed = importlib.util.find_spec("torchdr") is not None
+        if self.backend == "torchdr" and not installed:
+            raise ProbeError("UMAP by torchdr: it is not installed; pip install 'lwexplain[gpu]', or backend='umap'")
+        by_torchdr = self.backend == "torchdr" or (
+            self.backend == "auto" and installed and stage.device.startswith("cuda")
         )
-    except subprocess.TimeoutExpired:
-        raise ProbeError(f"{module} took longer than {timeout:g} s; use fewer samples") from None
-    if done.returncode != 0:
-        lines = done.stderr.decode(errors="replace").strip().splitlines()
-        reason = lines[-1] if lines else f"exit code {done.returncode}"
-        raise ProbeError(f"{module} failed: {reason}")
+        return Options(
+            seed=stage.seed,
+            neighbors=min(self.neighbors, n - 1),
+            near=_near(self.neighbors, n),
+            epochs=self.epochs,
+            backend="torchdr" if by_torchdr else "umap",
+            device=stage.device if by_torchdr else "cpu",
+        )
 
 
 def choose_samples(stages: Sequence[StageData], split: str, most: int) -> np.ndarray:
@@ -136,8 +157,7 @@ def choose_samples(stages: Sequence[StageData], split: str, most: int) -> np.nda
     for stage in stages[1:]:
         if not np.array_equal(read_split(stage, split)[1], labels):
             raise ProbeError(
-                f"stages {stages[0].name!r} and {stage.name!r} differ in their {split} labels; layouts need "
-                f"the "
+                f"stages {stages[0].name!r} and {stage.name!r} differ in their {split} labels; layouts need the "
                 "same samples in the same order"
             )
     if len(labels) <= most:
@@ -149,3 +169,29 @@ def choose_samples(stages: Sequence[StageData], split: str, most: int) -> np.nda
         members = rng.permutation(np.flatnonzero(labels == label))
         share[members] = (np.arange(len(members)) + rng.random()) / len(members)
     return np.sort(np.argsort(share, kind="stable")[:most]).astype(np.int64)
+
+
+def _rows(stages: Sequence[StageData], split: str, samples: np.ndarray) -> Iterator[np.ndarray]:
+    """Features (n, D) of the chosen samples, one stage in memory at a time."""
+    for stage in stages:
+        features = read_split(stage, split)[0]
+        yield features[samples]
+        let_go(features)
+
+
+def _near(neighbors: int, n: int) -> int:
+    """How many neighbours the quality of a layout of ``n`` points looks at: fewer than half of them."""
+    return min(neighbors, (n - 1) // 2)
+
+
+def _note(method: str, near: int, n: int, stage: StageData, split: str) -> str:
+    total = len(stage.labels[split])
+    return f"{method}, {near} neighbours" + (f", {n} of {total} samples" if n < total else "")
+
+
+def _fingerprint(options: Options, features: Iterator[np.ndarray]) -> str:
+    digest = hashlib.blake2b(repr(asdict(options)).encode(), digest_size=16)
+    for x in features:
+        digest.update(repr(x.shape).encode())
+        digest.update(np.ascontiguousarray(x).data)
+    return digest.hexdigest()

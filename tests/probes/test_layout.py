@@ -1,11 +1,11 @@
-"""Principal components and Procrustes alignment."""
+"""Principal components, Procrustes alignment, and how far points moved."""
 
 import numpy as np
 import pytest
 from scipy.linalg import orthogonal_procrustes
 from sklearn.decomposition import PCA
 
-from lwexplain.probes.layout import align, principal_components
+from lwexplain.probes.layout import align, layout_shift, principal_components
 
 
 @pytest.mark.parametrize("shape", [(40, 6), (10, 30), (5, 5)])
@@ -33,3 +33,14 @@ def test_alignment_undoes_rotation_mirroring_and_shift_but_not_scale() -> None:
     other = rng.normal(size=(30, 2))
     rotation, _ = orthogonal_procrustes(other - other.mean(0), target - target.mean(0))
     np.testing.assert_allclose(align(other, target), (other - other.mean(0)) @ rotation + target.mean(0))
+
+
+def test_the_shift_is_measured_in_spreads() -> None:
+    rng = np.random.default_rng(2)
+    layout, other = rng.normal(size=(2000, 2)), rng.normal(size=(2000, 2))
+    assert layout_shift(layout, layout) == 0
+    spread = np.sqrt(np.square(layout - layout.mean(0)).sum(1).mean())
+    assert layout_shift(layout + np.array([3.0, 4.0]), layout) == pytest.approx(5 / spread)
+    assert layout_shift(7 * layout, 7 * other) == pytest.approx(layout_shift(other, layout))
+    assert layout_shift(layout, other) == pytest.approx(np.sqrt(np.pi / 2), abs=0.05)  # two normal clouds
+    assert layout_shift(np.zeros((3, 2)), np.zeros((3, 2))) == 0
