@@ -10,7 +10,7 @@ import numpy as np
 from lwexplain.errors import ProbeError
 from lwexplain.probes.base import PROBES, Embedding, Measurement, StageData
 from lwexplain.probes.layout import align, layout_shift, principal_components
-from lwexplain.probes.neighbourhoods import neighbourhood_quality
+from lwexplain.probes.layout_quality import neighbourhood_quality
 from lwexplain.probes.splits import let_go, read_split
 from lwexplain.probes.umap_layout import MAX_DIMENSIONS, Options
 from lwexplain.probes.umap_process import UmapProcess

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from lwexplain.probes.layout import align, principal_components
-from lwexplain.probes.neighbourhoods import nearest_others, neighbourhood_quality
+from lwexplain.probes.layout_quality import nearest_others, neighbourhood_quality
 
 MAX_DIMENSIONS = 50
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from sklearn.manifold import trustworthiness
 from sklearn.neighbors import NearestNeighbors
 
-import lwexplain.probes.neighbourhoods as neighbourhoods
-from lwexplain.probes.neighbourhoods import nearest_others, neighbourhood_quality
+import lwexplain.probes.layout_quality as layout_quality
+from lwexplain.probes.layout_quality import nearest_others, neighbourhood_quality
 
 
 def points(n: int, dims: int, seed: int = 0) -> np.ndarray:
@@ -50,5 +50,5 @@ def test_quality_depends_neither_on_the_order_nor_on_the_blocks(seed: int, rows:
     expected = neighbourhood_quality(x, layout, 8)
     order = np.random.default_rng(seed).permutation(50)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(neighbourhoods, "BLOCK_BYTES", 8 * 50 * rows)
+        patch.setattr(layout_quality, "BLOCK_BYTES", 8 * 50 * rows)
         assert neighbourhood_quality(x[order], layout[order], 8) == pytest.approx(expected, rel=1e-12)
