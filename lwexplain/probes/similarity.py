@@ -16,7 +16,7 @@ from lwexplain.probes.subsample import sample_note, stratified_sample
 
 SAMPLES = 2_000
 BANDWIDTH = 0.8
-"""The width of the RBF kernel as a share of the median distance: the best of those that Kornblith et al. tried."""
+"""The width of the RBF kernel as a share of the median distance, one of those in Table 2 of Kornblith et al. 2019."""
 
 ROUNDING = 1e-12
 """HSIC of features with themselves below this share of its scale is rounding of a zero."""
@@ -196,6 +196,8 @@ def _overview(features: np.ndarray, device: str) -> tuple[torch.Tensor, float, b
         total += moved.sum(0)
         squares += float(np.square(moved).sum())
         varies = varies or bool(moved.any())
+    if not np.isfinite(squares):
+        raise ProbeError("similarity: features hold NaN or infinite values; leave such samples out")
     shift = total / len(features)
     mean = torch.from_numpy(first + shift).to(float64_device(device))
     return mean, max(0.0, squares / len(features) - float(shift @ shift)), varies

@@ -185,6 +185,8 @@ def test_what_does_not_fit_together_is_refused() -> None:
         Similarity().measure_all(stages_of(related_features(n=3)))
     with pytest.raises(ProbeError, match="the same samples"):
         similarity_matrix([np.eye(5)], [np.eye(6)])
+    with pytest.raises(ProbeError, match="NaN"):
+        similarity_matrix([np.full((5, 2), np.nan)], [np.eye(5)])
     with pytest.raises(ProbeError, match="bandwidth"):
         Similarity(bandwidth=0)
 
