@@ -13,25 +13,58 @@ def squared_distance_blocks(x: torch.Tensor, y: torch.Tensor | None = None) -> I
 
     ``x`` (N, D), ``y`` (M, D), or ``y=None`` for x with itself, whose diagonal is exactly 0. Computed as
     |x|^2 + |y|^2 - 2xy after centring; what is below rounding is set to 0, so that equal rows are at
-    distance 0.
+    distance 0. A block is new memory, which the caller may change.
     """
     itself = y is None
-    centre = x.mean(0) if y is None else y.mean(0)
-    x = x - centre
-    y = x if y is None else y - centre
-    x_norms, y_norms = x.square().sum(1), y.square().sum(1)
+    middle = centre(x if y is None else y)
+    x = x - middle
+    y = x if y is None else y - middle
+    x_norms = x.square().sum(1)
+    y_norms = x_norms if itself else y.square().sum(1)
     step = max(1, BLOCK_BYTES // (8 * max(1, len(y))))
     for start in range(0, len(x), step):
         rows = slice(start, min(start + step, len(x)))
-        norms = x_norms[rows, None] + y_norms
-        d2 = torch.addmm(norms, x[rows], y.T, alpha=-2.0)
-        d2.masked_fill_(d2 <= norms.mul_(ROUNDING), 0.0)
+        d2 = _squared_distances(x[rows], x_norms[rows], y, y_norms)
         if itself:
-            d2[torch.arange(len(d2)), torch.arange(start, start + len(d2))] = 0.0
+            d2.diagonal(start).zero_()
         yield rows, d2
+
+
+def pair_blocks(x: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Yield ``(rows, d2)`` with the squared distances of ``x`` (N, D) with itself, each pair of rows once.
+
+    d2 has a column for each row of x from ``rows.start`` on; on and below its diagonal stand zeros. Otherwise as
+    ``squared_distance_blocks``.
+    """
+    x = x - centre(x)
+    norms = x.square().sum(1)
+    start = 0
+    while start < len(x):
+        step = max(1, BLOCK_BYTES // (8 * (len(x) - start)))
+        rows = slice(start, min(start + step, len(x)))
+        yield rows, _squared_distances(x[rows], norms[rows], x[start:], norms[start:]).triu_(1)
+        start = rows.stop
 
 
 def nearest_rows(x: torch.Tensor, y: torch.Tensor, k: int) -> torch.Tensor:
     """Indices (N, k) of the ``k`` rows of ``y`` nearest to each row of ``x``, nearest first."""
     found = [d2.topk(k, dim=1, largest=False, sorted=True).indices for _, d2 in squared_distance_blocks(x, y)]
     return torch.cat(found)
+
+
+def centre(x: torch.Tensor) -> torch.Tensor:
+    """A point (D,) amid the rows of ``x`` (N, D): their mean, rounded to a power of two near each standard deviation.
+
+    So that features on a grid (whole numbers, say) keep distances without any rounding, and those that are equal
+    stay equal.
+    """
+    std, mean = torch.std_mean(x, dim=0, correction=0)
+    _, exponent = torch.frexp(std)
+    step = torch.ldexp(torch.ones_like(std), exponent)
+    return torch.where(std > 0, torch.round(mean / step) * step, mean)
+
+
+def _squared_distances(x: torch.Tensor, x_norms: torch.Tensor, y: torch.Tensor, y_norms: torch.Tensor) -> torch.Tensor:
+    norms = x_norms[:, None] + y_norms
+    d2 = torch.addmm(norms, x, y.T, alpha=-2.0)
+    return d2.masked_fill_(d2 <= norms.mul_(ROUNDING), 0.0)

@@ -31,17 +31,28 @@ def nearest_others(stage: StageData, split: str = "val") -> Neighbours:
 
     A split that is too large is represented by ``pairwise_samples``. Raises ProbeError as ``read_split`` does.
     """
-    key = f"nearest_others:{split}"
-    if key not in stage.memo:
-        samples = pairwise_samples(stage, split)
-        x = as_float64(read_split(stage, split)[0][samples], stage.device)
-        k = min(NEIGHBOURS, len(x) - 1)
-        indices, distances = [], []
-        for rows, d2 in squared_distance_blocks(x):
-            here = torch.arange(len(d2), device=x.device)
-            d2[here, here + rows.start] = torch.inf
-            nearest = d2.topk(k, dim=1, largest=False, sorted=True)
-            indices.append(nearest.indices.cpu())
-            distances.append(nearest.values.sqrt().cpu())
-        stage.memo[key] = Neighbours(samples, torch.cat(indices).numpy(), torch.cat(distances).numpy())
-    return stage.memo[key]
+    known = stage.memo.get(_key(split))
+    return known if isinstance(known, Neighbours) else remember(stage, split, _nearest_others(stage, split))
+
+
+def remember(stage: StageData, split: str, found: Neighbours) -> Neighbours:
+    """Keep neighbours that a pass over all distances found by the way."""
+    stage.memo[_key(split)] = found
+    return found
+
+
+def _nearest_others(stage: StageData, split: str) -> Neighbours:
+    samples = pairwise_samples(stage, split)
+    x = as_float64(read_split(stage, split)[0][samples], stage.device)
+    k = min(NEIGHBOURS, len(x) - 1)
+    indices, distances = [], []
+    for rows, d2 in squared_distance_blocks(x):
+        d2.diagonal(rows.start).fill_(torch.inf)
+        nearest = d2.topk(k, dim=1, largest=False, sorted=True)
+        indices.append(nearest.indices.cpu())
+        distances.append(nearest.values.sqrt().cpu())
+    return Neighbours(samples, torch.cat(indices).numpy(), torch.cat(distances).numpy())
+
+
+def _key(split: str) -> str:
+    return f"nearest_others:{split}"

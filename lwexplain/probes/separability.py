@@ -1,23 +1,44 @@
-"""How well the classes are separated by distance, without any classifier being fitted."""
+"""How well the classes are separated, without any classifier being fitted."""
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from lwexplain.errors import ProbeError
-from lwexplain.probes.accuracy import wilson_interval
-from lwexplain.probes.base import PROBES, Measurement, StageData
-from lwexplain.probes.distances import ROUNDING, squared_distance_blocks
-from lwexplain.probes.splits import as_float64, read_split
+from lwexplain.probes.accuracy import Z95, wilson_interval
+from lwexplain.probes.base import PROBES, Measurement, StageData, pair_of
+from lwexplain.probes.discrimination import generalized_discrimination_value
+from lwexplain.probes.moments import moments_of
+from lwexplain.probes.pairwise import PairwiseIndices, SortedSamples, pairwise_indices, sorted_samples
+from lwexplain.probes.scatter import (
+    class_spread,
+    closest_pairs,
+    davies_bouldin_ratios,
+    fisher_of_classes,
+    fisher_of_pairs,
+    scatter_indices,
+)
+from lwexplain.probes.splits import read_split
+from lwexplain.probes.subsample import sample_note
+
+MOST_PAIRS = 190  # all pairs of 20 classes
 
 
 @PROBES.register("separability")
 class Separability:
-    """Separability index, Fisher ratio, silhouette, Davies-Bouldin, Calinski-Harabasz and GDV.
+    """Separability indices of the features of one split as they are; only the GDV standardises them.
 
-    On the features of one split as they are; only the GDV standardises them, by its definition. Memory grows
-    with N, not with N^2. Raises ProbeError for fewer than two classes, a class without samples, or NaN.
+    - ``separability_index``, ``knn_purity``, ``silhouette``, ``hypothesis_margin`` and ``dsi`` (see
+      ``pairwise.PairwiseIndices``) of all samples and of each class, ``gdv`` of all, from all pairwise distances;
+    - ``fisher_ratio`` of all samples, of each class and of pairs of classes, ``davies_bouldin`` of all and of pairs,
+      ``calinski_harabasz`` and ``separation_law`` of all, from the scatter of the classes (see ``scatter``).
+
+    Of more than 20 classes there are rows for the 190 pairs that are closest by their Fisher ratio. Classes without a
+    sample are left out; pairwise distances are those of at most 10,000 samples (``subsample.pairwise_samples``). Both
+    are noted. Memory grows with N, not with N^2. Raises ProbeError for fewer than two classes, or NaN.
     """
 
     name = "separability"
@@ -26,158 +47,137 @@ class Separability:
         self.split = split
 
     def measure(self, stage: StageData) -> list[Measurement]:
-        features, labels = read_split(stage, self.split)
-        _check_classes(stage, self.split, labels)
-        order = np.argsort(labels, kind="stable")
-        x = as_float64(features[order], stage.device)
-        counts = np.bincount(labels, minlength=len(stage.classes)).tolist()
-        n = len(labels)
+        empty = _empty_classes(stage, self.split, read_split(stage, self.split)[1])
+        samples = sorted_samples(stage, self.split)
+        if len(samples.classes) < 2:
+            raise ProbeError(
+                f"stage {stage.name!r}: {stage.memory_bytes:,} bytes of memory hold {len(samples.positions)} samples, "
+                "of one class only; separability needs more memory"
+            )
+        indices = pairwise_indices(stage, self.split, samples)
+        return [
+            *self._from_samples(stage, samples, indices, empty),
+            self._gdv(stage, samples, empty),
+            *self._from_scatter(stage, empty),
+        ]
 
-        index, silhouette = separability_index_and_silhouette(x, counts)
-        within, between = scatter(x, counts)
+    def _from_samples(
+        self, stage: StageData, samples: SortedSamples, indices: PairwiseIndices, empty: str
+    ) -> Iterator[Measurement]:
+        """The indices that are means over samples, of all and of each class."""
+        sampled, k = sample_note(stage, self.split, len(samples.positions)), indices.k
+        small = sum(count <= k for count in samples.counts)
         values = {
-            "fisher_ratio": fisher_ratio(within, between),
-            "silhouette": silhouette,
-            "davies_bouldin": davies_bouldin(x, counts),
-            "calinski_harabasz": calinski_harabasz(within, between, n, len(counts)),
+            "separability_index": indices.agreement,
+            "knn_purity": indices.purity,
+            "silhouette": indices.silhouette,
+            "hypothesis_margin": indices.margin,
         }
-        low, high = wilson_interval(index, n)
-        rows = [Measurement("separability_index", index, self.split, low=low, high=high, n=n)]
-        for metric, value in values.items():
-            rows.append(Measurement(metric, value, self.split, n=n, note=_why_not_finite(value)))
-        gdv, note = generalized_discrimination_value(x, counts)
-        rows.append(Measurement("gdv", gdv, self.split, n=n, note=note))
-        return rows
+        of_all = {"knn_purity": f"classes of at most {k} samples, which cannot reach 1: {small}" if small else ""}
+        for metric, sample_values in values.items():
+            basis = f"k={k}" if metric == "knn_purity" else ""
+            alone = _alone(metric, samples.counts.count(1))
+            note = _joined(basis, of_all.get(metric, ""), alone, sampled, empty)
+            yield _mean(metric, sample_values, self.split, None, note)
+            for label, count, part in self._classes(stage, samples, sample_values):
+                fewer = f"only {count} samples" if metric == "knn_purity" and count <= k else ""
+                note = _joined(basis, fewer, _alone(metric, 1) if count == 1 else "", sampled)
+                yield _mean(metric, part, self.split, label, note)
+        defined = [value for value in indices.dsi if not math.isnan(value)]
+        note = _joined(_alone("dsi", len(indices.dsi) - len(defined)), sampled, empty)
+        value = sum(defined) / len(defined) if defined else math.nan
+        yield Measurement("dsi", value, self.split, n=len(samples.positions), note=note)
+        for of_class, (label, count, _) in zip(indices.dsi, self._classes(stage, samples, indices.margin), strict=True):
+            note = _joined(_alone("dsi", 1) if count == 1 else "", sampled)
+            yield Measurement("dsi", of_class, self.split, label, n=count, note=note)
+
+    @staticmethod
+    def _classes(stage: StageData, samples: SortedSamples, values: Tensor) -> Iterator[tuple[str, int, Tensor]]:
+        parts = zip(samples.classes, samples.counts, values.split(samples.counts), strict=True)
+        return ((stage.classes[int(k)], count, part) for k, count, part in parts)
+
+    def _gdv(self, stage: StageData, samples: SortedSamples, empty: str) -> Measurement:
+        n = len(samples.positions)
+        value, low, high, note = generalized_discrimination_value(samples.x, samples.counts, stage.memory_bytes)
+        note = _joined(note, sample_note(stage, self.split, n), empty)
+        return Measurement("gdv", value, self.split, low=low, high=high, n=n, note=note)
+
+    def _from_scatter(self, stage: StageData, empty: str) -> Iterator[Measurement]:
+        moments, spread = moments_of(stage, self.split), class_spread(stage, self.split)
+        whole = moments.whole
+        names = [stage.classes[int(k)] for k in whole.classes]
+        counts = [int(count) for count in whole.counts.tolist()]
+        for metric, (value, low, high) in scatter_indices(moments).items():
+            note = _joined(_why_not_finite(value), moments.note, empty)
+            yield Measurement(metric, value, self.split, low=low, high=high, n=whole.n, note=note)
+        for name, count, (value, low, high) in zip(names, counts, fisher_of_classes(moments, spread), strict=True):
+            note = _joined(_why_not_finite(value), moments.note)
+            yield Measurement("fisher_ratio", value, self.split, name, low, high, count, note)
+
+        ratios = davies_bouldin_ratios(whole.means, spread.distance)
+        value = float(ratios.amax(1).mean())
+        note = _joined(_why_not_finite(value), empty)
+        yield Measurement("davies_bouldin", value, self.split, n=whole.n, note=note)
+
+        pairs = closest_pairs(moments, spread, MOST_PAIRS)
+        total = len(names) * (len(names) - 1) // 2
+        fewer = f"one of the {len(pairs)} closest of {total:,} pairs" if len(pairs) < total else ""
+        fisher = fisher_of_pairs(moments, spread, pairs)
+        for (first, second), (value, low, high) in zip(pairs.tolist(), fisher, strict=True):
+            pair, n = pair_of(names[first], names[second]), counts[first] + counts[second]
+            note = _joined(_why_not_finite(value), fewer, moments.note)
+            yield Measurement("fisher_ratio", value, self.split, pair, low, high, n, note)
+            ratio = float(ratios[first, second])
+            note = _joined(_why_not_finite(ratio), fewer)
+            yield Measurement("davies_bouldin", ratio, self.split, pair, n=n, note=note)
 
 
-def separability_index_and_silhouette(x: torch.Tensor, counts: list[int]) -> tuple[float, float]:
-    """Separability index and mean silhouette of ``x`` (N, D) float64, rows sorted by class.
-
-    Separability index: share of samples whose nearest other sample has their label, in [0, 1] (Thornton 2002,
-    "Truth from trash"). Where several are equally near, their share with the same label counts, so that the
-    value does not depend on the order of the samples.
-
-    Silhouette: mean of (b - a) / max(a, b), in [-1, 1]; a = mean distance to the own class, b = smallest mean
-    distance to another class; 0 for the only sample of a class (Rousseeuw 1987).
-    """
-    labels, members = _membership(x, counts)
-    sizes = members.sum(0)
-    norms = (x - x.mean(0)).square().sum(1)
-    agreement = torch.zeros((), dtype=x.dtype, device=x.device)
-    silhouette = torch.zeros((), dtype=x.dtype, device=x.device)
-    for rows, d2 in squared_distance_blocks(x):
-        own = labels[rows]
-        here = torch.arange(len(d2), device=x.device)
-
-        sums = d2.sqrt() @ members
-        a = sums[here, own] / (sizes[own] - 1).clamp(min=1)
-        means = sums / sizes
-        means[here, own] = torch.inf
-        b = means.amin(1)
-        s = (b - a) / torch.maximum(a, b).clamp(min=torch.finfo(x.dtype).tiny)
-        silhouette += torch.where(sizes[own] > 1, s, torch.zeros_like(s)).sum()
-
-        d2[here, here + rows.start] = torch.inf
-        nearest = d2.amin(1, keepdim=True)
-        sample, neighbour = (d2 <= nearest + ROUNDING * (norms[rows, None] + nearest)).nonzero(as_tuple=True)
-        same = (own[sample] == labels[neighbour]).to(x.dtype)
-        agreement += (torch.bincount(sample, weights=same) / torch.bincount(sample)).sum()
-    return float(agreement / len(x)), float(silhouette / len(x))
+def _mean(metric: str, values: Tensor, split: str, class_: str | None, note: str) -> Measurement:
+    """Mean of the defined ``values`` of samples and its 95 % interval: Wilson's for a share of samples, else normal."""
+    values = values[~torch.isnan(values)]
+    n = len(values)
+    if n == 0:
+        return Measurement(metric, math.nan, split, class_, n=0, note=note)
+    value = float(values.mean())
+    low: float | None = None
+    high: float | None = None
+    if metric == "separability_index":
+        low, high = wilson_interval(value, n)
+    elif n > 1:
+        half = Z95 * float(values.std()) / math.sqrt(n)
+        low, high = max(value - half, 0.0 if metric == "knn_purity" else -1.0), min(value + half, 1.0)
+    return Measurement(metric, value, split, class_, low, high, n, note)
 
 
-def scatter(x: torch.Tensor, counts: list[int]) -> tuple[float, float]:
-    """tr(Sw) and tr(Sb): sums over samples of squared distances to the class mean, and of class means to the
-    mean of all (each class weighted by its size). ``x`` (N, D) sorted by class."""
-    mean = x.mean(0)
-    within = between = 0.0
-    for part in x.split(counts):
-        centre = part.mean(0)
-        within += float((part - centre).square().sum())
-        between += len(part) * float((centre - mean).square().sum())
-    return within, between
+def _alone(metric: str, classes: int) -> str:
+    """What is said of classes that have one sample only."""
+    said = {"silhouette": "counts as 0", "hypothesis_margin": "is left out", "dsi": "is left out"}
+    if not classes or metric not in said:
+        return ""
+    which = "a class" if classes == 1 else f"each of {classes} classes"
+    return f"{which} of one sample {said[metric]}"
 
 
-def fisher_ratio(within: float, between: float) -> float:
-    """tr(Sb) / tr(Sw); infinite where every class is one point (Fukunaga 1990, ch. 10)."""
-    return _ratio(between, within)
-
-
-def calinski_harabasz(within: float, between: float, n: int, k: int) -> float:
-    """[tr(Sb) / (K - 1)] / [tr(Sw) / (N - K)] (Calinski and Harabasz 1974)."""
-    return _ratio(between * (n - k), within * (k - 1))
-
-
-def davies_bouldin(x: torch.Tensor, counts: list[int]) -> float:
-    """Mean over classes of max (s_l + s_m) / d_lm; s = mean distance to the class mean, d between the means.
-
-    Lower is better; infinite where two class means coincide (Davies and Bouldin 1979).
-    """
-    parts = x.split(counts)
-    centres = torch.stack([part.mean(0) for part in parts])
-    spread = torch.stack([(part - centre).norm(dim=1).mean() for part, centre in zip(parts, centres, strict=True)])
-    distances = torch.cdist(centres, centres, compute_mode="donot_use_mm_for_euclid_dist")
-    ratios = (spread[:, None] + spread) / distances
-    ratios = torch.where(distances > 0, ratios, torch.full_like(ratios, torch.inf))
-    ratios.fill_diagonal_(-torch.inf)
-    return float(ratios.amax(1).mean())
-
-
-def generalized_discrimination_value(x: torch.Tensor, counts: list[int]) -> tuple[float, str]:
-    """GDV and a note: -1 for perfectly separated classes, 0 for classes that do not differ.
-
-    GDV = D^(-1/2) [ mean over classes of the mean distance inside - mean over pairs of classes of the mean
-    distance between ], on features z-scored and halved (Schilling et al. 2021, Neural Networks 139, eq. 1-4).
-    D counts the dimensions that vary; constant ones are left out, as they have no z-score. Classes of one
-    sample have no distance inside and are left out of the first mean. ``x`` (N, D) sorted by class.
-    """
-    std, mean = torch.std_mean(x, dim=0, correction=0)
-    varies = std > 1e-7 * mean.abs()
-    if not varies.any():
-        return 0.0, "every feature is constant"
-    z = 0.5 * (x[:, varies] - mean[varies]) / std[varies]
-    _, members = _membership(x, counts)
-    totals = torch.zeros(len(counts), len(counts), dtype=x.dtype, device=x.device)
-    for rows, d2 in squared_distance_blocks(z):
-        totals += members[rows].T @ (d2.sqrt_() @ members)
-    sizes = members.sum(0)
-    several = sizes > 1
-    if not several.any():
-        return math.nan, "every class has one sample only"
-    inside = (totals.diagonal() / (sizes * (sizes - 1)))[several].mean()
-    pairs = (totals / (sizes[:, None] * sizes)).triu(1).sum() / (len(counts) * (len(counts) - 1) / 2)
-    notes = []
-    if not varies.all():
-        notes.append(f"{int((~varies).sum())} of {len(varies)} features are constant and left out")
-    if not several.all():
-        notes.append(f"{int((~several).sum())} classes of one sample have no distance inside")
-    return float((inside - pairs) / math.sqrt(z.shape[1])), "; ".join(notes)
-
-
-def _membership(x: torch.Tensor, counts: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Labels (N,) and their one-hot form (N, K) for rows sorted by class."""
-    labels = torch.repeat_interleave(torch.tensor(counts)).to(x.device)
-    return labels, torch.nn.functional.one_hot(labels, len(counts)).to(x.dtype)
-
-
-def _check_classes(stage: StageData, split: str, labels: np.ndarray) -> None:
+def _empty_classes(stage: StageData, split: str, labels: np.ndarray) -> str:
+    """The remark on classes without samples; raises ProbeError where fewer than two have any."""
     counts = np.bincount(labels, minlength=len(stage.classes))
     if np.count_nonzero(counts) < 2:
         raise ProbeError(
             f"stage {stage.name!r}: {split} holds one class only ({stage.classes[int(labels[0])]!r}); "
             "separability needs at least two"
         )
-    if not counts.all():
-        empty = ", ".join(repr(stage.classes[int(k)]) for k in np.flatnonzero(counts == 0))
-        raise ProbeError(f"stage {stage.name!r}: no {split} sample of class {empty}; use more samples or fewer classes")
-
-
-def _ratio(top: float, bottom: float) -> float:
-    if bottom > 0:
-        return top / bottom
-    return math.inf if top > 0 else math.nan
+    empty = [repr(stage.classes[int(k)]) for k in np.flatnonzero(counts == 0)]
+    if not empty:
+        return ""
+    named = ", ".join(empty[:3]) + (f" and {len(empty) - 3} more" if len(empty) > 3 else "")
+    return f"no {split} sample of class {named}: left out"
 
 
 def _why_not_finite(value: float) -> str:
     if math.isnan(value):
         return "undefined: the features do not vary"
     return "class means or whole classes coincide" if math.isinf(value) else ""
+
+
+def _joined(*notes: str) -> str:
+    return "; ".join(note for note in notes if note)

@@ -1,4 +1,4 @@
-"""Which samples stand for a split where all of them would be too many."""
+"""Which samples stand for a split where all of them would be too many, and how samples are dealt into groups."""
 
 import numpy as np
 
@@ -36,8 +36,20 @@ def pairwise_samples(stage: StageData, split: str) -> np.ndarray:
 
 
 def sample_note(stage: StageData, split: str, n: int) -> str:
-    """The remark on a value from ``n`` samples of a split, "" where these are all there are."""
+    """The remark on a value from ``n`` samples of a split; "" where these are all there are."""
     total = len(stage.labels[split])
-    own = stage.note(split)
-    chosen = f"stratified sub-sample of {n:,} of {total:,} {split} samples" if n < total else ""
-    return "; ".join(filter(None, [chosen, own]))
+    return f"stratified sub-sample of {n:,} of {total:,} {split} samples" if n < total else ""
+
+
+def rank_within_class(labels: np.ndarray) -> np.ndarray:
+    """For each sample, how many samples of its class come before it (N,) int64."""
+    order = np.argsort(labels, kind="stable")
+    _, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
+    rank = np.empty(len(labels), dtype=np.int64)
+    rank[order] = np.arange(len(labels)) - np.repeat(starts, counts)
+    return rank
+
+
+def class_order(labels: np.ndarray, groups: int) -> np.ndarray:
+    """The order (N,) int64 that sorts by class, and within a class by group: sample j of it is in group j % groups."""
+    return np.lexsort((rank_within_class(labels) % groups, labels))

@@ -1,72 +1,104 @@
-"""Separability metrics agree with scikit-learn and with direct sums over all pairs."""
+"""The rows of the separability probe: values, intervals, numbers of samples and notes; and that order is no matter."""
 
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import calinski_harabasz_score, davies_bouldin_score, silhouette_score
-from sklearn.neighbors import NearestNeighbors
+from scipy.spatial.distance import cdist
+from scipy.stats import ks_2samp
+from sklearn.metrics import calinski_harabasz_score, davies_bouldin_score, silhouette_samples, silhouette_score
 
 from lwexplain.errors import ProbeError
-from lwexplain.probes import distances
-from lwexplain.probes.base import StageData
-from lwexplain.probes.separability import Separability
+from lwexplain.probes import distances, subsample
+from lwexplain.probes.accuracy import wilson_interval
+from lwexplain.probes.base import Measurement, StageData, checked_results
+from lwexplain.probes.separability import MOST_PAIRS, Separability
+
+OF_SAMPLES = ["separability_index", "knn_purity", "silhouette", "hypothesis_margin", "dsi"]
+OF_ALL = [*OF_SAMPLES, "gdv", "fisher_ratio", "calinski_harabasz", "separation_law", "davies_bouldin"]
 
 
-def measure(features: np.ndarray, labels: np.ndarray, classes: int | None = None) -> dict[str, float]:
-    return {row.metric: row.value for row in rows_of(features, labels, classes)}
+def rows_of(x: np.ndarray, y: np.ndarray, classes: int | None = None, **fields) -> dict[tuple, Measurement]:
+    """Rows by metric and class; class_ is None for all samples together."""
+    names = [str(k) for k in range(classes or int(max(y)) + 1)]
+    stage = StageData("s", 1, {"val": x}, {"val": np.asarray(y)}, names, **fields)
+    rows = Separability().measure(stage)
+    assert checked_results(stage, rows) == rows
+    return {(row.metric, row.class_): row for row in rows}
 
 
-def rows_of(features: np.ndarray, labels: np.ndarray, classes: int | None = None) -> list:
-    names = [str(k) for k in range(classes or int(max(labels)) + 1)]
-    stage = StageData("s", 1, {"val": features}, {"val": np.asarray(labels)}, names)
-    return Separability().measure(stage)
+def near(value: float, rel: float = 1e-6):
+    return pytest.approx(value, rel=rel, abs=1e-12)
 
 
-def pairwise(x: np.ndarray) -> np.ndarray:
-    x = x.astype(np.float64)
-    return np.sqrt(((x[:, None] - x[None]) ** 2).sum(-1))
-
-
-def direct_gdv(x: np.ndarray, y: np.ndarray) -> float:
-    z = 0.5 * (x - x.mean(0, dtype=np.float64)) / x.std(0, dtype=np.float64)
-    d, classes = pairwise(z), np.unique(y)
-    inside = []
-    for k in classes:
-        block = d[np.ix_(y == k, y == k)]
-        inside.append(block[np.triu_indices(len(block), 1)].mean())
-    between = [d[np.ix_(y == k, y == m)].mean() for k in classes for m in classes if k < m]
-    return (np.mean(inside) - np.mean(between)) / math.sqrt(x.shape[1])
-
-
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("block_bytes", [8 * 100 * 7, 2**25])
 def test_values_equal_the_references(make_stage, monkeypatch, seed: int, block_bytes: int) -> None:
     monkeypatch.setattr(distances, "BLOCK_BYTES", block_bytes)
     stage = make_stage(seed=seed, classes=2 + seed, dims=3 + 4 * seed, spread=1.5 + seed)
-    x, y = stage.features["val"], stage.labels["val"]
-    got = measure(x, y)
-    wide = x.astype(np.float64)
-    d = pairwise(x)
-    np.fill_diagonal(d, np.inf)
-    overall = wide.mean(0)
-    between = sum((y == k).sum() * ((wide[y == k].mean(0) - overall) ** 2).sum() for k in np.unique(y))
-    within = sum(((wide[y == k] - wide[y == k].mean(0)) ** 2).sum() for k in np.unique(y))
-    expected = {
-        "separability_index": np.mean(y[d.argmin(1)] == y),
-        "fisher_ratio": between / within,
-        "silhouette": silhouette_score(wide, y),
-        "davies_bouldin": davies_bouldin_score(wide, y),
-        "calinski_harabasz": calinski_harabasz_score(wide, y),
-        "gdv": direct_gdv(x, y),
+    x, y = stage.features["val"].astype(np.float64), stage.labels["val"]
+    got = rows_of(stage.features["val"], y)
+    d = cdist(x, x)
+    first = y[(d + np.diag(np.full(len(y), np.inf))).argsort(1)[:, :10]] == y[:, None]
+    assert got["silhouette", None].value == near(silhouette_score(x, y))
+    assert got["davies_bouldin", None].value == near(davies_bouldin_score(x, y))
+    assert got["calinski_harabasz", None].value == near(calinski_harabasz_score(x, y))
+    assert got["separability_index", None].value == near(first[:, 0].mean())
+    assert got["knn_purity", None].value == near(first.mean())
+    statistics = []
+    for k in np.unique(y):
+        of_class, name = y == k, str(k)
+        assert got["separability_index", name].value == near(first[of_class, 0].mean())
+        assert got["knn_purity", name].value == near(first[of_class].mean())
+        assert got["silhouette", name].value == near(silhouette_samples(x, y)[of_class].mean())
+        inside = d[np.ix_(of_class, of_class)][np.triu_indices(of_class.sum(), 1)]
+        statistics.append(ks_2samp(inside, d[np.ix_(of_class, ~of_class)].ravel()).statistic)
+        assert got["dsi", name].value == near(statistics[-1])
+        assert got["hypothesis_margin", name].n == of_class.sum()
+    assert got["dsi", None].value == near(np.mean(statistics))
+
+
+def test_there_is_a_row_for_all_samples_each_class_and_each_pair(make_stage) -> None:
+    stage = make_stage(classes=3)
+    rows = Separability().measure(stage)
+    counts = Counter(row.metric for row in rows)
+    assert counts == dict.fromkeys(OF_SAMPLES, 4) | {
+        "gdv": 1,
+        "fisher_ratio": 1 + 3 + 3,
+        "calinski_harabasz": 1,
+        "separation_law": 1,
+        "davies_bouldin": 1 + 3,
     }
-    assert list(got) == list(expected)
-    for metric, value in expected.items():
-        assert got[metric] == pytest.approx(value, rel=1e-6), metric
-    neighbours = NearestNeighbors(n_neighbors=1).fit(wide).kneighbors(return_distance=False)[:, 0]
-    assert got["separability_index"] == pytest.approx(np.mean(y[neighbours] == y))
+    sizes = dict(zip(stage.classes, np.bincount(stage.labels["val"]), strict=True))
+    for row in rows:
+        expected = sum(sizes[name] for name in row.class_.split(" | ")) if row.class_ else sum(sizes.values())
+        assert row.n == expected
+        assert row.split == "val"
+        assert row.note == ("k=10" if row.metric == "knn_purity" else "")
+        if row.metric in ("dsi", "davies_bouldin"):
+            assert (row.low, row.high) == (None, None)
+        else:
+            assert row.low <= row.value <= row.high + 1e-12
+    assert {row.class_ for row in rows if "|" in (row.class_ or "")} == {
+        "class 0 | class 1",
+        "class 0 | class 2",
+        "class 1 | class 2",
+    }
+
+
+def test_intervals_are_those_of_a_share_and_of_a_mean(make_stage) -> None:
+    stage = make_stage(seed=1, spread=3.0)
+    x, y = stage.features["val"].astype(np.float64), stage.labels["val"]
+    got = rows_of(x, y)
+    row = got["separability_index", None]
+    assert (row.low, row.high) == near(wilson_interval(row.value, len(y)))
+    samples = silhouette_samples(x, y)
+    half = 1.959963984540054 * samples.std(ddof=1) / math.sqrt(len(y))
+    row = got["silhouette", None]
+    assert (row.low, row.high) == near((samples.mean() - half, samples.mean() + half))
 
 
 @settings(max_examples=25, deadline=None)
@@ -77,62 +109,111 @@ def test_neither_order_nor_shift_nor_scale_matter(seed: int, k: int, dims: int, 
     x = rng.normal(size=(len(y), dims)) + y[:, None]
     x[rng.integers(len(y))] = x[rng.integers(len(y))]
     order = rng.permutation(len(y))
-    first = measure(x, y)
-    second = measure(shift + scale * x[order], y[order])
-    for metric, value in first.items():
-        assert second[metric] == pytest.approx(value, rel=1e-6, abs=1e-6), metric
+    first = rows_of(x, y)
+    second = rows_of(shift + scale * x[order], y[order])
+    assert first.keys() == second.keys()
+    for key, row in first.items():
+        assert second[key].value == pytest.approx(row.value, rel=1e-6, abs=1e-6), key
+        assert second[key].note == row.note
 
 
 def test_two_classes_that_are_points_are_perfectly_separated() -> None:
-    x = np.repeat([[0.0, 5.0, 1.0], [2.0, 4.0, -1.0]], 10, axis=0)
-    y = np.repeat([0, 1], 10)
-    got = {row.metric: row for row in rows_of(x, y)}
-    assert got["gdv"].value == pytest.approx(-1.0, abs=1e-9)
-    assert got["separability_index"].value == 1.0
-    assert got["separability_index"].low == pytest.approx(0.8389, abs=1e-4)
-    assert got["separability_index"].high == 1.0
-    assert got["silhouette"].value == pytest.approx(1.0)
-    assert got["davies_bouldin"].value == pytest.approx(0.0)
-    assert got["fisher_ratio"].value == math.inf
-    assert got["calinski_harabasz"].value == math.inf
-    assert "coincide" in got["fisher_ratio"].note
+    got = rows_of(np.repeat([[0.0, 5.0, 1.0], [2.0, 4.0, -1.0]], 10, axis=0), np.repeat([0, 1], 10))
+    assert got["separability_index", None].value == 1.0
+    assert got["separability_index", None].low == pytest.approx(0.8389, abs=1e-4)
+    assert got["knn_purity", None].value == pytest.approx(0.9)
+    assert got["knn_purity", None].note == "k=10; classes of at most 10 samples, which cannot reach 1: 2"
+    assert got["knn_purity", "0"].note == "k=10; only 10 samples"
+    for metric in ("silhouette", "hypothesis_margin", "dsi"):
+        assert got[metric, None].value == pytest.approx(1.0)
+        assert got[metric, "1"].value == pytest.approx(1.0)
+    assert got["gdv", None].value == pytest.approx(-1.0, abs=1e-9)
+    assert got["davies_bouldin", None].value == pytest.approx(0.0)
+    assert got["separation_law", None].value == 0.0
+    for key in ((None), "0", "0 | 1"):
+        assert got["fisher_ratio", key].value == math.inf
+        assert "coincide" in got["fisher_ratio", key].note
 
 
 def test_random_labels_are_not_separated() -> None:
     rng = np.random.default_rng(1)
-    got = measure(rng.normal(size=(2000, 20)), rng.integers(0, 2, 2000))
-    assert got["gdv"] == pytest.approx(0.0, abs=5e-3)
-    assert got["separability_index"] == pytest.approx(0.5, abs=0.05)
-    assert got["silhouette"] == pytest.approx(0.0, abs=5e-3)
+    got = rows_of(rng.normal(size=(1500, 20)), rng.integers(0, 2, 1500))
+    assert got["separability_index", None].value == pytest.approx(0.5, abs=0.05)
+    assert got["knn_purity", None].value == pytest.approx(0.5, abs=0.03)
+    for metric in ("silhouette", "hypothesis_margin", "gdv"):
+        assert got[metric, None].value == pytest.approx(0.0, abs=5e-3)
+    assert got["dsi", None].value < 0.03
+    assert got["fisher_ratio", None].value < 5e-3
 
 
-def test_equally_near_neighbours_count_by_their_share() -> None:
-    x = np.zeros((4, 3), dtype=np.float32)
-    rows = {row.metric: row for row in rows_of(x, np.array([0, 0, 0, 1]))}
-    assert rows["separability_index"].value == pytest.approx((3 * 2 / 3 + 0) / 4)
-    assert (rows["gdv"].value, rows["gdv"].note) == (0.0, "every feature is constant")
-    assert rows["silhouette"].value == 0.0
-    assert rows["davies_bouldin"].value == math.inf
-    assert math.isnan(rows["fisher_ratio"].value)
+def test_features_that_do_not_vary_have_values_or_say_why_not() -> None:
+    got = rows_of(np.full((4, 3), 3.7, dtype=np.float32), np.array([0, 0, 0, 1]))
+    assert got["separability_index", None].value == pytest.approx((3 * 2 / 3 + 0) / 4)
+    assert got["gdv", None].value == got["silhouette", None].value == got["dsi", None].value == 0.0
+    assert got["gdv", None].note == "every feature is constant"
+    assert got["davies_bouldin", None].value == math.inf
+    for metric in ("fisher_ratio", "calinski_harabasz", "separation_law"):
+        assert math.isnan(got[metric, None].value)
+        assert got[metric, None].note == "undefined: the features do not vary"
 
 
-def test_constant_features_and_single_samples_are_noted() -> None:
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(9, 3))
+def test_a_class_of_one_sample_is_noted() -> None:
+    x = np.random.default_rng(0).normal(size=(9, 3))
     y = np.array([0, 0, 0, 0, 1, 1, 1, 1, 2])
-    plain = {row.metric: row for row in rows_of(x, y)}
-    padded = {row.metric: row for row in rows_of(np.c_[x, np.full(9, 3.7)], y)}
-    assert padded["gdv"].value == pytest.approx(plain["gdv"].value, rel=1e-9)
-    assert "1 of 4 features are constant" in padded["gdv"].note
-    assert "1 classes of one sample" in plain["gdv"].note
-    assert plain["silhouette"].value == pytest.approx(silhouette_score(x, y))
+    got = rows_of(x, y)
+    assert got["silhouette", None].value == near(silhouette_score(x, y))
+    assert got["silhouette", "2"].value == 0.0
+    assert got["silhouette", "2"].note == "a class of one sample counts as 0"
+    assert got["hypothesis_margin", None].n == 8
+    assert math.isnan(got["hypothesis_margin", "2"].value)
+    assert math.isnan(got["dsi", "2"].value)
+    assert got["dsi", None].value == near((got["dsi", "0"].value + got["dsi", "1"].value) / 2)
+    for metric in ("hypothesis_margin", "dsi"):
+        assert got[metric, None].note == got[metric, "2"].note == "a class of one sample is left out"
+    assert got["fisher_ratio", "2"].value == math.inf
+    assert got["fisher_ratio", None].low is None
+
+
+def test_classes_without_a_sample_are_left_out_with_a_note(make_stage) -> None:
+    stage = make_stage(seed=2)
+    x, y = stage.features["val"], stage.labels["val"]
+    plain, spaced = rows_of(x, y), rows_of(x, 2 * y, classes=8)
+    assert {(metric, None) for metric in OF_ALL} <= spaced.keys()
+    assert len(spaced) == len(plain)
+    for metric in OF_ALL:
+        assert spaced[metric, None].value == plain[metric, None].value
+        assert spaced[metric, None].note.endswith("no val sample of class '1', '3', '5' and 2 more: left out")
+    assert spaced["fisher_ratio", "2 | 4"].value == plain["fisher_ratio", "1 | 2"].value
+
+
+def test_a_sub_sample_is_noted_where_distances_are_taken(make_stage, monkeypatch) -> None:
+    monkeypatch.setattr(subsample, "PAIRWISE_SAMPLES", 40)
+    stage = make_stage(seed=4)
+    rows = Separability().measure(stage)
+    n = len(stage.labels["val"])
+    for row in rows:
+        sampled = row.metric in (*OF_SAMPLES, "gdv")
+        assert (f"stratified sub-sample of 40 of {n} val samples" in row.note) == sampled
+        if row.class_ is None:
+            assert row.n == (40 if sampled else n)
+    again = Separability().measure(make_stage(seed=4))
+    assert rows == again
+
+
+def test_of_many_classes_the_closest_pairs_have_rows() -> None:
+    rng = np.random.default_rng(0)
+    y = np.repeat(np.arange(21), 4)
+    got = rows_of(rng.normal(size=(84, 3)) + y[:, None], y)
+    pairs = [key for key in got if key[0] == "fisher_ratio" and "|" in (key[1] or "")]
+    assert len(pairs) == MOST_PAIRS == 190
+    assert got[pairs[0]].note == "one of the 190 closest of 210 pairs"
+    assert ("fisher_ratio", "0 | 20") not in got
 
 
 @pytest.mark.parametrize(
     ("features", "labels", "classes", "message"),
     [
         (np.ones((3, 2)), [1, 1, 1], 2, "one class only .'1'."),
-        (np.ones((3, 2)), [0, 1, 1], 4, "no val sample of class '2', '3'"),
         (np.array([[1.0], [np.nan], [2.0]]), [0, 1, 1], 2, "1 of 3 val samples .* NaN"),
         (np.ones((3, 2)), [0, 1, 2], 2, "labels run from 0 to 2, but there are 2 classes"),
         (np.ones((3, 2)), [0, 1], 2, "3 val features but 2 labels"),

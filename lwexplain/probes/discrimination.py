@@ -1,0 +1,91 @@
+"""Generalized discrimination value: mean distances inside classes against those between them."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from lwexplain.probes.distances import pair_blocks
+from lwexplain.probes.moments import GROUPS, jackknife_interval
+
+
+def generalized_discrimination_value(
+    x: Tensor, counts: list[int], memory_bytes: int
+) -> tuple[float, float | None, float | None, str]:
+    """GDV, 95 % interval (low, high) and a note: -1 for perfectly separated classes, 0 for classes that do not differ.
+
+    GDV = D^(-1/2) [ mean over classes of the mean distance inside - mean over pairs of classes of the mean
+    distance between ], on features z-scored and halved (Schilling et al. 2021, Neural Networks 139, eq. 1-4).
+    D counts the dimensions that vary; constant ones are left out, as they have no z-score. Classes of one
+    sample have no distance inside and are left out of the first mean. ``x`` (N, D) float64 in the order of
+    ``subsample.class_order``.
+
+    The interval is that of the delete-a-group jackknife (``moments.jackknife_interval``); the z-scores stay those of
+    all samples.
+    """
+    std, mean = torch.std_mean(x, dim=0, correction=0)
+    varies = std > 1e-7 * mean.abs()  # less is the resolution of float32
+    if not varies.any():
+        return 0.0, None, None, "every feature is constant"
+    if max(counts) == 1:
+        return math.nan, None, None, "every class has one sample only"
+    z = (x - mean if varies.all() else x[:, varies].sub_(mean[varies])).div_(2 * std[varies])
+    notes = []
+    if not varies.all():
+        notes.append(f"constant features left out: {int((~varies).sum())} of {len(varies)}")
+    if min(counts) == 1:
+        alone = counts.count(1)
+        notes.append(
+            "a class of one sample has no distance inside"
+            if alone == 1
+            else f"{alone} classes of one sample have no distance inside"
+        )
+    groups = GROUPS
+    if min(counts) < 3:
+        groups = 1
+        notes.append("no interval: a class has fewer than 3 samples")
+    elif 2 * 8 * GROUPS * len(counts) ** 2 > memory_bytes // 4:
+        groups = 1
+        notes.append(f"no interval: {len(counts)} classes are too many for the jackknife within the memory limit")
+
+    totals, involving = distance_sums(z, counts, groups)
+    sizes = torch.tensor(counts, dtype=x.dtype, device=x.device)
+    value = _value(totals, sizes, z.shape[1])
+    replicates = []
+    for group in range(groups if groups > 1 else 0):
+        taken = ((sizes - group) / groups).ceil()  # samples of each class in this group
+        replicates.append(_value(totals - involving[group], sizes - taken, z.shape[1]))
+    return value, *jackknife_interval(value, replicates), "; ".join(notes)
+
+
+def distance_sums(x: Tensor, counts: list[int], groups: int) -> tuple[Tensor, Tensor]:
+    """Sums over ordered pairs of rows of ``x`` of their distances, by class (K', K'), and the part of these sums
+    that involves rows of each group (G, K', K').
+
+    ``x`` is in the order of ``subsample.class_order`` with these ``groups``.
+    """
+    sizes, k = torch.tensor(counts, device=x.device), len(counts)
+    own = torch.repeat_interleave(torch.arange(k, device=x.device), sizes)
+    rank = torch.arange(len(x), device=x.device) - (sizes.cumsum(0) - sizes)[own]
+    cell = (own * groups + rank % groups).sort().values
+    one = torch.zeros(groups, k, k, dtype=x.dtype, device=x.device)  # the first of the ordered pair is in the group
+    both = torch.zeros_like(one)
+    for rows, d2 in pair_blocks(x):
+        cells, here = torch.unique_consecutive(cell[rows], return_inverse=True)
+        members = torch.nn.functional.one_hot(here, len(cells)).to(x.dtype)
+        sums = torch.zeros(len(cells), k * groups, dtype=x.dtype, device=x.device)
+        sums.index_add_(1, cell[rows.start :], members.T @ d2.sqrt_())
+        for c, to_others in zip(cells.tolist(), sums.view(len(cells), k, groups), strict=True):
+            label, group = divmod(c, groups)
+            one[group, label] += to_others.sum(1)
+            one[:, :, label] += to_others.T
+            both[group, label] += to_others[:, group]
+            both[group, :, label] += to_others[:, group]
+    return one.sum(0), one + one.mT - both
+
+
+def _value(totals: Tensor, sizes: Tensor, dimensions: int) -> float:
+    several = sizes > 1
+    inside = (totals.diagonal() / (sizes * (sizes - 1)))[several].mean()
+    between = (totals / (sizes[:, None] * sizes)).triu(1).sum() / (len(sizes) * (len(sizes) - 1) / 2)
+    return float((inside - between) / math.sqrt(dimensions))

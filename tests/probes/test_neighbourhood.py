@@ -1,0 +1,49 @@
+"""The nearest others are scikit-learn's, in the order of the split, and found once."""
+
+import numpy as np
+import pytest
+from sklearn.neighbors import NearestNeighbors
+
+from lwexplain.errors import ProbeError
+from lwexplain.probes import distances, subsample
+from lwexplain.probes.neighbourhood import NEIGHBOURS, nearest_others
+from lwexplain.probes.separability import Separability
+
+
+@pytest.mark.parametrize("after_separability", [False, True])
+def test_neighbours_equal_those_of_scikit_learn(make_stage, monkeypatch, after_separability: bool) -> None:
+    monkeypatch.setattr(distances, "BLOCK_BYTES", 8 * 1000)
+    stage = make_stage(seed=2, classes=4)
+    if after_separability:
+        Separability().measure(stage)
+        assert "nearest_others:val" in stage.memo
+    found = nearest_others(stage)
+    assert found is nearest_others(stage)
+    wide = stage.features["val"].astype(np.float64)
+    expected, indices = NearestNeighbors(n_neighbors=NEIGHBOURS, algorithm="brute").fit(wide).kneighbors()
+    np.testing.assert_array_equal(found.samples, np.arange(len(wide)))
+    np.testing.assert_array_equal(found.indices, indices)
+    np.testing.assert_allclose(found.distances, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("after_separability", [False, True])
+def test_indices_count_within_the_sub_sample(make_stage, monkeypatch, after_separability: bool) -> None:
+    monkeypatch.setattr(subsample, "PAIRWISE_SAMPLES", 25)
+    stage = make_stage(seed=3)
+    if after_separability:
+        Separability().measure(stage)
+    found = nearest_others(stage)
+    x = stage.features["val"][found.samples].astype(np.float64)
+    assert found.indices.shape == found.distances.shape == (25, NEIGHBOURS)
+    between = np.linalg.norm(x[:, None] - x[found.indices], axis=2)
+    np.testing.assert_allclose(between, found.distances, rtol=1e-9)
+
+
+def test_few_samples_have_fewer_neighbours(make_stage) -> None:
+    assert nearest_others(make_stage(classes=2, sizes={"val": (2, 1)})).indices.shape == (3, 2)
+    assert nearest_others(make_stage(classes=2, sizes={"val": (1, 0)})).distances.shape == (1, 0)
+
+
+def test_a_missing_split_is_named(make_stage) -> None:
+    with pytest.raises(ProbeError, match="no features for split 'ood'"):
+        nearest_others(make_stage(), "ood")
