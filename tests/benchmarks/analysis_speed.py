@@ -95,7 +95,10 @@ def against_own_script(
 
 
 def our_seconds(found: dict[str, Any]) -> dict[str, float]:
-    """Wall seconds by part; extraction is what no probe takes, hence also reading and writing of the run."""
+    """Wall seconds by part; extraction is what no probe takes, hence also reading and writing of the run.
+
+    A layout that is computed in a process beside the other probes takes, as a part, what the analysis waits for it.
+    """
     parts = dict.fromkeys(PARTS, 0.0)
     for probe, seconds in found["probe_seconds"].items():
         parts[PART_OF_PROBE.get(probe, "other")] += seconds
