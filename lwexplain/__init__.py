@@ -16,6 +16,7 @@ _HOMES = {
     "recommend": "lwexplain.api",
     "report": "lwexplain.api",
     "compare": "lwexplain.api",
+    "similarity": "lwexplain.api",
     "Config": "lwexplain.config",
     "load_config": "lwexplain.config",
     "Run": "lwexplain.run",
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from lwexplain.api import compare as compare
     from lwexplain.api import recommend as recommend
     from lwexplain.api import report as report
+    from lwexplain.api import similarity as similarity
     from lwexplain.api import train as train
     from lwexplain.config import Config as Config
     from lwexplain.config import load_config as load_config

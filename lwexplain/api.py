@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from lwexplain.config import Config, load_config
-from lwexplain.errors import ConfigError, RunError
+from lwexplain.errors import CaptureError, ConfigError, ProbeError, RunError
 from lwexplain.run import Run
 
 if TYPE_CHECKING:
@@ -91,18 +91,52 @@ def analyze(
     probes: "Sequence[str | Probe] | None" = None,
     *,
     max_samples: int | None = 10_000,
+    pooling: str = "mean",
+    precision: str = "auto",
+    mem_limit: int | str | None = None,
     device: str | None = None,
     quiet: bool | None = None,
 ) -> pd.DataFrame:
     """Capture every stage of a trained run, measure the probes, and return (and write) the long table.
 
     ``probes``: names of ``lwexplain list probes`` or objects with ``name`` and ``measure(stage)``; None = all built-in
-    ones. ``max_samples`` bounds each split by a stratified sub-sample (None = all). Columns and ``attrs`` of the table
-    are described in ``lwexplain.results``; probes that raised are listed in ``attrs["failures"]``.
-    """
-    from lwexplain.analysis import analyze_run
+    ones. ``max_samples`` bounds each split by a stratified sub-sample (None = all). ``pooling``: ``mean``, ``max``,
+    ``flatten`` or ``pyramid``. ``precision`` of the forward pass: ``float32``, ``bfloat16``, or ``auto``, which takes
+    bfloat16 for long passes where the device is made for it and the features stay the same to 2 % of their spread; the
+    table says so. ``mem_limit`` (bytes, or text as ``"2GB"``) bounds the memory of this process.
 
-    return analyze_run(_open(run), probes, max_samples=max_samples, device=device, quiet=quiet).metrics
+    Features and the results of every probe are kept in the run: what was measured before with the same settings is not
+    measured again, a further probe reads the features that are there, and an interrupted analysis goes on where it was.
+    Under ``torchrun`` every process calls this and they share the work. Columns and ``attrs`` of the table are
+    described in ``lwexplain.results``; probes that raised are listed in ``attrs["failures"]``.
+    """
+    from lwexplain.memory import parse_size
+    from lwexplain.results import AnalysisKey, kept_analysis, read_metrics
+
+    run = _open(run)
+    chosen = _chosen(probes)
+    if max_samples is not None and max_samples < 1:
+        raise CaptureError(f"max_samples is {max_samples}; it must be 1 or more, or None for all")
+    for what, value, known in (
+        ("pooling", pooling, ("mean", "max", "flatten", "pyramid")),
+        ("precision", precision, ("auto", "float32", "bfloat16")),
+    ):
+        if value not in known:
+            raise CaptureError(f"{what} is {value!r}; choose one of {', '.join(known)}")
+    limit = parse_size(mem_limit) if isinstance(mem_limit, str) else mem_limit
+    key = AnalysisKey.of(run, max_samples=max_samples, pooling=pooling, precision=precision)
+    names = [probe for probe in chosen if isinstance(probe, str)] if chosen is not None else None
+    if names is None or len(names) == len(chosen or ()):
+        table = kept_analysis(run, key, names)
+        if table is not None:
+            return table
+
+    from lwexplain.analysis.of_run import analyze_run
+    from lwexplain.training.distributed import joined_world
+
+    with joined_world() as world:
+        result = analyze_run(run, _known(chosen), key, mem_limit=limit, device=device, world=world, quiet=quiet)
+        return result.metrics if world.is_main else read_metrics(run)
 
 
 def analyze_model(
@@ -113,6 +147,7 @@ def analyze_model(
     *,
     classes: Sequence[str] | None = None,
     pooling: Any = "mean",
+    mem_limit: int | str | None = None,
     device: str | None = None,
     seed: int = 0,
     quiet: bool | None = None,
@@ -120,12 +155,23 @@ def analyze_model(
     """Analyze any module at its named submodules; no run directory is needed or written.
 
     ``loaders`` maps ``train``, ``val`` and (optionally) ``test`` to iterables of (images float32 (N, C, H, W), labels
-    int64 (N,)). ``stages`` are module names in the order in which they run. The model is left exactly as it was.
+    int64 (N,)). ``stages`` are module names in the order in which they run; a module that is called several times gives
+    a stage a call, ``NAME#1``, ``NAME#2``, ... The model is left exactly as it was.
     """
-    from lwexplain.analysis import analyze_model as analyze_module
+    from lwexplain.analysis.of_model import analyze_model as analyze_module
+    from lwexplain.memory import parse_size
 
     result = analyze_module(
-        model, loaders, stages, probes, classes=classes, pooling=pooling, device=device, seed=seed, quiet=quiet
+        model,
+        loaders,
+        stages,
+        _known(_chosen(probes)),
+        classes=classes,
+        pooling=pooling,
+        device=device,
+        mem_limit=parse_size(mem_limit) if isinstance(mem_limit, str) else mem_limit,
+        seed=seed,
+        quiet=quiet,
     )
     return result.metrics
 
@@ -176,6 +222,45 @@ def compare(runs: "Sequence[Run | str | Path]", tolerance: float = 0.005) -> pd.
             }
         )
     return pd.DataFrame(rows)
+
+
+def _chosen(probes: "Sequence[str | Probe] | None") -> "list[str | Probe] | None":
+    if isinstance(probes, str) or (probes is not None and not probes):
+        raise ProbeError(f"probes is {probes!r}; name at least one in a list, see lwexplain list probes")
+    return None if probes is None else list(probes)
+
+
+def _known(probes: "list[str | Probe] | None") -> "list[str | Probe]":
+    """The probes to run; what is wrong with their names is said before the data is looked at."""
+    from lwexplain.probes.base import PROBES
+    from lwexplain.probes.engine import default_probes
+
+    if probes is None:
+        return list(default_probes())
+    for probe in probes:
+        if isinstance(probe, str):
+            PROBES.get(probe)
+    return probes
+
+
+def similarity(
+    first: "Run | str | Path",
+    second: "Run | str | Path",
+    *,
+    max_samples: int = 2000,
+    device: str | None = None,
+) -> pd.DataFrame:
+    """How alike the stages of two trained runs represent the same images (a run may be compared with itself).
+
+    One row a pair of stages: ``stage, depth, other_stage, other_depth, cka_linear, cka_rbf``, the unbiased estimates of
+    centred kernel alignment (Kornblith et al. 2019) on at most ``max_samples`` val images of the first run. The
+    runs may differ in everything but the shape of their images.
+    """
+    from lwexplain.analysis.between_runs import similarity_of_runs
+
+    if max_samples < 4:
+        raise CaptureError(f"max_samples is {max_samples}; the unbiased estimate needs 4 images or more")
+    return similarity_of_runs(_open(first), _open(second), max_samples=max_samples, device=device)
 
 
 def _open(run: "Run | str | Path") -> Run:

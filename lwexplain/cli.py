@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lwexplain.errors import LwexplainError, TrainingInterrupted
+from lwexplain.errors import ConfigError, LwexplainError, TrainingInterrupted
 
 if TYPE_CHECKING:
     from lwexplain.run import Run
@@ -88,15 +88,28 @@ def analyze(
     run_dir: RunDir,
     probes: Annotated[str | None, typer.Option(help="Comma-separated probes (default: all built-in ones).")] = None,
     max_samples: Annotated[int, typer.Option(min=1, help="Largest number of images used of each split.")] = 10_000,
+    pooling: Annotated[str, typer.Option(help="mean, max, flatten or pyramid.")] = "mean",
+    precision: Annotated[str, typer.Option(help="Of the forward pass: auto, float32 or bfloat16.")] = "auto",
+    mem_limit: Annotated[str | None, typer.Option(help="Most memory the process may take, e.g. 2GB.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps (default: as trained).")] = None,
 ) -> None:
-    """Capture every stage and measure the probes."""
+    """Capture every stage and measure the probes; what was measured before is not measured again."""
     from lwexplain import api
     from lwexplain.run import Run
 
     names = [name.strip() for name in probes.split(",") if name.strip()] if probes is not None else None
     run = Run.open(run_dir)
-    api.analyze(run, names, max_samples=max_samples, device=device)
+    api.analyze(
+        run,
+        names,
+        max_samples=max_samples,
+        pooling=pooling,
+        precision=precision,
+        mem_limit=mem_limit,
+        device=device,
+    )
+    if not _is_first_process():
+        return
     _print_table(run)
     typer.echo(f"analyzed: {run.metrics_path}\nnext: lwexplain recommend {shlex.quote(str(run_dir))}")
 
@@ -117,11 +130,19 @@ def recommend(run_dir: RunDir, tolerance: Tolerance = 0.005, as_json: AsJson = F
 def compare(
     run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Two or more analyzed runs.")],
     tolerance: Tolerance = 0.005,
+    similarity: Annotated[
+        bool, typer.Option("--similarity", help="Of two runs: how alike their stages are (linear CKA), instead.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Put the recommendations of several runs side by side."""
     from lwexplain import api
 
+    if similarity:
+        if len(run_dirs) != 2:
+            raise ConfigError(f"--similarity compares two runs; {len(run_dirs)} were given")
+        _print_similarity(api.similarity(*run_dirs), as_json)
+        return
     frame = api.compare(run_dirs, tolerance)
     if as_json:
         typer.echo(json.dumps(json.loads(frame.to_json(orient="records")), indent=2))
@@ -267,11 +288,24 @@ def _print_table(run: "Run") -> None:
         typer.echo(f"probe {failure['probe']} failed{where}: {failure['error']}")
 
 
+def _print_similarity(table: Any, as_json: bool) -> None:
+    """Rows: stages of the first run; columns: those of the second, by number, named below."""
+    if as_json:
+        typer.echo(json.dumps(table.to_dict("records"), indent=2))
+        return
+    grid = table.pivot(index=["depth", "stage"], columns="other_depth", values="cka_linear")
+    rows = [[str(depth), stage, *(f"{value:.3f}" for value in row)] for (depth, stage), row in grid.iterrows()]
+    _print_grid(["depth", "stage", *map(str, grid.columns)], rows)
+    others = table.drop_duplicates("other_depth")
+    pairs = zip(others["other_depth"], others["other_stage"], strict=True)
+    named = ", ".join(f"{depth} {stage}" for depth, stage in pairs)
+    typer.echo(f"linear CKA on {table.attrs['n']:,} val images; columns: {named}")
+
+
 def _third_party(table: Any) -> list[str]:
     """Probes of the table that are not built in."""
-    from lwexplain.probes.engine import DEFAULT_PROBES
-
-    return [probe for probe in table["probe"].unique() if probe not in DEFAULT_PROBES and probe != "cost"]
+    own = set(table.attrs.get("built_in", []))
+    return [probe for probe in table["probe"].unique() if probe not in own]
 
 
 def _print_advice(advice: Any) -> None:

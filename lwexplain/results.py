@@ -2,7 +2,9 @@
 
 ==========================================  ================================================================
 ``analysis/analysis.json``                  when, which probes and how long each took; written last: its
-                                            presence says that the analysis is whole
+                                            presence says that the analysis is whole; it also
+                                            names the key, the sizes of the files and the probes
+                                            whose results last
 ``analysis/metrics.parquet``                the long table, one row a measurement (``METRIC_COLUMNS``)
 ``analysis/predictions.parquet``            one row a sample, stage and source (``PREDICTION_COLUMNS``)
 ``analysis/embeddings/METHOD.parquet``      one row a sample and stage (``EMBEDDING_COLUMNS``)
@@ -19,15 +21,17 @@ that raised).
 """
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+import lwexplain
 from lwexplain.errors import RunError
-from lwexplain.run import Run, atomic_path
+from lwexplain.probes.base import PROBES
+from lwexplain.run import Run, atomic_path, sha256_of
 
 METRIC_COLUMNS = [
     "stage",
@@ -45,6 +49,38 @@ METRIC_COLUMNS = [
 ]
 PREDICTION_COLUMNS = ["split", "sample", "stage", "depth", "source", "label", "predicted"]
 EMBEDDING_COLUMNS = ["stage", "depth", "split", "sample", "label", "x", "y"]
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class AnalysisKey:
+    """What the features of a run were made of; analyses with the same key are parts of one.
+
+    ``checkpoint`` the SHA-256 of the file of weights, ``data`` the fingerprint of the images, ``max_samples`` the
+    largest number of samples of a split (None = all), ``pooling`` and ``precision`` as asked for.
+    """
+
+    checkpoint: str
+    data: str
+    max_samples: int | None
+    pooling: str
+    precision: str
+
+    @classmethod
+    def of(cls, run: Run, *, max_samples: int | None, pooling: str, precision: str) -> "AnalysisKey":
+        """The key of a trained run; raises RunError where it is not trained or its weights are missing."""
+        run.require_trained()
+        weights = run.checkpoints / "last.safetensors"
+        try:
+            digest = sha256_of(weights)
+        except OSError as error:
+            raise RunError(
+                f"the weights {weights} cannot be read: {error.strerror}; restore them or train anew"
+            ) from None
+        return cls(digest, str(run.manifest.get("data", {}).get("fingerprint")), max_samples, pooling, precision)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 @dataclass
@@ -93,7 +129,7 @@ def correctness_patterns(predictions: pd.DataFrame, stages: list[str]) -> dict[s
     """
     patterns: dict[str, Any] = {}
     val = predictions[predictions["split"] == "val"]
-    for source, part in val.groupby("source"):
+    for source, part in val.groupby("source", observed=True):
         present = [name for name in stages if (part["stage"] == name).any()]
         right = part.assign(right=(part["label"] == part["predicted"]).astype(int))
         table = right.pivot(index="sample", columns="stage", values="right")[present]
@@ -121,7 +157,42 @@ def write_analysis(run: Run, analysis: Analysis) -> None:
         _write_array(run.analysis / "thumbnails.npy", analysis.thumbnails)
     if analysis.attributions:
         _write_attributions(run, analysis)
-    run.write_json("analysis/analysis.json", analysis.summary)
+    run.write_json("analysis/analysis.json", analysis.summary | {"files": _sizes(run)})
+
+
+def kept_analysis(run: Run, key: AnalysisKey, probes: list[str] | None) -> pd.DataFrame | None:
+    """The table of an earlier analysis that answers the same question; None where there is something to do.
+
+    That is one of the same key and version, whole and undamaged, that holds what all ``probes`` (None: all there are)
+    found, without failures.
+    """
+    try:
+        summary = run.read_json("analysis/analysis.json")
+    except RunError:
+        return None
+    if not isinstance(summary, dict) or summary.get("key") != key.to_dict():
+        return None
+    if summary.get("version") != lwexplain.__version__ or summary.get("files") != _sizes(run):
+        return None
+    if probes is None and summary.get("installed") != PROBES.offered():
+        return None
+    lasting = summary.get("lasting", [])
+    enough = summary.get("complete") if probes is None else set(probes) <= set(lasting)
+    try:
+        return read_metrics(run) if enough else None
+    except RunError:
+        return None
+
+
+def _sizes(run: Run) -> dict[str, int]:
+    """Bytes of every file of the tables and pictures: one cut short is noticed by its size."""
+    folders = (run.analysis, run.analysis / "embeddings", run.analysis / "attributions")
+    files = [path for folder in folders for path in folder.glob("*") if path.is_file()]
+    return {
+        path.relative_to(run.analysis).as_posix(): path.stat().st_size
+        for path in sorted(files)
+        if not path.name.startswith(".") and path.name not in ("analysis.json", "recommendation.json")
+    }
 
 
 def read_analysis(run: Run) -> Analysis:
@@ -138,46 +209,6 @@ def read_analysis(run: Run) -> Analysis:
         attribution_labels=pictures.attribution_labels if pictures else None,
         summary=run.read_json("analysis/analysis.json"),
     )
-
-
-def keep_other_probes(old: Analysis, new: Analysis) -> Analysis:
-    """``new`` with what ``old``, of the same weights, data and samples, has from probes that were not run again."""
-    if old.summary.get("key") != new.summary["key"] or "made_by" not in old.summary:
-        return new
-    failures = new.metrics.attrs["failures"]
-    again = set(new.summary["probe_seconds"]) | {failure["probe"] for failure in failures}
-    made_by = {
-        kind: {name: probe for name, probe in by.items() if probe not in again}
-        for kind, by in old.summary["made_by"].items()
-    }
-    predictions = old.predictions[old.predictions["source"].isin(made_by["predictions"])]
-    new.predictions = pd.concat([predictions, new.predictions], ignore_index=True)
-    new.embeddings = {name: old.embeddings[name] for name in made_by["embeddings"]} | new.embeddings
-    new.attributions = {name: old.attributions[name] for name in made_by["attributions"]} | new.attributions
-    attrs = {str(key): value for key, value in new.metrics.attrs.items()}
-    attrs["patterns"] = correctness_patterns(new.predictions, attrs["stages"])
-    attrs["failures"] = [*(item for item in old.metrics.attrs["failures"] if item["probe"] not in again), *failures]
-    rows = {_key(row): row for row in _rows(old.metrics[~old.metrics["probe"].isin(again)])}
-    for row in _rows(new.metrics):
-        known = rows.setdefault(_key(row), row)
-        if known is not row:
-            error = (
-                f"{row['metric']} on {row['split']} stays as probe {known['probe']!r} gave it in an earlier analysis"
-            )
-            attrs["failures"].append({"probe": row["probe"], "stage": row["stage"], "error": error})
-    new.metrics = metrics_frame(list(rows.values()), attrs)
-    new.summary["made_by"] = {kind: made_by[kind] | by for kind, by in new.summary["made_by"].items()}
-    new.summary["probe_seconds"] = old.summary["probe_seconds"] | new.summary["probe_seconds"]
-    return new
-
-
-def _key(row: dict[str, Any]) -> tuple[Any, ...]:
-    label = row["class"]
-    return row["stage"], row["metric"], row["split"], label if isinstance(label, str) else None
-
-
-def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(column): value for column, value in row.items()} for row in frame.to_dict("records")]
 
 
 def is_analyzed(run: Run) -> bool:

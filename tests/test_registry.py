@@ -113,6 +113,7 @@ def test_summary_is_the_first_line_of_the_docstring(registry):
 def test_a_built_in_name_cannot_be_taken_over_by_an_entry_point(monkeypatch, registry):
     class Point:
         name = "apple"
+        value = "fruits:Apple"
 
         def load(self):
             return lambda: "poisoned"
@@ -126,6 +127,7 @@ def test_a_built_in_name_cannot_be_taken_over_by_an_entry_point(monkeypatch, reg
 def test_a_broken_entry_point_is_reported_only_when_it_is_used(monkeypatch):
     class Point:
         name = "broken"
+        value = "fruits:Broken"
 
         def load(self):
             raise ImportError("no module named cherry")

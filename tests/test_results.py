@@ -65,7 +65,8 @@ def test_what_is_written_is_read_back(run):
     back = read_analysis(run)
     pd.testing.assert_frame_equal(back.metrics, analysis().metrics, check_dtype=False)
     assert back.metrics.attrs["stages"] == ["a", "b"]
-    assert back.summary == {"finished": "now"}
+    assert back.summary["finished"] == "now"
+    assert back.summary["files"]["metrics.parquet"] == run.metrics_path.stat().st_size
     assert back.embeddings["pca"]["x"].tolist() == [0.5]
     assert back.attributions["saliency"].maps.shape == (1, 2, 4, 4)
     assert back.attribution_labels.tolist() == [0, 1]

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,10 +54,17 @@ class CostProbe:
     """
 
     name = "cost"
+    needs_quiet = True  # it reads the clock
 
     def __init__(self, model: StagedModel | ModelError, stages: list[str]) -> None:
         self.model = model
         self.stages = stages
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the costs, besides the weights."""
+        device = None if isinstance(self.model, ModelError) else str(_device_of(self.model))
+        return {"stages": self.stages, "device": device}
 
     def measure_all(self, stages: list[StageData]) -> dict[str, list[Measurement]]:
         """Parameters, FLOPs and latency by stage name, on the device where the model lies."""

@@ -24,7 +24,23 @@ from lwexplain.probes.base import (
 )
 from lwexplain.results import EMBEDDING_COLUMNS, PREDICTION_COLUMNS, AttributionSet
 
-DEFAULT_PROBES = ["head", "linear", "knn", "ncm", "separability", "pca", "umap", "attribution"]
+# The order in which results stand in tables; probes that are not listed follow in alphabetical order.
+ORDER = [
+    "cost",
+    "receptive_field",
+    "head",
+    "linear",
+    "mlp",
+    "knn",
+    "ncm",
+    "separability",
+    "collapse",
+    "geometry",
+    "similarity",
+    "pca",
+    "umap",
+    "attribution",
+]
 
 # What may come out of foreign code without ending the analysis: also its sys.exit(), but not Ctrl-C.
 FAILURES = (Exception, SystemExit)
@@ -32,7 +48,17 @@ FAILURES = (Exception, SystemExit)
 
 def default_probes() -> list[str]:
     """The built-in probes, and those that other installed packages offer (entry-point group lwexplain.probes)."""
-    return [*DEFAULT_PROBES, *PROBES.third_party()]
+    return [*built_in_probes(), *PROBES.third_party()]
+
+
+def built_in_probes() -> list[str]:
+    """The probes that come with lwexplain, in the order of their results."""
+    return in_order([name for name in PROBES.names() if name not in PROBES.third_party()])
+
+
+def in_order(names: Sequence[str]) -> list[str]:
+    """Names of probes in the order in which their results stand in tables."""
+    return sorted(names, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
 
 
 @dataclass
@@ -71,7 +97,7 @@ def run_probes(
     stage, two stages of one name, an unknown probe, an object that is no probe, two probes of one name.
     """
     run = ProbeRun()
-    chosen = _resolve(default_probes() if probes is None else probes, run.failures)
+    chosen = resolve_probes(default_probes() if probes is None else probes, run.failures)
     stages = sorted(stages, key=lambda stage: stage.depth)
     names = [stage.name for stage in stages]
     if not stages or len(set(names)) < len(names):
@@ -96,7 +122,50 @@ def run_probes(
     return run
 
 
-def _resolve(probes: Sequence[str | Probe | ProbeOfAllStages], failures: list[dict[str, str | None]]) -> dict[str, Any]:
+def merged(runs: Sequence[ProbeRun]) -> ProbeRun:
+    """What several processes found with the same probes on stages of their own, as one, in the order of the depth."""
+    whole = ProbeRun()
+    whole.rows = sorted((row for run in runs for row in run.rows), key=lambda row: row["depth"])
+    whole.failures = [failure for run in runs for failure in run.failures]
+    tables = [run.predictions for run in runs if len(run.predictions)]
+    if tables:
+        whole.predictions = _by_depth(pd.concat(tables, ignore_index=True))
+    for run in runs:
+        for name, frame in run.embeddings.items():
+            parts = [whole.embeddings[name], frame] if name in whole.embeddings else [frame]
+            whole.embeddings[name] = _by_depth(pd.concat(parts, ignore_index=True))
+        for name, seconds in run.seconds.items():
+            whole.seconds[name] = max(whole.seconds.get(name, 0.0), seconds)
+        whole.sources |= run.sources
+        whole.embedding_probes |= run.embedding_probes
+        whole.attribution_probes |= run.attribution_probes
+    depths = {row["stage"]: row["depth"] for row in whole.rows}
+    for name in {name for run in runs for name in run.attributions}:
+        sets = [run.attributions[name] for run in runs if name in run.attributions]
+        whole.attributions[name] = _joined(sets, depths)
+    return whole
+
+
+def _by_depth(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.sort_values("depth", kind="stable", ignore_index=True)
+
+
+def _joined(sets: Sequence[AttributionSet], depths: Mapping[str, int]) -> AttributionSet:
+    stages = [stage for item in sets for stage in item.stages]
+    order = sorted(range(len(stages)), key=lambda place: depths.get(stages[place], place))
+    return AttributionSet(
+        sets[0].method,
+        [stages[place] for place in order],
+        np.concatenate([item.maps for item in sets])[order],
+        np.concatenate([item.targets for item in sets])[order],
+        [[valid for item in sets for valid in item.valid][place] for place in order],
+        [[note for item in sets for note in item.notes][place] for place in order],
+    )
+
+
+def resolve_probes(
+    probes: Sequence[str | Probe | ProbeOfAllStages], failures: list[dict[str, str | None]]
+) -> dict[str, Any]:
     """Probe objects by name; one from an installed package that is of no use is a failure like any other."""
     if isinstance(probes, str) or not isinstance(probes, Sequence):
         raise ProbeError(f"probes is {probes!r}; expected a list of names or probe objects")
@@ -241,7 +310,7 @@ class _Tables:
         self.given |= given
         for item in results:
             if isinstance(item, Measurement):
-                self.run.rows.append(_row(probe, stage, item))
+                self.run.rows.append(table_row(probe, stage, item))
                 continue
             owners, name = self._owners(item)
             owners[name] = probe
@@ -303,7 +372,8 @@ def _identity(stage: StageData, item: Result) -> tuple[str, tuple[str | None, ..
     return f"{kind} {item.method}", (kind, stage.name, item.method)
 
 
-def _row(probe: str, stage: StageData, item: Measurement) -> dict[str, Any]:
+def table_row(probe: str, stage: StageData, item: Measurement) -> dict[str, Any]:
+    """A measurement as a row of the long table."""
     return {
         "stage": stage.name,
         "depth": stage.depth,

@@ -8,7 +8,7 @@ import torch
 
 from lwexplain.errors import ProbeError, UnknownNameError
 from lwexplain.probes.base import Attribution, Embedding, Measurement, Predictions
-from lwexplain.probes.engine import DEFAULT_PROBES, run_probes
+from lwexplain.probes.engine import built_in_probes, run_probes
 from lwexplain.results import EMBEDDING_COLUMNS, METRIC_COLUMNS, PREDICTION_COLUMNS, correctness_patterns, metrics_frame
 
 
@@ -403,7 +403,7 @@ def test_progress_is_told(make_stage) -> None:
 
 
 def test_quick_built_in_probes_by_name(make_stage) -> None:
-    quick = [name for name in DEFAULT_PROBES if name not in ("umap", "attribution")]
+    quick = [name for name in built_in_probes() if name not in ("umap", "attribution")]
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # torch warns of arrays it could write to although they are read-only
         run = run_probes(stages_of(make_stage, images=None), quick)

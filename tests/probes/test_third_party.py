@@ -5,7 +5,7 @@ import textwrap
 import pytest
 
 from lwexplain.probes.base import PROBES
-from lwexplain.probes.engine import DEFAULT_PROBES, default_probes, run_probes
+from lwexplain.probes.engine import built_in_probes, default_probes, run_probes
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def installed(tmp_path, monkeypatch):
 
 
 def test_an_installed_probe_runs_by_default_and_a_broken_one_is_reported_by_name(installed, make_stage):
-    assert default_probes() == [*DEFAULT_PROBES, "lost", "nameless", "taken", "width"]
+    assert default_probes() == [*built_in_probes(), "lost", "nameless", "taken", "width"]
     run = run_probes([make_stage()], ["ncm", "lost", "nameless", "taken", "width"])
     assert [row["value"] for row in run.rows if row["metric"] == "feature_width"]
     assert any(row["metric"] == "ncm_accuracy" for row in run.rows)
@@ -64,4 +64,4 @@ def test_an_installed_probe_cannot_take_the_name_of_one_that_comes_later(install
 
 
 def test_without_foreign_packages_the_built_in_probes_run():
-    assert default_probes()[: len(DEFAULT_PROBES)] == DEFAULT_PROBES
+    assert default_probes()[: len(built_in_probes())] == built_in_probes()

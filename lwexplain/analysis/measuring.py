@@ -1,0 +1,137 @@
+"""Run the probes one after another; each is done once it is kept, and several processes share the stages."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from lwexplain.analysis.parts import Part, PartStore
+from lwexplain.probes.base import PROBES, Probe, ProbeOfAllStages, StageData
+from lwexplain.probes.engine import FAILURES, ProbeRun, merged, resolve_probes, run_probes
+from lwexplain.probes.linear_fits import FITS, fits_of, remember_fits
+from lwexplain.probes.moments import streamed_moments
+from lwexplain.training.distributed import World
+
+Tell = Callable[[str, int, int], None]
+
+
+def measure(
+    stages: Sequence[StageData],
+    probes: Sequence[str | Probe | ProbeOfAllStages],
+    *,
+    store: PartStore | None = None,
+    world: World | None = None,
+    tell: Tell | None = None,
+) -> list[Part]:
+    """The parts of ``probes``: from ``store`` where they were made with the same settings before, else measured.
+
+    ``tell(probe name, done, total)`` hears of each step. Of several processes every one calls this alike and holds all
+    ``stages``: probes that see one stage at a time share the stages out, those that are ``collective`` run in all, the
+    others in the first, which also keeps the parts.
+    """
+    world = world or World()
+    unusable: list[dict[str, str | None]] = []
+    chosen = resolve_probes(probes, unusable)
+    parts = {name: part for name, probe in chosen.items() if (part := _kept(store, name, probe)) is not None}
+    for part in parts.values():
+        remember_fits(stages, part.extra.get(FITS))
+    wanted = {name: probe for name, probe in chosen.items() if name not in parts}
+    if wanted and not world.is_alone:
+        _sum_moments(stages, world)
+    for done, (name, probe) in enumerate(_quiet_first(wanted).items()):
+        if tell:
+            tell(name, done, len(wanted))
+        if not getattr(probe, "needs_quiet", False) and world.is_main:
+            _begin(wanted, stages)
+        found = _run(name, probe, stages, world)
+        part = Part(name, settings_of(probe), found)
+        if fits := fits_of(stages, name):
+            part.extra[FITS] = fits
+        with world.first_alone():
+            if store is not None and world.is_main:
+                store.save(part)
+        parts[name] = part
+    if tell:
+        tell("", len(wanted), len(wanted))
+    if unusable:  # probes of installed packages that cannot even be made
+        for failure in unusable:
+            name = str(failure["probe"])
+            parts[name] = Part(name, None, ProbeRun(failures=[failure], seconds={name: 0.0}))
+    return list(parts.values())
+
+
+def settings_of(probe: Any) -> dict[str, Any] | None:
+    """What decides what a probe finds, as plain values; None where it cannot be known.
+
+    A probe that says so itself has an attribute ``settings`` (a mapping). Of a built-in one it is the class and its
+    attributes; of one that an installed package offers, the version of that package.
+    """
+    own = getattr(probe, "settings", None)
+    kind = type(probe)
+    origin = PROBES.origin(getattr(probe, "name", ""))
+    if isinstance(own, Mapping):
+        values = dict(own)
+    elif kind.__module__.partition(".")[0] == __name__.partition(".")[0] or (origin and origin[1] is kind):
+        values = {name: value for name, value in vars(probe).items() if not name.startswith("_")}
+    else:
+        return None
+    try:
+        plain = json.loads(json.dumps(values))
+    except (TypeError, ValueError):
+        return None
+    return {"class": f"{kind.__module__}.{kind.__qualname__}", "from": origin[0] if origin else None, "values": plain}
+
+
+def is_lasting(part: Part) -> bool:
+    """Whether the probe of this name, with the settings it has by default, would find the same again."""
+    if part.settings is None or part.found.failures or part.probe not in PROBES:
+        return False
+    try:
+        return settings_of(PROBES.create(part.probe)) == part.settings
+    except FAILURES:
+        return False
+
+
+def _kept(store: PartStore | None, name: str, probe: Any) -> Part | None:
+    """The part of an earlier analysis with the same settings and without failures."""
+    settings = settings_of(probe)
+    if store is None or settings is None or store.settings(name) != settings:
+        return None
+    return store.load(name)
+
+
+def _quiet_first(probes: Mapping[str, Any]) -> dict[str, Any]:
+    """Probes that read the clock come first, before anything runs beside them."""
+    return dict(sorted(probes.items(), key=lambda item: not getattr(item[1], "needs_quiet", False)))
+
+
+def _begin(probes: Mapping[str, Any], stages: Sequence[StageData]) -> None:
+    """Let probes that work in a process of their own start it, so that it runs beside the others."""
+    for probe in probes.values():
+        begin = getattr(probe, "begin", None)
+        if callable(begin):
+            try:
+                begin(stages)
+            except FAILURES:  # said when the probe itself runs
+                continue
+
+
+def _run(name: str, probe: Any, stages: Sequence[StageData], world: World) -> ProbeRun:
+    takes_all = callable(getattr(probe, "measure_all", None))
+    if world.is_alone or (takes_all and getattr(probe, "collective", False)):
+        return run_probes(stages, [probe])
+    mine = [stage for place, stage in enumerate(stages) if place % world.size == world.rank]
+    if takes_all:
+        mine = list(stages) if world.is_main else []
+    found = run_probes(mine, [probe]) if mine else ProbeRun(seconds={name: 0.0})
+    return merged(world.gather_objects(found))
+
+
+def _sum_moments(stages: Sequence[StageData], world: World) -> None:
+    """Class moments of every stage, each process over its rows, added up in all of them."""
+    for stage in stages:
+        for split in stage.features:
+            key = f"moments:{split}"
+            if key not in stage.memo:
+                n = len(stage.labels[split])
+                rows = slice(n * world.rank // world.size, n * (world.rank + 1) // world.size)
+                stage.memo[key] = streamed_moments(stage, split, rows=rows, reduce=world.total)

@@ -1,0 +1,114 @@
+"""The analysis of any module on loaders of images and labels; nothing of it is kept."""
+
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lwexplain.advice.cost import CostProbe
+from lwexplain.advice.receptive_field import ReceptiveFieldProbe
+from lwexplain.analysis.assembly import assembled
+from lwexplain.analysis.measuring import measure
+from lwexplain.analysis.stages import SampleImages, chance_level, stages_of
+from lwexplain.capture.extract import extract
+from lwexplain.capture.hooks import output_of, unwrap
+from lwexplain.capture.pooling import Pooling
+from lwexplain.errors import CaptureError, ModelError
+from lwexplain.memory import working_bytes
+from lwexplain.models.wrap import stage_by_names
+from lwexplain.probes.base import Probe, StageData
+from lwexplain.probes.engine import built_in_probes
+from lwexplain.progress import Progress
+from lwexplain.results import SPLITS, Analysis
+from lwexplain.training.devices import pick_device
+
+
+def analyze_model(
+    model: nn.Module,
+    loaders: Mapping[str, Iterable[Sequence[Any]]],
+    stages: Sequence[str],
+    probes: Sequence[str | Probe],
+    *,
+    classes: Sequence[str] | None = None,
+    pooling: Pooling = "mean",
+    device: str | None = None,
+    mem_limit: int | None = None,
+    seed: int = 0,
+    quiet: bool | None = None,
+) -> Analysis:
+    """Analyze any module on loaders of (images, labels); see ``lw.analyze_model``."""
+    missing = [split for split in ("train", "val") if split not in loaders]
+    unknown = [split for split in loaders if split not in SPLITS]
+    if missing or unknown:
+        raise CaptureError(
+            f"loaders must have the keys train and val (test is optional); missing {missing}, unknown {unknown}"
+        )
+    where = pick_device(device) if device else next((p.device for p in model.parameters()), torch.device("cpu"))
+    memory = working_bytes(mem_limit)
+    shapes: list[tuple[int, ...]] = []
+    samples = SampleImages()
+    with tempfile.TemporaryDirectory(prefix="lwexplain-features-") as folder:
+        captured = {
+            split: extract(
+                model,
+                _noting_shape(samples.watching(loaders[split]) if split == "val" else loaders[split], shapes),
+                stages,
+                pooling=pooling,
+                device=where,
+                store=Path(folder, split),
+            )
+            for split in SPLITS
+            if split in loaders
+        }
+        highest = max(int(part.labels.max()) for part in captured.values())
+        names = list(classes) if classes is not None else [str(label) for label in range(highest + 1)]
+        if len(names) <= highest:
+            raise CaptureError(f"labels go up to {highest}, but only {len(names)} classes are named")
+        data = stages_of(captured, names, seed=seed, device=str(where), memory_bytes=memory, pooling=pooling)
+        present = [stage.name for stage in data]
+        _add_sample_images(data, model, samples, where)
+        try:
+            cost = CostProbe(stage_by_names(unwrap(model), present, shapes[0], len(names)), present)
+        except ModelError as error:
+            cost = CostProbe(error, present)
+        with Progress("analyze", 1, quiet=quiet) as progress:
+
+            def tell(name: str, done: int, total: int) -> None:
+                progress.describe(f"analyze: {name}")
+                progress.move_to(done, total)
+
+            field = ReceptiveFieldProbe(unwrap(model), present, shapes[0])
+            parts = measure(data, [cost, field, *probes], tell=tell)
+        attrs = {
+            "classes": names,
+            "strategy": None,
+            "built_in": ["cost", "receptive_field", "sample_depth", *built_in_probes()],
+            "chance": chance_level(data[0].labels["val"]),
+            "forward": "forward pass in the precision of the model",
+        }
+        return assembled(parts, attrs, data)
+
+
+def _add_sample_images(
+    stages: Sequence[StageData], model: nn.Module, samples: SampleImages, device: torch.device
+) -> None:
+    """Give every stage the same few val images and the way from images to its output; it has no head of its own."""
+    chosen = samples.images_and_labels()
+    if chosen is None:
+        return
+    images, labels = chosen
+    for stage in stages:
+        stage.images, stage.image_labels = images.to(device), labels
+        stage.model_to_stage = partial(output_of, model, stage.name, device=device)
+
+
+def _noting_shape(batches: Iterable[Sequence[Any]], shapes: list[tuple[int, ...]]) -> Iterator[Sequence[Any]]:
+    """The same batches; the shape of the first image is put into ``shapes``."""
+    for batch in batches:
+        if not shapes and isinstance(batch, (tuple, list)) and isinstance(batch[0], Tensor):
+            shapes.append(tuple(batch[0].shape[1:]))
+        yield batch

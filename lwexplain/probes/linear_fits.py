@@ -1,0 +1,44 @@
+"""Fitted linear probes as bytes, so that a later analysis, and the shorter network, start from the same ones."""
+
+from collections.abc import Sequence
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from lwexplain.probes.base import StageData
+from lwexplain.probes.linear import GRID, LinearProbe
+
+FITS = "linear_probes.safetensors"
+MEMO_KEY = f"linear_probe:{tuple(GRID)}"
+
+
+def fits_of(stages: Sequence[StageData], probe: str) -> bytes | None:
+    """The fits that the probe ``linear`` left in the memo of every stage; None for another probe or without them."""
+    found = [stage.memo.get(MEMO_KEY) for stage in stages]
+    if probe != "linear" or not all(isinstance(fit, LinearProbe) for fit in found):
+        return None
+    tensors: dict[str, torch.Tensor] = {}
+    for stage, fit in zip(stages, found, strict=True):
+        assert isinstance(fit, LinearProbe)
+        tensors[f"{stage.name}.weight"], tensors[f"{stage.name}.bias"] = fit.weight, fit.bias
+        tensors[f"{stage.name}.fit"] = torch.tensor([fit.c, fit.loss, float(fit.converged)], dtype=torch.float64)
+        tensors[f"{stage.name}.accuracies"] = torch.tensor(list(fit.accuracies.items()), dtype=torch.float64)
+    return save({name: tensor.contiguous() for name, tensor in tensors.items()})
+
+
+def remember_fits(stages: Sequence[StageData], content: bytes | None) -> None:
+    """Put fits back into the memo of their stages; what does not fit is left out, and fitted anew when needed."""
+    if content is None:
+        return
+    try:
+        tensors = load(content)
+    except SafetensorError:
+        return
+    for stage in stages:
+        names = [f"{stage.name}.{part}" for part in ("weight", "bias", "fit", "accuracies")]
+        if all(name in tensors for name in names):
+            weight, bias, fit, accuracies = (tensors[name] for name in names)
+            c, loss, converged = fit.tolist()
+            by_c = {float(key): float(value) for key, value in accuracies.tolist()}
+            stage.memo[MEMO_KEY] = LinearProbe(weight, bias, c, loss, bool(converged), by_c)

@@ -1,0 +1,133 @@
+"""Any module on loaders, without a run directory."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import lwexplain as lw
+from lwexplain.errors import CaptureError
+
+
+class Norm:
+    """The probe of the README."""
+
+    name = "norm"
+
+    def measure(self, stage):
+        return {"mean_norm": float(np.linalg.norm(stage.features["val"], axis=1).mean())}
+
+
+def rows(table, metric, split="val"):
+    found = table[(table["metric"] == metric) & (table["split"] == split) & table["class"].isna()]
+    return found.sort_values("depth")
+
+
+def loaders(n=60, classes=3):
+    generator = torch.Generator().manual_seed(0)
+    made = {}
+    for split in ("train", "val", "test"):
+        y = torch.arange(n) % classes
+        x = torch.randn(n, 3, 32, 32, generator=generator) + y[:, None, None, None]
+        made[split] = [(x[i : i + 20], y[i : i + 20]) for i in range(0, n, 20)]
+    return made
+
+
+def test_analyze_model_needs_no_run_and_leaves_the_model_as_it_was():
+    from torchvision.models import mobilenet_v3_small
+
+    model = mobilenet_v3_small(weights=None, num_classes=3).train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    table = lw.analyze_model(model, loaders(), ["features.1", "features.8", "avgpool"], ["linear", Norm()])
+    assert rows(table, "linear_probe_accuracy")["stage"].tolist() == ["features.1", "features.8", "avgpool"]
+    assert len(rows(table, "mean_norm")) == 3
+    assert lw.recommend(table).source == "linear_probe"
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(module.training for module in model.modules())
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_analyze_model_reports_costs_it_cannot_measure():
+    class Branching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+
+        def forward(self, x):
+            x = self.a(x)
+            return self.b(x).mean((2, 3)) if x.sum() > -1e9 else x
+
+    table = lw.analyze_model(Branching(), loaders(), ["a", "b"], ["linear"])
+    assert [failure["probe"] for failure in table.attrs["failures"]] == ["cost"]
+    assert lw.recommend(table).params_ratio is None
+
+
+def test_analyze_model_names_a_wrong_stage_and_missing_loaders():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True))
+    with pytest.raises(CaptureError, match="no stage '7'"):
+        lw.analyze_model(model, loaders(), ["7"], ["linear"])
+    with pytest.raises(CaptureError, match=r"missing \['val'\]"):
+        lw.analyze_model(model, {"train": loaders()["train"]}, ["0"], ["linear"])
+    with pytest.raises(CaptureError, match="only 2 classes"):
+        lw.analyze_model(model, loaders(), ["0"], ["linear"], classes=["a", "b"])
+
+
+class Keep:
+    """Keeps the val features it is shown."""
+
+    name = "keep"
+
+    def __init__(self):
+        self.features = {}
+
+    def measure(self, stage):
+        self.features[stage.name] = stage.features["val"].copy()
+        return {"width": stage.features["val"].shape[1]}
+
+
+@pytest.mark.parametrize(
+    ("arch", "size", "stages"),
+    [
+        ("mobilenet_v3_small", 64, ["features.0", "features.4.block.1", "features.12", "avgpool"]),
+        ("vit_b_16", 224, ["encoder.layers.encoder_layer_0", "encoder.layers.encoder_layer_11", "encoder.ln"]),
+    ],
+)
+def test_features_of_a_foreign_model_equal_those_of_torchvisions_own_extractor(arch, size, stages):
+    from torchvision.models import get_model
+    from torchvision.models.feature_extraction import create_feature_extractor
+
+    model = get_model(arch, weights=None, num_classes=2).eval()
+    images, labels = torch.randn(4, 3, size, size), torch.tensor([0, 1, 0, 1])
+    keep = Keep()
+    batches = [(images[:3], labels[:3]), (images[3:], labels[3:])]
+    table = lw.analyze_model(model, {"train": batches, "val": batches}, stages, [keep])
+    assert rows(table, "width")["stage"].tolist() == stages
+    with torch.no_grad():
+        reference = create_feature_extractor(model, stages)(images)
+    for name in stages:
+        pooled = reference[name].mean((2, 3)) if reference[name].ndim == 4 else reference[name].mean(1)
+        np.testing.assert_allclose(keep.features[name], pooled.numpy(), rtol=0, atol=1e-6)
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_no_hook_is_left_behind_when_the_model_raises():
+    class Failing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+
+        def forward(self, x):
+            self.a(x)
+            raise ArithmeticError("in the middle")
+
+    model = Failing()
+    with pytest.raises(ArithmeticError):
+        lw.analyze_model(model, loaders(), ["a", "b"], ["linear"])
+    assert not any(module._forward_hooks for module in model.modules())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_loaders_that_can_be_read_once_are_enough():
+    once = {split: iter(batches) for split, batches in loaders().items()}
+    table = lw.analyze_model(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), once, ["0", "1"], ["ncm"])
+    assert len(rows(table, "parameters", "none")) == 2
