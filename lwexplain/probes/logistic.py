@@ -9,11 +9,11 @@ from lwexplain.probes.base import StageData
 from lwexplain.probes.lbfgs import HISTORY, Minimum, minimise
 from lwexplain.probes.moments import moments_of
 from lwexplain.probes.splits import feature_blocks, float64_device, read_split
+from lwexplain.probes.standardisation import Standardisation
 from lwexplain.training.distributed import World
 
 CPU_BYTES = 2**20  # logits of a block: small enough to stay in the cache
 ACCELERATOR_BYTES = 2**26  # large enough to keep it busy
-CONSTANT = 1e-7  # a standard deviation below this share of the mean is rounding of a constant
 RANK = 1e-12  # variances below this share of the largest are rounding
 FIRST_ITERATIONS = 30  # until the axes are turned to those of the curvature
 MAX_ITERATIONS = 500
@@ -39,11 +39,9 @@ class LogisticLoss:
         self.features, self.labels = features[rows], torch.from_numpy(labels[rows]).to(self.device)
 
         moments = moments_of(stage, "train").whole
-        covariance = moments.total / self.n
-        std = covariance.diagonal().sqrt()
-        self.mean = moments.mean
-        self.scale = torch.where(std > (CONSTANT * self.mean.abs()).clamp(min=1e-30), 1 / std, 0.0)
-        variances, axes = self._eigen(self.scale[:, None] * covariance * self.scale)
+        self.standardise = Standardisation.of(moments, self.device)
+        scale = self.standardise.scale
+        variances, axes = self._eigen(scale[:, None] * (moments.total / self.n) * scale)
         kept = variances > RANK * variances.amax().clamp(min=1e-300)
         self.variances, self.axes = variances[kept], axes[:, kept]
         self.class_variances = variances.new_full((self.classes,), 0.5)
@@ -119,8 +117,9 @@ class LogisticLoss:
 
     def on_raw_features(self, weights: Tensor) -> tuple[Tensor, Tensor]:
         """The map of ``weights`` (R + 1, K) on the features as they are: weight (K, D) and bias (K,)."""
-        weight = self.class_axes @ (self.scale[:, None] * (self.axes @ weights[:-1])).T
-        return weight, self.class_axes @ weights[-1] - weight @ self.mean
+        scale, mean = self.standardise.scale, self.standardise.mean
+        weight = self.class_axes @ (scale[:, None] * (self.axes @ weights[:-1])).T
+        return weight, self.class_axes @ weights[-1] - weight @ mean
 
     def total(self, tensor: Tensor) -> Tensor:
         """The sum over all processes."""
@@ -147,10 +146,8 @@ class LogisticLoss:
 
     def _read(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Standardised float32 blocks of this process's rows, with their labels."""
-        near = self.mean.float()  # the difference from it is exact where an offset is large, and costs no digits
-        rest, scale = (self.mean - near.double()).float(), self.scale.float()
         for at, block in feature_blocks(self.features):
-            yield torch.from_numpy(block).to(self.device).sub_(near).sub_(rest).mul_(scale), self.labels[at]
+            yield self.standardise(block), self.labels[at]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from lwexplain.probes.accuracy import accuracy_of, wilson_interval
+from lwexplain.probes.accuracy import accuracies_of, accuracy_of, wilson_interval
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 10), (10, 10), (3, 7), (450, 500), (1, 2)])
@@ -22,3 +22,12 @@ def test_accuracy_row() -> None:
     assert (row.metric, row.value, row.split, row.n, row.note) == ("x_accuracy", 0.75, "test", 4, "why")
     assert row.low is not None
     assert row.low < 0.75
+
+
+def test_accuracy_of_all_and_of_each_class_that_has_samples() -> None:
+    predicted, labels = np.array([0, 1, 1, 2, 2]), np.array([0, 1, 2, 2, 2])
+    rows = accuracies_of("x_accuracy", predicted, labels, "val", ["a", "b", "c", "nobody"], "why")
+    assert rows[0] == accuracy_of("x_accuracy", predicted, labels, "val", "why")
+    assert [(row.class_, row.n, row.value) for row in rows[1:]] == [("a", 1, 1.0), ("b", 1, 1.0), ("c", 3, 2 / 3)]
+    for row in rows[1:]:
+        assert (row.low, row.high) == wilson_interval(row.value, row.n)

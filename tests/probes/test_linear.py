@@ -269,7 +269,11 @@ def test_unusable_data_is_refused_for_its_own_stage_only(make_stage) -> None:
 
 def direct(loss: LogisticLoss, stage: StageData, weights: torch.Tensor, c: float) -> tuple[torch.Tensor, torch.Tensor]:
     """The loss by torch's cross-entropy on turned float64 features, and its gradient by autograd."""
-    x = (torch.from_numpy(stage.features["train"]).double() - loss.mean) * loss.scale @ loss.axes
+    x = (
+        loss.standardise.scale
+        * (torch.from_numpy(stage.features["train"]).double() - loss.standardise.mean)
+        @ loss.axes
+    )
     w = weights.detach().requires_grad_()
     logits = (x @ w[:-1] + w[-1]) @ loss.class_axes.T
     value = torch.nn.functional.cross_entropy(logits, torch.from_numpy(stage.labels["train"]))

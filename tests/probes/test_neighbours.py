@@ -3,11 +3,25 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
+from sklearn.neighbors import NearestNeighbors as ScikitLearns
 
 from lwexplain.errors import ProbeError
-from lwexplain.probes import distances
-from lwexplain.probes.neighbours import NearestClassMean, NearestNeighbours, majority
+from lwexplain.probes import distances, neighbours
+from lwexplain.probes.base import Measurement
+from lwexplain.probes.neighbours import (
+    NearestClassMean,
+    NearestNeighbours,
+    majority,
+    nearest_labels,
+    smallest,
+)
+
+
+def of_all(rows: list[Measurement]) -> list[Measurement]:
+    return [row for row in rows if row.class_ is None]
 
 
 @pytest.mark.parametrize("k", [1, 3, 10])
@@ -18,22 +32,54 @@ def test_accuracy_equals_scikit_learns(make_stage, monkeypatch, k: int, block_by
     model = KNeighborsClassifier(k).fit(stage.features["train"].astype(float), stage.labels["train"])
     for row in NearestNeighbours(grid=[k]).measure(stage):
         x, y = stage.features[row.split].astype(float), stage.labels[row.split]
+        own = np.ones(len(y), bool) if row.class_ is None else y == stage.classes.index(row.class_)
         share = model.predict_proba(x)
         clear = np.sort(share, axis=1)[:, -1] > np.sort(share, axis=1)[:, -2] + 1e-9
         votes = stage.labels["train"][model.kneighbors(x, return_distance=False)]
         tied = [max(v, key=lambda c, v=v: (np.sum(v == c), -list(v).index(c))) for v in votes]
         expected = np.where(clear, share.argmax(1), tied)
-        assert row.value == pytest.approx(np.mean(expected == y))
-        assert row.note == f"k={k}"
-        assert row.n == len(y)
+        assert row.value == pytest.approx(np.mean((expected == y)[own]))
+        assert row.note.startswith(f"k={k}, chosen on val ({k}: ")
+        assert row.n == own.sum()
+        assert row.low <= row.value <= row.high
+
+
+@pytest.mark.parametrize(("memory", "reference_rows"), [(2**29, 16384), (2**29, 40), (2**15, 70)])
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+def test_neighbours_are_scikit_learns_in_blocks_of_any_size(
+    make_stage, monkeypatch, memory: int, reference_rows: int, offset: float
+) -> None:
+    monkeypatch.setattr(neighbours, "REFERENCE_ROWS", reference_rows)
+    stage = make_stage(dims=9, spread=2.0, memory_bytes=memory, sizes=dict.fromkeys(("train", "val"), (70, 40, 90)))
+    stage.features = {split: (x + np.float32(offset)) for split, x in stage.features.items()}
+    train, val = (stage.features[split].astype(float) - offset for split in ("train", "val"))
+    stage.labels["train"] = np.arange(200)  # so that a label names its sample
+    stage.classes = [str(k) for k in range(200)]
+    found = nearest_labels(stage, "val", 20)
+    expected = ScikitLearns(n_neighbors=20, algorithm="brute").fit(train).kneighbors(val, return_distance=False)
+    np.testing.assert_array_equal(found.numpy(), expected)
+
+
+@given(st.integers(1, 8), st.integers(1, 300), st.integers(1, 60), st.integers(0, 2**31), st.booleans())
+def test_the_smallest_are_those_of_a_full_sort(n: int, m: int, k: int, seed: int, whole: bool) -> None:
+    k = min(k, m)
+    generator = torch.Generator().manual_seed(seed)
+    d2 = torch.rand(n, m, generator=generator, dtype=torch.float64)
+    if whole:  # many ties
+        d2 = (d2 * 4).floor()
+    values, columns = smallest(d2, k)
+    assert torch.equal(values, d2.sort(1).values[:, :k])
+    assert torch.equal(d2.gather(1, columns), values)
+    assert all(len(set(row)) == k for row in columns.tolist())
 
 
 def test_k_is_chosen_on_val(make_stage) -> None:
     stage = make_stage(spread=4.0, classes=2, sizes=dict.fromkeys(("train", "val", "test"), (80, 80)))
-    single = {k: NearestNeighbours([k]).measure(stage)[0].value for k in (1, 5, 10, 20)}
-    chosen = NearestNeighbours().measure(stage)
+    single = {k: NearestNeighbours([k]).measure(stage)[0].value for k in (1, 5, 10, 20, 50)}
+    chosen = of_all(NearestNeighbours().measure(stage))
     best = min(k for k in single if single[k] == max(single.values()))
-    assert [row.note for row in chosen] == [f"k={best}"] * 2
+    by_k = ", ".join(f"{k}: {value:.4f}" for k, value in single.items())
+    assert [row.note for row in chosen] == [f"k={best}, chosen on val ({by_k})"] * 2
     assert [row.split for row in chosen] == ["val", "test"]
 
 
@@ -44,9 +90,9 @@ def test_a_tied_vote_goes_to_the_nearest() -> None:
 
 def test_few_training_samples_limit_k(make_stage) -> None:
     stage = make_stage(sizes={"train": (2, 2, 2), "val": (5, 5, 5)})
-    rows = NearestNeighbours().measure(stage)
+    rows = of_all(NearestNeighbours().measure(stage))
     assert [row.split for row in rows] == ["val"]
-    assert rows[0].note in ("k=1", "k=5")
+    assert rows[0].note.startswith(("k=1,", "k=5,"))
     with pytest.raises(ProbeError, match="train has 6 samples, fewer than k = 7"):
         NearestNeighbours([7]).measure(stage)
     with pytest.raises(ProbeError, match="grid of k"):
@@ -57,11 +103,14 @@ def test_nearest_class_mean_equals_scikit_learns(make_stage) -> None:
     stage = make_stage(spread=3.0, classes=4)
     model = NearestCentroid().fit(stage.features["train"].astype(float), stage.labels["train"])
     rows = NearestClassMean().measure(stage)
-    assert [row.split for row in rows] == ["val", "test"]
+    assert [row.split for row in of_all(rows)] == ["val", "test"]
     for row in rows:
-        assert row.value == pytest.approx(model.score(stage.features[row.split], stage.labels[row.split]))
+        x, y = stage.features[row.split].astype(float), stage.labels[row.split]
+        own = np.ones(len(y), bool) if row.class_ is None else y == stage.classes.index(row.class_)
+        assert row.value == pytest.approx(model.score(x[own], y[own]))
+        assert row.n == own.sum()
 
 
 def test_a_class_without_training_samples_is_never_predicted(make_stage) -> None:
     stage = make_stage(sizes={"train": (20, 0, 20), "val": (10, 10, 10)}, spread=0.1)
-    assert NearestClassMean().measure(stage)[0].value == pytest.approx(2 / 3)
+    assert [row.value for row in NearestClassMean().measure(stage)] == pytest.approx([2 / 3, 1, 0, 1])
