@@ -6,7 +6,7 @@ which of its bins can hold the supremum, and only the distances in these bins ar
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -35,18 +35,14 @@ class Window:
     within: "tuple[Window, int] | None" = None
     below: tuple[int, int] = (0, 0)
 
-    def select(self, d2: Tensor) -> Tensor:
-        """Those of the squared distances ``d2`` that the window sees (M,)."""
-        if self.within is None:
-            return d2.reshape(-1)
-        wider, j = self.within
-        seen = wider.select(d2)
-        return seen[wider.bin_of(seen) == j]
-
-    def bin_of(self, d2: Tensor) -> Tensor:
-        """Bin of each of ``d2``, int64 in [0, bins)."""
+    def place(self, d2: Tensor) -> Tensor:
+        """Bin of each squared distance, int64 in [0, bins); ``bins`` for those that the window does not see."""
         scale = self.bins / max(self.high - self.low, 1e-300)
-        return (d2 - self.low).mul_(scale).clamp_(0, self.bins - 1).long()
+        places = (d2 - self.low).mul_(scale).clamp_(0, self.bins - 1).long()
+        if self.within is None:
+            return places
+        wider, j = self.within
+        return places.masked_fill_(wider.place(d2) != j, self.bins)
 
     def reach(self, first: int, last: int) -> tuple[float, float]:
         """Bounds of what falls into the bins from ``first`` to ``last``, a little generous."""
@@ -62,63 +58,63 @@ class Window:
         return Window(low, max(low, high), self.bins, (self, j), below)
 
 
-@dataclass
 class Histogram:
-    """Pass of the first kind: distances per bin of a window."""
+    """Pass of the first kind: how many distances ``inside`` a class and ``outside`` it fall into each bin (bins,)."""
 
-    window: Window
-    inside: Tensor  # (bins,) int64
-    outside: Tensor
+    def __init__(self, window: Window, count: int, device: torch.device) -> None:
+        self.window = window
+        self.inside, self.outside = torch.zeros(2, window.bins + 1, dtype=torch.int64, device=device)
+        self.inside[window.place(self.inside.new_zeros(1, dtype=torch.float64))] -= count  # none is a pair with itself
 
-    @classmethod
-    def empty(cls, window: Window, device: torch.device) -> "Histogram":
-        inside, outside = torch.zeros(2, window.bins, dtype=torch.int64, device=device)
-        return cls(window, inside, outside)
+    def add(self, d2: Tensor, own: slice) -> None:
+        """Squared distances of samples of the class to all (m, N), of which the columns ``own`` are the class."""
+        places = self.window.place(d2)
+        inside = self._counted(places[:, own])
+        self.inside += inside
+        self.outside += self._counted(places) - inside
 
-    def add(self, inside: Tensor, outside: list[Tensor]) -> None:
-        self.inside += self._counted(inside)
-        self.outside += self._counted(*outside)
+    def counts(self) -> Tensor:
+        """Inside and outside (2, bins)."""
+        return torch.stack([self.inside, self.outside])[:, :-1]
 
-    def _counted(self, *parts: Tensor) -> Tensor:
-        bins = [self.window.bin_of(self.window.select(part)) for part in parts]
-        return torch.bincount(torch.cat(bins), minlength=self.window.bins)
+    def _counted(self, places: Tensor) -> Tensor:
+        return torch.bincount(places.reshape(-1), minlength=self.window.bins + 1)
 
 
-@dataclass
 class Collection:
     """Pass of the second kind: the distances themselves in the ``wanted`` bins (bins,) of a window.
 
     ``skipped`` (2, bins) is how many distances, inside the class and to others, are below a bin and not collected.
-    ``reach`` bounds the squared distances in these bins from both sides.
     """
 
-    window: Window
-    wanted: Tensor
-    skipped: Tensor
-    reach: tuple[float, float]
-    inside: list[Tensor] = field(default_factory=list)
-    outside: list[Tensor] = field(default_factory=list)
-
-    @classmethod
-    def planned(cls, window: Window, wanted: Tensor, skipped: Tensor) -> "Collection":
+    def __init__(self, window: Window, wanted: Tensor, skipped: Tensor, count: int) -> None:
+        self.window, self.skipped = window, skipped
+        self.wanted = torch.nn.functional.pad(wanted, (0, 1))  # not what the window does not see
         bins = torch.nonzero(wanted)[:, 0]
-        return cls(window, wanted, skipped, window.reach(int(bins[0]), int(bins[-1])))
+        self.reach = window.reach(int(bins[0]), int(bins[-1]))
+        zero = window.place(torch.zeros(1, dtype=torch.float64, device=wanted.device))
+        self.with_themselves = count if self.wanted[zero] else 0
+        self.inside: list[Tensor] = []
+        self.outside: list[Tensor] = []
 
-    def add(self, inside: Tensor, outside: list[Tensor]) -> None:
-        self.inside.append(self._wanted(inside))
-        self.outside.extend(self._wanted(part) for part in outside)
+    def add(self, d2: Tensor, own: slice) -> None:
+        """Squared distances as for ``Histogram.add``."""
+        near = (d2 >= self.reach[0]) & (d2 <= self.reach[1])
+        self.inside.append(self._wanted(d2[:, own][near[:, own]]))
+        near[:, own] = False
+        self.outside.append(self._wanted(d2[near]))
 
     def _wanted(self, d2: Tensor) -> Tensor:
-        seen = self.window.select(d2[(d2 >= self.reach[0]) & (d2 <= self.reach[1])])
-        return seen[self.wanted[self.window.bin_of(seen)]]
+        return d2[self.wanted[self.window.place(d2)]]
 
     def difference(self, sizes: tuple[int, int], tolerance: float) -> float:
         """Largest |F_inside - F_outside| at a collected distance; those within ``tolerance`` are one distance."""
         inside, outside = (torch.cat(parts).sort().values for parts in (self.inside, self.outside))
+        inside = inside[self.with_themselves :]  # the zeros of each sample with itself
         largest = 0.0
         for at in (inside, outside):
             if len(at):
-                skipped, reach = self.skipped[:, self.window.bin_of(at)], at + tolerance
+                skipped, reach = self.skipped[:, self.window.place(at)], at + tolerance
                 first = (torch.searchsorted(inside, reach, right=True) + skipped[0]).double() / sizes[0]
                 second = (torch.searchsorted(outside, reach, right=True) + skipped[1]).double() / sizes[1]
                 largest = max(largest, float((first - second).abs().max()))
@@ -126,48 +122,40 @@ class Collection:
 
 
 class ClassStatistic:
-    """Kolmogorov-Smirnov statistic of one class, from as many passes over its distances as it has ``passes``."""
+    """Kolmogorov-Smirnov statistic of a class of ``count`` among n samples, from as many passes over its distances as
+    there are ``passes``, each of which collects ``most`` distances or twice as many."""
 
-    def __init__(self, window: Window, sizes: tuple[int, int], most: int, largest: float, device: torch.device) -> None:
+    def __init__(self, window: Window, count: int, n: int, most: int, largest: float, device: torch.device) -> None:
         self.value = 0.0
-        self.sizes, self.most, self.largest = sizes, most, largest
-        self.tolerance = EQUAL * window.high
-        self.passes: list[Histogram | Collection] = [Histogram.empty(window, device)]
-
-    def add(self, inside: Tensor, outside: list[Tensor]) -> None:
-        """Squared distances of the current pass."""
-        if self.passes:
-            self.passes[0].add(inside, outside)
+        self.count, self.sizes = count, (count * (count - 1), count * (n - count))
+        self.most, self.largest, self.tolerance = most, largest, EQUAL * window.high
+        self.passes: list[Histogram | Collection] = [Histogram(window, count, device)]
 
     def close(self) -> None:
         """All distances of the current pass were added: update the value and plan further passes."""
-        if not self.passes:
-            return
         done = self.passes.pop(0)
         if isinstance(done, Collection):
             self.value = max(self.value, done.difference(self.sizes, self.tolerance))
             return
-        counts = torch.stack([done.inside, done.outside])
-        below = torch.tensor(done.window.below, device=counts.device)[:, None]
-        up_to = counts.cumsum(1) + below
+        counts = done.counts()
+        up_to = counts.cumsum(1) + torch.tensor(done.window.below, device=counts.device)[:, None]
         before = up_to - counts
         sizes = torch.tensor(self.sizes, dtype=torch.float64, device=counts.device)[:, None]
         after, ahead = up_to / sizes, before / sizes
         self.value = max(self.value, float((after[0] - after[1]).abs().max()))
         bound = torch.maximum(after[0] - ahead[1], after[1] - ahead[0])
-        possible = (bound > self.value + 1e-15) & (counts.sum(0) > 0)
 
-        held = torch.where(possible, counts.sum(0), 0)
+        held = torch.where(bound > self.value + 1e-15, counts.sum(0), 0)  # in bins where the supremum can be
         for j in torch.nonzero(held > self.most)[:, 0].tolist():
             window = done.window.zoom(j, (int(before[0, j]), int(before[1, j])), self.largest)
             if window.high - window.low > self.tolerance:  # else they are all equal, and the supremum is at an edge
-                self.passes.append(Histogram.empty(window, counts.device))
+                self.passes.append(Histogram(window, self.count, counts.device))
         held[held > self.most] = 0
         share = held.cumsum(0).sub_(1).clamp_(min=0) // self.most  # which collection a bin goes to, each bounded
         for part in share[held > 0].unique().tolist():
             wanted = (held > 0) & (share == part)
             taken = torch.where(wanted, counts, 0).cumsum(1) - torch.where(wanted, counts, 0)
-            self.passes.append(Collection.planned(done.window, wanted, before - taken))
+            self.passes.append(Collection(done.window, wanted, before - taken, self.count))
 
 
 class DistanceDistributions:
@@ -190,21 +178,18 @@ class DistanceDistributions:
         self.classes: list[ClassStatistic | None] = []
         for count in counts:
             bins = min(max(2 ** math.ceil(math.log2(count * n / DISTANCES_PER_BIN)), FEWEST_BINS), MOST_BINS)
-            sizes = (count * (count - 1), count * (n - count))
-            window = Window(low, high, bins)
-            self.classes.append(ClassStatistic(window, sizes, most, largest, x.device) if min(sizes) > 0 else None)
+            defined = 1 < count < n
+            statistic = ClassStatistic(Window(low, high, bins), count, n, most, largest, x.device) if defined else None
+            self.classes.append(statistic)
 
     def add(self, rows: slice, d2: Tensor) -> None:
         """Squared distances ``d2`` (rows, N) of the samples ``rows`` to all."""
-        for (start, stop), statistic in zip(self._places(), self.classes, strict=True):
-            first, last = max(start, rows.start), min(stop, rows.stop)
-            if first >= last or statistic is None or not statistic.passes:
+        for k, here, own in class_runs(rows, self.counts):
+            statistic = self.classes[k]
+            if statistic is None or not statistic.passes:
                 continue
-            mine = d2[first - rows.start : last - rows.start]
-            others = torch.ones(len(mine), stop - start, dtype=torch.bool, device=d2.device)
-            others.diagonal(first - start).fill_(False)
-            statistic.add(mine[:, start:stop][others], [mine[:, :start], mine[:, stop:]])
-            if last == stop:
+            statistic.passes[0].add(d2[here], own)
+            if own.stop <= rows.stop:
                 statistic.close()
 
     def statistics(self) -> list[float]:
@@ -214,8 +199,12 @@ class DistanceDistributions:
                 self.add(rows, d2)
         return [math.nan if statistic is None else statistic.value for statistic in self.classes]
 
-    def _places(self) -> Iterator[tuple[int, int]]:
-        start = 0
-        for count in self.counts:
-            yield start, start + count
-            start += count
+
+def class_runs(rows: slice, counts: list[int]) -> Iterator[tuple[int, slice, slice]]:
+    """The classes with samples among ``rows`` of all samples sorted by class: (class, where in ``rows``, all of it)."""
+    stop = 0
+    for k, count in enumerate(counts):
+        start, stop = stop, stop + count
+        if start < rows.stop and stop > rows.start:
+            here = slice(max(start, rows.start) - rows.start, min(stop, rows.stop) - rows.start)
+            yield k, here, slice(start, stop)

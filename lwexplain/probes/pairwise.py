@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lwexplain.probes.base import StageData
-from lwexplain.probes.distance_distributions import DistanceDistributions
+from lwexplain.probes.distance_distributions import DistanceDistributions, class_runs
 from lwexplain.probes.distances import ROUNDING, centre, squared_distance_blocks
 from lwexplain.probes.moments import GROUPS
 from lwexplain.probes.neighbourhood import NEIGHBOURS, Neighbours, remember
@@ -85,12 +85,12 @@ def pairwise_indices(stage: StageData, split: str, samples: SortedSamples) -> Pa
         distributions.add(rows, d2)
         mine = own[rows]
         sums = torch.stack([part.sum(1) for part in d2.sqrt().split(counts, 1)], 1)
-        a[rows], means = _own_and_others(sums, mine)
-        b[rows] = (means / sizes).amin(1)
+        a[rows] = sums.gather(1, mine[:, None])[:, 0]
+        b[rows] = (sums / sizes).scatter_(1, mine[:, None], torch.inf).amin(1)
         d2.diagonal(rows.start).fill_(torch.inf)
-        least = torch.stack([part.amin(1) for part in d2.split(counts, 1)], 1)
-        hit[rows], others = _own_and_others(least, mine)
-        miss[rows] = others.amin(1)
+        for _, here, of_class in class_runs(rows, counts):
+            hit[rows][here] = d2[here, of_class].amin(1)
+            miss[rows][here] = _least(d2[here, : of_class.start], d2[here, of_class.stop :])
         nearest = d2.topk(min(k + 1, n - 1), dim=1, largest=False, sorted=True)
         near = Nearest(d2, nearest.values, mine[:, None] == own[nearest.indices], mine, own, norms[rows])
         agreement[rows], purity[rows] = near.share_of_own(1), near.share_of_own(k)
@@ -138,10 +138,9 @@ def _share(values: Tensor, own: Tensor, last: Tensor, tolerance: Tensor, k: int)
     return ((own & nearer).sum(1) + places * (own & level).sum(1) / level.sum(1).to(values.dtype)) / k
 
 
-def _own_and_others(values: Tensor, mine: Tensor) -> tuple[Tensor, Tensor]:
-    """Of values per class (m, K'): those of the sample's own class (m,), and all with infinity in their place."""
-    own = values.gather(1, mine[:, None])
-    return own[:, 0], values.scatter(1, mine[:, None], torch.inf)
+def _least(*parts: Tensor) -> Tensor:
+    """Smallest value in each row (m,) of all ``parts`` (m, any), not all of which are without columns."""
+    return torch.stack([part.amin(1) for part in parts if part.shape[1]]).amin(0)
 
 
 def _unsorted(positions: np.ndarray, indices: np.ndarray, distances: np.ndarray) -> Neighbours:
