@@ -16,8 +16,8 @@ from lwexplain.probes.splits import feature_blocks, let_go, read_split, splits_o
 from lwexplain.probes.standardisation import Standardisation
 
 BATCH = 256
-STEPS = 600  # as many epochs as make so many, within these bounds
-EPOCHS = 8, 100
+STEPS = 400  # as many epochs as make so many, within these bounds
+EPOCHS = 8, 60
 RUN = 64  # consecutive samples that are read together where the features are not held in memory
 LEARNING_RATES = {"standardised": 3e-3, "whitened": 1e-2}
 FLOOR = 0.1  # added to the variances before the features are whitened

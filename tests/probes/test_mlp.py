@@ -42,7 +42,7 @@ def test_rows_and_their_note(make_stage) -> None:
 def test_rings_are_told_apart(make_stage) -> None:
     stage = rings(make_stage)
     assert max(fit_linear_probe(stage).accuracies.values()) < 0.7
-    assert by_split(stage)["test"].value > 0.95
+    assert by_split(stage)["test"].value > 0.9
 
 
 @pytest.mark.parametrize(("dims", "size"), [(2, 40), (30, 100), (300, 60)])
