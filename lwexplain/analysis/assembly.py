@@ -8,7 +8,7 @@ import pandas as pd
 
 from lwexplain.analysis.parts import Part
 from lwexplain.probes.base import StageData
-from lwexplain.probes.engine import in_order, table_row
+from lwexplain.probes.engine import in_order
 from lwexplain.probes.sample_depth import depth_rows
 from lwexplain.results import PREDICTION_COLUMNS, Analysis, correctness_patterns, metrics_frame
 
@@ -64,14 +64,8 @@ def assembled(parts: Sequence[Part], attrs: dict[str, Any], stages: Sequence[Sta
 
 def _depth_rows(predictions: pd.DataFrame, stages: Sequence[StageData]) -> list[dict[str, Any]]:
     """At which depth samples are understood: rows that follow from the predictions of all stages."""
-    by_name = {stage.name: stage for stage in stages}
-    found = [depth_rows(predictions, list(by_name), split) for split in ("val", "test")]
-    return [
-        table_row("sample_depth", by_name[name], item)
-        for of_split in found
-        for name, items in of_split.items()
-        for item in items
-    ]
+    rows = depth_rows(predictions, [stage.name for stage in stages], stages[0].seed)
+    return [row | {"note": stages[0].note(row["split"])} for row in rows]
 
 
 def _key(row: dict[str, Any]) -> tuple[Any, ...]:

@@ -310,7 +310,7 @@ class _Tables:
         self.given |= given
         for item in results:
             if isinstance(item, Measurement):
-                self.run.rows.append(table_row(probe, stage, item))
+                self.run.rows.append(_row(probe, stage, item))
                 continue
             owners, name = self._owners(item)
             owners[name] = probe
@@ -372,8 +372,7 @@ def _identity(stage: StageData, item: Result) -> tuple[str, tuple[str | None, ..
     return f"{kind} {item.method}", (kind, stage.name, item.method)
 
 
-def table_row(probe: str, stage: StageData, item: Measurement) -> dict[str, Any]:
-    """A measurement as a row of the long table."""
+def _row(probe: str, stage: StageData, item: Measurement) -> dict[str, Any]:
     return {
         "stage": stage.name,
         "depth": stage.depth,

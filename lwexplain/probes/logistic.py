@@ -36,7 +36,7 @@ class LogisticLoss:
         self.world = world or World()
         self.device, self.n, self.classes = torch.device(float64_device(stage.device)), len(labels), len(stage.classes)
         rows = own_rows(self.n, self.world)
-        self.features, self.labels = features[rows], torch.from_numpy(labels[rows]).to(self.device)
+        self.features, self.labels = features[rows], torch.tensor(labels[rows]).to(self.device)
 
         moments = moments_of(stage, "train").whole
         self.standardise = Standardisation.of(moments, self.device)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lwexplain.probes.base import StageData
 from lwexplain.probes.splits import feature_blocks, float64_device, read_split
+from lwexplain.probes.subsample import rank_within_class
 
 GROUPS = 10
 T_QUANTILE = 2.2621571627409915  # 97.5 % quantile of Student's t with GROUPS - 1 degrees of freedom
@@ -116,7 +117,7 @@ def streamed_moments(
     own = np.searchsorted(classes, labels)
     k, d, device = len(classes), features.shape[1], float64_device(stage.device)
     groups = GROUPS if GROUPS * d * d * 8 <= stage.memory_bytes // 2 else 0
-    group = _rank_within_class(own) % max(groups, 1)
+    group = rank_within_class(own) % max(groups, 1)
     part, part_own, part_group = features[rows], torch.from_numpy(own[rows]), torch.from_numpy(group[rows])
     counts = torch.from_numpy(np.bincount(own, minlength=k)).double().to(device)
 
@@ -163,12 +164,3 @@ def jackknife_interval(value: float, replicates: list[float]) -> tuple[float | N
     squares = sum((replicate - value) ** 2 for replicate in replicates)
     half = T_QUANTILE * math.sqrt((GROUPS - 1) / GROUPS * squares)
     return value - half, value + half
-
-
-def _rank_within_class(own: np.ndarray) -> np.ndarray:
-    """For each sample, how many samples of its class come before it."""
-    order = np.argsort(own, kind="stable")
-    starts = np.concatenate([[0], np.cumsum(np.bincount(own))[:-1]])
-    rank = np.empty(len(own), dtype=np.int64)
-    rank[order] = np.arange(len(own)) - np.repeat(starts, np.bincount(own))
-    return rank
