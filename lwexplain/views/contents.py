@@ -15,8 +15,10 @@ from lwexplain.results import (
     read_predictions,
 )
 from lwexplain.run import Run
-from lwexplain.views.depth_curve import accuracy_metrics, per_depth
-from lwexplain.views.theme import COSTS, is_accuracy, is_cost, metric_title
+from lwexplain.views.depth_curve import accuracy_metrics, per_depth, without_attrs
+from lwexplain.views.sample_depth import sample_depth_source
+from lwexplain.views.single_classes import of_a_pair, of_one_class
+from lwexplain.views.theme import COSTS, is_accuracy, is_cost, is_sample_depth, is_similarity, metric_title
 
 VERDICTS = {
     "stop_here": "Stop early",
@@ -88,12 +90,22 @@ def failures(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def notes(table: pd.DataFrame) -> list[str]:
-    """What a reader must know of the measurements (sub-samples, no convergence), each with its metrics."""
-    noted = table[table["note"].fillna("") != ""]
-    return [
-        f"{note}: {', '.join(sorted({metric_title(str(m)).title for m in part['metric']}))}"
-        for note, part in noted.groupby("note", sort=False)
-    ]
+    """What a reader must know of the measurements (sub-samples, no convergence), each with its metrics.
+
+    Where a note is not of all the stages, they are named.
+    """
+    table = without_attrs(table)
+    noted = table.loc[table["note"].fillna("") != "", ["note", "metric", "stage", "depth"]]
+    noted = noted.assign(note=noted["note"].str.split("; ")).explode("note").drop_duplicates().sort_values("depth")
+    measured = table.groupby("metric")["stage"].nunique()
+    lines = []
+    for note, part in noted.groupby("note", sort=False):
+        metrics = sorted({str(metric) for metric in part["metric"]})
+        everywhere = part["stage"].nunique() >= max(measured[metric] for metric in metrics)
+        where = "" if everywhere else f", at {', '.join(map(str, part['stage'].unique()))}"
+        titles = dict.fromkeys(metric_name(metric) for metric in metrics)
+        lines.append((not everywhere, f"{note}: {', '.join(titles)}{where}"))
+    return [line for _, line in sorted(lines, key=lambda item: item[0])]
 
 
 def stage_predictions(predictions: pd.DataFrame, stage: str) -> pd.Series:
@@ -128,15 +140,11 @@ def depth_table(table: pd.DataFrame, split: str = "val") -> pd.DataFrame:
 
 
 def further_measurements(table: pd.DataFrame) -> pd.DataFrame:
-    """What no chart shows: values on other splits and of single classes, those of custom probes included.
+    """What no chart shows: values on other splits and of classes that the run does not name.
 
     One row a metric, split and class (``all`` where the value is of all together), one column of numbers a stage.
     """
-    metrics, splits = table["metric"].astype(str), table["split"]
-    accuracy, cost = metrics.map(is_accuracy), metrics.map(is_cost)
-    charted = (accuracy & splits.isin(["val", "test"])) | (cost & (splits == "none"))
-    charted |= ~accuracy & ~cost & (splits == "val")
-    rows = table[~(charted & table["class"].isna())]
+    rows, table = without_attrs(table)[~_charted(table)], without_attrs(table)
     stages = table.drop_duplicates("stage").sort_values("depth")
     titles = {stage: f"{depth}: {stage}" for stage, depth in zip(stages["stage"], stages["depth"], strict=True)}
     found: dict[tuple[str, str, str], dict[str, float]] = {}
@@ -151,6 +159,31 @@ def further_measurements(table: pd.DataFrame) -> pd.DataFrame:
         ],
         columns=["metric", "split", "class", *titles.values()],
     )
+
+
+def _charted(table: pd.DataFrame) -> pd.Series:
+    """Which rows a chart shows, single classes, pairs of them and similarities of stages included."""
+    single, table = of_one_class(table) | of_a_pair(table), without_attrs(table)
+    metrics, splits = table["metric"].astype(str), table["split"]
+    accuracy, cost, similarity = metrics.map(is_accuracy), metrics.map(is_cost), metrics.map(is_similarity)
+    on_val = set(metrics[(splits == "val") & table["class"].isna()])
+    whole = (accuracy & splits.isin(["val", "test"])) | ((splits == "none") & ~accuracy)
+    whole |= ~accuracy & ~cost & (splits == "val")
+    whole |= ~accuracy & ~cost & (splits == "train") & metrics.isin(on_val)  # the pale line beside that of val
+    whole &= ~metrics.map(is_sample_depth) | metrics.str.startswith(f"{sample_depth_source(table)}_")
+    return (whole & table["class"].isna()) | (similarity & (splits == "val")) | single
+
+
+def layout_quality(table: pd.DataFrame, method: str) -> str:
+    """How true the layouts of a method are, from the worst stage to the best, in a sentence; "" where not measured."""
+    prefix = "" if method == "umap" else f"{method}_"
+    parts = []
+    for metric, title in (("trustworthiness", "trustworthiness"), ("neighbors_kept", "share of neighbours kept")):
+        values = per_depth(table, f"{prefix}{metric}", "val")["value"]
+        if not values.empty:
+            parts.append(f"{title} {values.min():.2f} to {values.max():.2f}")
+    text = ", ".join(parts)
+    return f"{text[:1].upper()}{text[1:]}." if text else ""
 
 
 def metric_name(metric: str) -> str:

@@ -38,8 +38,18 @@ def accuracy_metrics(table: pd.DataFrame) -> list[str]:
 
 def per_depth(table: pd.DataFrame, metric: str, split: str) -> pd.DataFrame:
     """Rows of one metric over all classes together, one a depth, sorted by depth."""
+    table = without_attrs(table)
     rows = table[(table["metric"] == metric) & (table["split"] == split) & table["class"].isna()]
     return rows.dropna(subset=["value"]).drop_duplicates("depth").sort_values("depth")
+
+
+def without_attrs(table: pd.DataFrame) -> pd.DataFrame:
+    """The same table without its ``attrs``, which pandas copies at every step: of many samples they are large."""
+    if not table.attrs:
+        return table
+    bare = table.copy(deep=False)
+    bare.attrs = {}
+    return bare
 
 
 def depth_figure(

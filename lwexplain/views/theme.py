@@ -23,16 +23,29 @@ CLASS_COLOURS = [
 ]  # fmt: skip
 CLASS_SYMBOLS = ["circle", "diamond", "square", "triangle-up", "cross", "x", "star", "pentagon"]
 
+# White to dark blue, in even steps of lightness: for shares and similarities.
+SEQUENTIAL = [[0.0, "#f7fafd"], [0.25, "#c9dff0"], [0.5, "#8fbfe0"], [0.75, "#3f8ec4"], [1.0, "#0b4a86"]]
+
 Direction = Literal["higher", "lower", None]
 
 
 @dataclass(frozen=True)
 class MetricTitle:
-    """How a metric is shown: ``title``, and which direction is better (None = not stated by the probe)."""
+    """How a metric is shown: ``title``, which direction is better (None = neither), and its ``family``."""
 
     title: str
     better: Direction = None
+    family: str = "other"
 
+
+# What a chart of each family is headed by, in the order in which they are shown.
+FAMILIES = {
+    "separability": "How well the classes separate",
+    "collapse": "Neural collapse: 0 where every class has become one point",
+    "geometry": "Geometry of the features",
+    "layout": "How true the two-dimensional layouts are",
+    "other": "Further measures",
+}
 
 METRIC_TITLES = {
     "head_accuracy": MetricTitle("trained head", "higher"),
@@ -40,30 +53,48 @@ METRIC_TITLES = {
     "mlp_probe_accuracy": MetricTitle("MLP probe", "higher"),
     "knn_accuracy": MetricTitle("nearest neighbours", "higher"),
     "ncm_accuracy": MetricTitle("nearest class mean", "higher"),
-    "separability_index": MetricTitle("separability index", "higher"),
-    "fisher_ratio": MetricTitle("Fisher ratio", "higher"),
-    "separation_law": MetricTitle("separation law", "lower"),
-    "gdv": MetricTitle("discrimination value (GDV)", "lower"),
-    "dsi": MetricTitle("distance separability (DSI)", "higher"),
-    "silhouette": MetricTitle("silhouette", "higher"),
-    "davies_bouldin": MetricTitle("Davies-Bouldin", "lower"),
-    "calinski_harabasz": MetricTitle("Calinski-Harabasz", "higher"),
-    "hypothesis_margin": MetricTitle("hypothesis margin", "higher"),
-    "nc1": MetricTitle("NC1 within-class spread", "lower"),
-    "nc2": MetricTitle("NC2 distance to simplex", "lower"),
-    "nc3": MetricTitle("NC3 head-mean mismatch", "lower"),
-    "nc4": MetricTitle("NC4 nearest-mean mismatch", "lower"),
-    "effective_rank": MetricTitle("effective rank"),
-    "participation_ratio": MetricTitle("participation ratio"),
-    "saturation": MetricTitle("saturation"),
-    "intrinsic_dimension": MetricTitle("intrinsic dimension"),
+    "separability_index": MetricTitle("separability index", "higher", "separability"),
+    "knn_purity": MetricTitle("neighbours of the own class", "higher", "separability"),
+    "hypothesis_margin": MetricTitle("hypothesis margin", "higher", "separability"),
+    "silhouette": MetricTitle("silhouette", "higher", "separability"),
+    "dsi": MetricTitle("distance separability (DSI)", "higher", "separability"),
+    "gdv": MetricTitle("discrimination value (GDV)", "lower", "separability"),
+    "fisher_ratio": MetricTitle("Fisher ratio", "higher", "separability"),
+    "separation_law": MetricTitle("separation law", "lower", "separability"),
+    "davies_bouldin": MetricTitle("Davies-Bouldin", "lower", "separability"),
+    "calinski_harabasz": MetricTitle("Calinski-Harabasz", "higher", "separability"),
+    "nc1": MetricTitle("NC1 within-class spread", "lower", "collapse"),
+    "nc2": MetricTitle("NC2 distance to simplex", "lower", "collapse"),
+    "nc2_equinorm": MetricTitle("NC2 unequal lengths", "lower", "collapse"),
+    "nc2_equiangularity": MetricTitle("NC2 unequal angles", "lower", "collapse"),
+    "nc2_maximal_angle": MetricTitle("NC2 short of widest angle", "lower", "collapse"),
+    "nc3": MetricTitle("NC3 head-mean mismatch", "lower", "collapse"),
+    "nc4": MetricTitle("NC4 nearest-mean mismatch", "lower", "collapse"),
+    "effective_rank": MetricTitle("effective rank", family="geometry"),
+    "participation_ratio": MetricTitle("participation ratio", family="geometry"),
+    "saturation": MetricTitle("saturation", family="geometry"),
+    "intrinsic_dimension": MetricTitle("intrinsic dimension", family="geometry"),
+    "receptive_field": MetricTitle("receptive field (pixels)", family="geometry"),
+    "beyond_border": MetricTitle("beyond the border (1 = yes)", family="geometry"),
+    "trustworthiness": MetricTitle("UMAP trustworthiness", "higher", "layout"),
+    "neighbors_kept": MetricTitle("UMAP neighbours kept", "higher", "layout"),
+    "layout_shift": MetricTitle("UMAP shift of points", "lower", "layout"),
+    "pca_trustworthiness": MetricTitle("PCA trustworthiness", "higher", "layout"),
+    "pca_neighbors_kept": MetricTitle("PCA neighbours kept", "higher", "layout"),
     "cka_linear": MetricTitle("linear CKA"),
     "cka_rbf": MetricTitle("RBF CKA"),
-    "trustworthiness": MetricTitle("layout trustworthiness", "higher"),
-    "ig_completeness_residual": MetricTitle("attribution residual", "lower"),
     "parameters": MetricTitle("parameters", "lower"),
     "flops": MetricTitle("FLOPs", "lower"),
     "latency_seconds": MetricTitle("latency (s)", "lower"),
+}
+
+SIMILARITIES = ("cka_linear", "cka_rbf")
+
+# What follows the source of predictions (head, linear_probe) in the name of a metric about single samples.
+SAMPLE_DEPTHS = {
+    "_first_correct": MetricTitle("first right here"),
+    "_cumulative_correct": MetricTitle("right here or before", "higher"),
+    "_right_early_wrong_late": MetricTitle("right before, wrong here", "lower"),
 }
 
 COSTS = ("parameters", "flops", "latency_seconds")
@@ -71,6 +102,10 @@ COSTS = ("parameters", "flops", "latency_seconds")
 
 def metric_title(metric: str) -> MetricTitle:
     """Title and better direction of ``metric``; a custom probe's metric is titled by its own name."""
+    for ending, known in SAMPLE_DEPTHS.items():
+        source = METRIC_TITLES.get(f"{metric.removesuffix(ending)}_accuracy")
+        if metric.endswith(ending) and source:
+            return MetricTitle(f"{source.title}: {known.title}", known.better)
     return METRIC_TITLES.get(metric) or MetricTitle(label(metric.replace("_", " ")))
 
 
@@ -80,6 +115,16 @@ def is_accuracy(metric: str) -> bool:
 
 def is_cost(metric: str) -> bool:
     return metric in COSTS
+
+
+def is_similarity(metric: str) -> bool:
+    """Whether a metric compares two stages, the other one in the column ``class``."""
+    return metric in SIMILARITIES
+
+
+def is_sample_depth(metric: str) -> bool:
+    """Whether a metric is a share of samples by the depth at which they are right."""
+    return metric.endswith(tuple(SAMPLE_DEPTHS))
 
 
 def label(text: object, longest: int = 40) -> str:

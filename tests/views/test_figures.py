@@ -234,3 +234,12 @@ def test_the_deciding_accuracy_can_be_drawn_alone(table):
     names = {trace.name for trace in alone.data if trace.name}
     assert names < every
     assert len(alone.data) < len(depth_figure(table).data)
+
+
+def test_a_note_names_its_metrics_and_the_stages_where_it_is_not_of_all(table: pd.DataFrame) -> None:
+    rows = table[table["metric"].isin(["silhouette", "gdv"])].assign(note="sub-sample")
+    rows.loc[(rows["metric"] == "gdv") & rows["stage"].isin(STAGES[:2]), "note"] = "sub-sample; one class is empty"
+    assert contents.notes(rows) == [
+        "sub-sample: discrimination value (GDV), silhouette",
+        f"one class is empty: discrimination value (GDV), at {STAGES[0]}, {STAGES[1]}",
+    ]

@@ -1,0 +1,128 @@
+"""What was measured of single classes: a heat map of class and stage, and the pairs that separate least."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from lwexplain.views.depth_curve import without_attrs
+from lwexplain.views.heatmap import dress, heatmap
+from lwexplain.views.theme import is_accuracy, is_similarity, label, metric_title
+
+MOST_CLASSES = 20
+MOST_PAIRS = 5
+BETWEEN = " | "  # between the two class names of a pair (probes.base.pair_of)
+
+
+def of_one_class(table: pd.DataFrame) -> pd.Series:
+    """Which rows of the long table are about one of its classes: a flag a row."""
+    classes = _classes(table)
+    return table["class"].isin(classes) & ~table["metric"].map(str).map(is_similarity)
+
+
+def of_a_pair(table: pd.DataFrame) -> pd.Series:
+    """Which rows of the long table are about a pair of its classes: a flag a row."""
+    classes = set(_classes(table))
+    texts = table["class"].dropna().unique()
+    pairs = [text for text in texts if text not in classes and _is_pair(str(text), classes)]
+    return table["class"].isin(pairs) & ~table["metric"].map(str).map(is_similarity)
+
+
+def class_figure(table: pd.DataFrame) -> go.Figure | None:
+    """Heat map of class and stage with a menu of the measures there are of single classes; None without any.
+
+    Of more than 20 classes the 20 that do worst at the last stage are shown, which the menu says.
+    """
+    classes, rows = _classes(table), without_attrs(table)[of_one_class(table) & table["value"].notna()]
+    measures = list(rows[["metric", "split"]].drop_duplicates().itertuples(index=False, name=None))
+    measures.sort(key=lambda item: (not is_accuracy(str(item[0])), item[1] != "val"))
+    if not measures:
+        return None
+    stages = list(rows.drop_duplicates("stage").sort_values("depth")["stage"])
+    parts = [_part(rows, metric, split, stages, classes) for metric, split in measures]
+    names = [label(stage, 14) for stage in stages]
+    figure = go.Figure()
+    for number, (metric, _, numbers, shown) in enumerate(parts):
+        hover = _hover(numbers, stages, shown)
+        share = is_accuracy(metric)
+        form = ".3f" if share else ".3~g"
+        trace = heatmap(numbers, names, shown, low=None, high=1.0 if share else None, hover=hover, form=form)
+        if metric_title(metric).better == "lower":
+            trace.reversescale = True
+        figure.add_trace(trace.update(visible=number == 0))
+    dress(figure, names, [label(name, 20) for name in parts[0][3]])
+    buttons = [
+        {
+            "label": title,
+            "method": "update",
+            "args": [
+                {"visible": [other == number for other in range(len(parts))]},
+                {"yaxis.ticktext": [label(name, 20) for name in shown]},
+            ],
+        }
+        for number, (_, title, _, shown) in enumerate(parts)
+    ]
+    menu = {"buttons": buttons, "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "pad": {"b": 10}}
+    figure.update_layout(
+        updatemenus=[menu | {"bgcolor": "white", "bordercolor": "#c3cad3", "font": {"size": 13}}], margin={"t": 56}
+    )
+    return figure
+
+
+def closest_pairs(table: pd.DataFrame, *, split: str = "val", most: int = MOST_PAIRS) -> pd.DataFrame:
+    """The pairs of classes that separate least, the worst first: one row a stage, one column a place.
+
+    From the first metric that was measured of pairs; ``.attrs["metric"]`` names it. Empty without any.
+    """
+    rows = without_attrs(table)[of_a_pair(table) & (table["split"] == split) & table["value"].notna()]
+    metrics = [str(metric) for metric in rows["metric"].unique() if metric_title(str(metric)).better]
+    if not metrics:
+        return pd.DataFrame()
+    rows = rows[rows["metric"] == metrics[0]]
+    rows = rows.sort_values(["depth", "value"], ascending=[True, metric_title(metrics[0]).better == "higher"])
+    found = []
+    for (_, stage), part in rows.groupby(["depth", "stage"], sort=False):
+        cells = [f"{row['class']}  ({row['value']:.3g})" for row in part.head(most).to_dict("records")]
+        found.append([stage, *cells, *[""] * (most - len(cells))])
+    frame = pd.DataFrame(found, columns=["stage", *(f"{place}." for place in range(1, most + 1))])
+    frame = frame.loc[:, (frame != "").any()]
+    frame.attrs["metric"] = metrics[0]
+    return frame
+
+
+def _classes(table: pd.DataFrame) -> list[str]:
+    classes = table.attrs.get("classes")
+    return [str(name) for name in classes] if isinstance(classes, list) else []
+
+
+def _is_pair(text: str, classes: set[str]) -> bool:
+    """Class names may hold the separator themselves, so that every place of it is tried."""
+    parts = text.split(BETWEEN)
+    return any(
+        BETWEEN.join(parts[:cut]) in classes and BETWEEN.join(parts[cut:]) in classes for cut in range(1, len(parts))
+    )
+
+
+def _part(
+    rows: pd.DataFrame, metric: str, split: str, stages: list[str], classes: list[str]
+) -> tuple[str, str, np.ndarray, list[str]]:
+    """Metric, title, values (classes, stages) and the classes shown of one measure."""
+    part = rows[(rows["metric"] == metric) & (rows["split"] == split)].drop_duplicates(["stage", "class"])
+    wide = part.pivot(index="class", columns="stage", values="value")
+    present = list(dict.fromkeys(name for name in classes if name in wide.index))
+    wide = wide.reindex(index=present, columns=stages)
+    title = f"{metric_title(metric).title}, {split}"
+    if len(present) > MOST_CLASSES:
+        last = wide.ffill(axis=1).iloc[:, -1]
+        worst = last.sort_values(ascending=metric_title(metric).better != "lower", kind="stable").index[:MOST_CLASSES]
+        wide, title = wide.loc[list(worst)], f"{title}: the {MOST_CLASSES} worst of {len(present)} classes"
+    return metric, title, wide.to_numpy(dtype=float), [str(name) for name in wide.index]
+
+
+def _hover(numbers: np.ndarray, stages: list[str], classes: list[str]) -> np.ndarray:
+    said: list[list[Any]] = [
+        [f"class {label(name)}<br>{label(stage)}: {value:.4g}" for stage, value in zip(stages, row, strict=True)]
+        for name, row in zip(classes, numbers, strict=True)
+    ]
+    return np.array(said, dtype=object)

@@ -1,0 +1,39 @@
+"""Tables of measurements of single classes, of pairs and of stages against each other."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lwexplain.results import metrics_frame
+
+STAGES = ["stem", "middle", "end"]
+
+
+def table_of(
+    *parts: list[dict[str, Any]], classes: list[str] | None = None, stages: list[str] = STAGES
+) -> pd.DataFrame:
+    """The long table of the parts, with the attrs that a run's table has."""
+    rows = [row for part in parts for row in part]
+    return metrics_frame(rows, {"stages": stages, "classes": classes or ["cat", "dog", "cow"], "failures": []})
+
+
+def rows_of(
+    metric: str,
+    values: list[float] | np.ndarray,
+    *,
+    split: str = "val",
+    of_class: str | None = None,
+    half: float | None = None,
+    stages: list[str] = STAGES,
+    note: str = "",
+) -> list[dict[str, Any]]:
+    """One row a stage; ``half`` is half the width of the interval."""
+    return [
+        {
+            "stage": stage, "depth": stages.index(stage) + 1, "split": split, "metric": metric, "class": of_class,
+            "value": float(value), "low": None if half is None else value - half,
+            "high": None if half is None else value + half, "n": 50, "seed": 0, "probe": "made", "note": note,
+        }
+        for stage, value in zip(stages, values, strict=True)
+    ]  # fmt: skip
