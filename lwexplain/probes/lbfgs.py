@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-HISTORY = 10
+HISTORY = 15
 SHRINK = 0.5
 SUFFICIENT = 1e-4
 ROUNDING = 1e-6  # of a value: where two differ by less, their slopes tell which is lower
