@@ -128,7 +128,10 @@ class Probe(Protocol):
 
 @runtime_checkable
 class ProbeOfAllStages(Protocol):
-    """Anything with a name and ``measure_all(stages)``: the probe that needs all stages together."""
+    """Anything with a name and ``measure_all(stages)``: the probe that needs all stages together.
+
+    An exception in place of the results of a stage says why it could not be measured; the other stages stand.
+    """
 
     name: str
 

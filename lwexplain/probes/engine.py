@@ -225,6 +225,8 @@ def _run_probe(
             continue
         try:
             returned = probe.measure(_read_only(stage)) if together is None else together[stage.name]
+            if isinstance(returned, Exception):  # of a probe of all stages that one of them is of no use to
+                raise returned
             tables.add(name, stage, checked_results(stage, returned))
         except FAILURES as error:
             failures.append(_failure(name, stage, error))

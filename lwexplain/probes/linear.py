@@ -144,7 +144,7 @@ def _best(stage: StageData, fits: list[_Fit], world: World) -> LinearProbe:
     for at, block in feature_blocks(features[rows]):
         logits = torch.addmm(bias, torch.from_numpy(block).double(), weight.T).float()
         predicted = logits.view(len(block), len(fits), -1).argmax(2)
-        right += (predicted == torch.from_numpy(labels[rows][at])[:, None]).sum(0)
+        right += (predicted == torch.tensor(labels[rows][at])[:, None]).sum(0)
     shares = (world.total(right).double() / len(labels)).tolist()
     accuracies = {fit.c: share for fit, share in zip(fits, shares, strict=True)}
     fit = max(fits, key=lambda fit: accuracies[fit.c])

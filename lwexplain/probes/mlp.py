@@ -110,7 +110,7 @@ class _TrainSamples:
             covariance = scale[:, None] * (moments.total / moments.n) * scale
             root = torch.linalg.cholesky(covariance + FLOOR * torch.eye(len(scale)).to(covariance))
             self.whiten = torch.linalg.inv(root).float().to(stage.device)
-        self.labels = torch.from_numpy(labels).to(stage.device)
+        self.labels = torch.tensor(labels).to(stage.device)
         row_bytes = 4 * self.features.shape[1]
         self.held: Tensor | None = None
         if len(labels) * row_bytes <= stage.memory_bytes // 2:

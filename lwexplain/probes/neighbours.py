@@ -85,7 +85,7 @@ def nearest_labels(stage: StageData, split: str, k: int) -> Tensor:
     train, train_labels = read_split(stage, "train")
     features, _ = read_split(stage, split)
     fitting = max(1, stage.memory_bytes // 8 // (8 * (train.shape[1] + 2 * k)))
-    known = torch.from_numpy(train_labels).to(float64_device(stage.device))
+    known = torch.tensor(train_labels).to(float64_device(stage.device))
     parts = []
     for _, queries in feature_blocks(features, fitting):
         x = as_float64(queries, stage.device)

@@ -21,7 +21,7 @@ def read_split(stage: StageData, split: str) -> tuple[np.ndarray, np.ndarray]:
     if split not in stage.features:
         have = ", ".join(stage.features) or "none"
         raise ProbeError(f"stage {stage.name!r} has no features for split {split!r}; present: {have}")
-    features, labels = np.asarray(stage.features[split]), read_labels(stage, split)
+    features, labels = np.asanyarray(stage.features[split]), read_labels(stage, split)  # a memory map stays one
     if features.ndim != 2 or features.shape[1] == 0:
         raise ProbeError(f"stage {stage.name!r}: {split} features have shape {features.shape}; expected (N, D)")
     if len(features) != len(labels):
