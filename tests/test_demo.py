@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lwexplain.advice.recommend import VERDICTS
+from lwexplain.probes.attribution import DEFAULT_METHODS
 from lwexplain.results import read_analysis
 from lwexplain.run import Run
 
@@ -49,7 +50,7 @@ def test_no_probe_failed_and_every_kind_of_result_is_there(demo):
         result = read_analysis(Run.open(demo[0] / name))
         assert result.metrics.attrs["failures"] == []
         assert set(result.embeddings) == {"umap", "pca"}
-        assert set(result.attributions) == {"saliency", "integrated_gradients", "grad_cam"}
+        assert set(result.attributions) == set(DEFAULT_METHODS)
         assert set(result.predictions["source"]) == {"head", "linear_probe"}
 
 

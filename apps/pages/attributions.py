@@ -7,6 +7,7 @@ from run_picker import keep, open_by_explorer, restore
 from run_reader import friendly, plain
 
 from lwexplain.run import Run
+from lwexplain.views.attribution_quality import EXPLANATION, attribution_quality
 from lwexplain.views.gallery import attribution_grid_html, invalid_reasons, legend_html
 
 ROWS = 12
@@ -55,6 +56,11 @@ def show(run: Run, table: pd.DataFrame) -> None:
         grid = attribution_grid_html(item, images, found.attribution_labels, classes, rows=rows, side=side)
         st.html(legend_html(item))
         st.html(grid)
+    quality = attribution_quality(table, item.method)
+    if not quality.empty:
+        st.subheader("Quality of these maps")
+        st.caption(EXPLANATION)
+        st.dataframe(quality, hide_index=True)
 
 
 open_by_explorer()

@@ -1,0 +1,153 @@
+"""What an attribution method is: a network to explain, the base class of methods, and what a method returns."""
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lwexplain.errors import ProbeError
+from lwexplain.probes.attribution.memory import Chunker
+
+Tap = Callable[[Tensor], Tensor]
+
+
+class NotApplicable(Exception):
+    """A method has no meaning for this network or layer; the text says why."""
+
+
+class Network(nn.Module):
+    """Images (N, C, H, W) -> logits (N, K), with one layer on the way that can be tapped.
+
+    The functions it is made of are no submodules: whatever Captum hangs on this module, it does not hang on them.
+    """
+
+    def __init__(self, run: Callable[[Tensor, Tap | None], Tensor]) -> None:
+        super().__init__()
+        self.run = run
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(x, None)
+
+    def tapped(self, x: Tensor, tap: Tap) -> Tensor:
+        """The logits, where the layer's output goes on as ``tap`` returns it."""
+        return self.run(x, tap)
+
+
+def network_of_stage(to_stage: Callable[[Tensor], Tensor], head: Callable[[Tensor], Tensor]) -> Network:
+    """A stage and its head; the tapped layer is the stage's output."""
+
+    def run(x: Tensor, tap: Tap | None) -> Tensor:
+        raw = to_stage(x)
+        return head((raw if tap is None else tap(raw)).clone())  # a copy, for the head may begin with an in-place layer
+
+    return Network(run)
+
+
+def network_of_model(model: nn.Module, layer: nn.Module | None = None) -> Network:
+    """Any module; the tapped layer is one of its modules, hooked only while a tapped forward runs."""
+
+    def run(x: Tensor, tap: Tap | None) -> Tensor:
+        if tap is None:
+            return model(x)
+        if layer is None:
+            raise NotApplicable("this method explains through a layer, and none is named")
+        handle = layer.register_forward_hook(lambda _module, _inputs, output: tap(output).clone())
+        try:
+            return model(x)
+        finally:
+            handle.remove()
+
+    return Network(run)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Maps (N, H, W) of N images; ``totals`` (N,) what completeness sums up, None where it is not defined, and
+    ``steps`` (N,) the gradients spent on each image by methods that follow a path."""
+
+    maps: Tensor
+    totals: Tensor | None = None
+    steps: Tensor | None = None
+
+
+class Method:
+    """An attribution method. A subclass has a ``name`` and computes the maps of a few images at once.
+
+    ``max_residual`` is the largest mean completeness residual of maps that are valid, None where completeness is not
+    defined for the method. ``baseline`` says whether maps are relative to the zero image.
+    """
+
+    name: str
+    max_residual: float | None = None
+    baseline = False
+
+    def compute(self, network: Network, x: Tensor, target: Tensor, chunker: Chunker) -> Explanation:
+        """Explain images ``x`` (N, C, H, W) towards the classes ``target`` (N,), with at most about ``chunker.size``
+        rows in one forward pass; ``x`` may be written to. Raises NotApplicable where the method has no meaning."""
+        raise NotImplementedError
+
+    def images_at_once(self, x: Tensor, chunker: Chunker) -> int:
+        """How many images ``compute`` is given at once."""
+        return chunker.size
+
+    def quick(self) -> "Method":
+        """A cheaper version of the method, for checks that compare one map of it with another."""
+        return self
+
+    def explain(self, network: Network, images: Tensor, targets: Tensor, chunker: Chunker) -> Explanation:
+        """Explain any number of images, chunk by chunk; the maps come back on the CPU in float32.
+
+        Images, and the modules behind the network, stay as they are. Raises ProbeError where one image alone needs
+        more memory than there is.
+        """
+
+        def compute(x: Tensor, target: Tensor) -> Explanation:
+            return self.compute(network, x.detach().clone(), target, chunker)
+
+        with gradients(), quiet_captum():
+            parts = chunker.run(compute, images, targets, rows=lambda: self.images_at_once(images, chunker))
+        return Explanation(
+            torch.cat([part.maps.detach().float().cpu() for part in parts]),
+            _joined([part.totals for part in parts]),
+            _joined([part.steps for part in parts]),
+        )
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    present = [part.detach().cpu() for part in parts if part is not None]
+    return torch.cat(present) if present else None
+
+
+def logits_of(network: Network, images: Tensor, chunker: Chunker) -> Tensor:
+    """Logits (N, K), without a graph. Raises ProbeError where the network gives anything else."""
+    with torch.no_grad():
+        logits = torch.cat(chunker.run(lambda x: network(x.detach().clone()), images))
+    if logits.ndim != 2 or len(logits) != len(images):
+        raise ProbeError(
+            f"attribution: the network gives {tuple(logits.shape)} for {len(images)} images; expected logits (N, K)"
+        )
+    return logits
+
+
+def rise_of(network: Network, images: Tensor, targets: Tensor, chunker: Chunker) -> Tensor:
+    """f(x) - f(0) (N,) float64 on the CPU, f the logit of the target."""
+    rise = logits_of(network, images, chunker) - logits_of(network, torch.zeros_like(images[:1]), chunker)
+    return rise.gather(1, targets[:, None])[:, 0].double().cpu()
+
+
+@contextmanager
+def gradients() -> Iterator[None]:
+    """Gradients are recorded, whatever the caller has switched off."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+@contextmanager
+def quiet_captum() -> Iterator[None]:
+    """Captum warns of what it does by design (hooks set, gradients required of the given copy)."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning)
+        yield

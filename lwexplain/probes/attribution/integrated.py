@@ -1,0 +1,129 @@
+"""Integrated gradients, with as many steps as completeness takes."""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lwexplain.probes.attribution.base import Explanation, Method, Network
+from lwexplain.probes.attribution.memory import Chunker
+
+FIRST_STEPS = 24
+MOST_STEPS = 1024
+QUICK_STEPS = 8
+SHORTEST = 1e-6  # of the path; a shorter segment is within rounding, and its error is that of a jump
+MAX_RESIDUAL = 0.01  # of the logit difference f(x) - f(0)
+
+
+class Segment(NamedTuple):
+    """A piece of the straight path from zero (0) to an image (1)."""
+
+    image: int
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class IntegratedGradients(Method):
+    """Gradients integrated from zero to the image, times the image, summed over channels (Sundararajan et al. 2017,
+    eq. 1). Signed.
+
+    The path is cut into ``steps`` segments, and Captum integrates over each with one step, at its middle. Completeness
+    holds for every segment, hence the error of each is known: its sum less f(end) - f(start). While the sum of a whole
+    map is off by more than 1 % of f(x) - f(0), the segments of that image whose error is at least 70 % of its
+    largest are cut in three (the middle third keeps the gradient it has), until the image has had ``most_steps``
+    gradients, or their maps fill a quarter of the memory, or the segments are too short to be cut. A network of ReLUs
+    is linear in pieces along the path, so that few places need many steps.
+    """
+
+    steps: int = FIRST_STEPS
+    most_steps: int = MOST_STEPS
+    name = "integrated_gradients"
+    max_residual = MAX_RESIDUAL
+    baseline = True
+
+    def quick(self) -> Method:
+        return replace(self, steps=QUICK_STEPS, most_steps=QUICK_STEPS)
+
+    def images_at_once(self, x: Tensor, chunker: Chunker) -> int:
+        """As many as leave room for the map of every segment."""
+        return max(1, min(chunker.size, self._maps_that_fit(x, chunker) // self.most_steps))
+
+    def _maps_that_fit(self, x: Tensor, chunker: Chunker) -> int:
+        """How many maps of segments a quarter of the memory holds."""
+        return chunker.memory_bytes // 4 // (4 * x[0, 0].numel())
+
+    def compute(self, network: Network, x: Tensor, target: Tensor, chunker: Chunker) -> Explanation:
+        path = _Path(network, x, target, chunker.size)
+        most = max(self.steps, min(self.most_steps, self._maps_that_fit(x, chunker)))
+        cuts = [
+            Segment(image, k / self.steps, (k + 1) / self.steps) for image in range(len(x)) for k in range(self.steps)
+        ]
+        found: list[dict[Segment, Tensor]] = [{} for _ in x]  # the map (H, W) of each segment, per image
+        spent = torch.zeros(len(x), dtype=torch.int64)
+        while cuts:
+            for cut, part in zip(cuts, path.integrate(cuts), strict=True):
+                found[cut.image][cut] = part
+                spent[cut.image] += 1
+            path.evaluate(cuts)
+            unfinished = [image for image in {cut.image for cut in cuts} if spent[image] < most]
+            cuts = [cut for image in unfinished for cut in _refine(found[image], path)]
+        maps = torch.stack([torch.stack(list(parts.values())).sum(0) for parts in found])
+        return Explanation(maps, maps.double().sum((1, 2)), spent)
+
+
+def _refine(parts: dict[Segment, Tensor], path: "_Path") -> list[Segment]:
+    """Cut the worst segments of one image in three: the middle thirds go into ``parts``, the others are returned. No
+    segment is where the map is complete already, or where what is wrong is a jump."""
+    errors = {cut: float(part.double().sum()) - path.rise(cut) for cut, part in parts.items()}
+    if abs(sum(errors.values())) <= MAX_RESIDUAL * abs(sum(path.rise(cut) for cut in parts)):
+        return []
+    errors = {cut: abs(error) for cut, error in errors.items() if cut.end - cut.start > SHORTEST}
+    largest = max(errors.values(), default=0.0)
+    outer = []
+    for cut in [cut for cut, error in errors.items() if error >= 0.7 * largest]:
+        third = (cut.end - cut.start) / 3
+        first, last = cut.start + third, cut.end - third
+        parts[Segment(cut.image, first, last)] = parts.pop(cut) / 3
+        outer += [Segment(cut.image, cut.start, first), Segment(cut.image, last, cut.end)]
+    return outer
+
+
+class _Path:
+    """The straight path from zero to each image: gradients and values of the target's logit along it."""
+
+    def __init__(self, network: Network, x: Tensor, target: Tensor, batch: int) -> None:
+        from captum.attr import IntegratedGradients as CaptumIntegratedGradients
+
+        self.network, self.x, self.target, self.batch = network, x, target, batch
+        self.captum = CaptumIntegratedGradients(network)
+        self.values: dict[tuple[int, float], float] = {}
+
+    def integrate(self, cuts: list[Segment]) -> list[Tensor]:
+        """The map (H, W) of each segment, from the gradient at its middle."""
+        maps: list[Tensor] = []
+        for begin in range(0, len(cuts), self.batch):
+            part = cuts[begin : begin + self.batch]
+            images = [cut.image for cut in part]
+            start, end = (self._at(images, [cut[field] for cut in part]) for field in (1, 2))
+            found = self.captum.attribute(end, baselines=start, target=self.target[images], n_steps=1)
+            maps.extend(found.detach().sum(1).unbind())
+        return maps
+
+    def evaluate(self, cuts: list[Segment]) -> None:
+        """Find the logit at the ends of the segments."""
+        ends = {(cut.image, place) for cut in cuts for place in (cut.start, cut.end)}
+        wanted = sorted(ends - self.values.keys())
+        for begin in range(0, len(wanted), self.batch):
+            part = wanted[begin : begin + self.batch]
+            images = [image for image, _ in part]
+            with torch.no_grad():
+                logits = self.network(self._at(images, [place for _, place in part]))
+            self.values.update(zip(part, logits.gather(1, self.target[images][:, None])[:, 0].tolist(), strict=True))
+
+    def rise(self, cut: Segment) -> float:
+        return self.values[cut.image, cut.end] - self.values[cut.image, cut.start]
+
+    def _at(self, images: list[int], places: list[float]) -> Tensor:
+        return self.x[images] * self.x.new_tensor(places)[:, None, None, None]

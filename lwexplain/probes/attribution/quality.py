@@ -1,0 +1,93 @@
+"""How far a method's maps can be trusted: completeness, insertion and deletion, sensitivity, randomisation."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lwexplain.probes.attribution.base import Explanation, Method, Network, rise_of
+from lwexplain.probes.attribution.curves import deletion_areas, insertion_areas, order_of, random_areas
+from lwexplain.probes.attribution.memory import Chunker
+from lwexplain.probes.attribution.randomisation import has_weights, randomised, rank_correlations
+
+EPSILON = 1e-3  # logit differences below this count as this much in the residual
+NOISE_RADIUS = 0.02  # in units of the normalised images
+NOISE_DRAWS = 2
+
+
+def residuals(totals: Tensor, rise: Tensor) -> Tensor:
+    """|total - rise| / max(|rise|, 1e-3) per image, rise = f(x) - f(0): what completeness is off by."""
+    return (totals.double() - rise).abs() / rise.abs().clamp(min=EPSILON)
+
+
+@dataclass
+class Subject:
+    """What is explained: a network, images (N, C, H, W), the classes explained (N,), and what the checks share."""
+
+    network: Network
+    images: Tensor
+    targets: Tensor
+    chunker: Chunker
+    seed: int
+
+    def __post_init__(self) -> None:
+        self._rise: Tensor | None = None
+        self._random: np.ndarray | None = None
+        self._shuffled: Network | None = None
+
+    def explain(self, method: Method) -> Explanation:
+        return method.explain(self.network, self.images, self.targets, self.chunker)
+
+    def residuals(self, found: Explanation) -> np.ndarray | None:
+        """Completeness residual (N,), None where it is not defined."""
+        if found.totals is None:
+            return None
+        if self._rise is None:
+            self._rise = rise_of(self.network, self.images, self.targets, self.chunker)
+        return residuals(found.totals, self._rise).numpy()
+
+    def gains(self, found: Explanation) -> tuple[np.ndarray, np.ndarray]:
+        """Insertion area above that of random orders, and deletion area below it: (N,) each, positive where the map
+        orders the pixels better than chance."""
+        about = (self.network, self.images, self.targets)
+        if self._random is None:
+            self._random = random_areas(*about, self.chunker, self.seed)
+        ranks = order_of(found.maps.numpy(), self.seed)
+        inserted = insertion_areas(*about, ranks, self.chunker)
+        deleted = deletion_areas(*about, ranks, self.chunker)
+        return inserted - self._random, self._random - deleted
+
+    def sensitivities(self, method: Method, found: Explanation) -> np.ndarray:
+        """Largest |map(x + noise) - map(x)| / |map(x)| (Euclidean norms) over a few draws of noise that is uniform in
+        [-0.02, 0.02]: (N,) (Yeh et al. 2019, eq. 2)."""
+        generator = torch.Generator().manual_seed(self.seed)
+        base = found.maps.double().flatten(1)
+        changes = []
+        for _ in range(NOISE_DRAWS):
+            noise = (torch.rand(self.images.shape, generator=generator) * 2 - 1) * NOISE_RADIUS
+            noisy = self.images + noise.to(self.images)
+            maps = method.explain(self.network, noisy, self.targets, self.chunker).maps
+            changes.append((maps.double().flatten(1) - base).norm(dim=1))
+        return (torch.stack(changes).amax(0) / base.norm(dim=1)).numpy()
+
+    def correlations(self, method: Method, found: Explanation) -> np.ndarray | None:
+        """Rank correlation (N,) of |maps| with those of the network with shuffled weights; None where there are no
+        weights to shuffle."""
+        if self._shuffled is None:
+            if not has_weights(self.network, self.images[:1]):
+                return None
+            self._shuffled = randomised(self.network, self.seed)
+        shuffled = method.explain(self._shuffled, self.images, self.targets, self.chunker)
+        return rank_correlations(found.maps.numpy(), torch.nan_to_num(shuffled.maps).numpy())
+
+
+def mean_interval(values: np.ndarray) -> tuple[float, float | None, float | None]:
+    """Mean over images and its 95 % interval by Student's t; no interval for fewer than two values."""
+    from scipy.stats import t
+
+    mean = float(values.mean())
+    if len(values) < 2:
+        return mean, None, None
+    half = float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    return mean, mean - half, mean + half
