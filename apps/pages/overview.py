@@ -8,12 +8,16 @@ import streamlit as st
 from run_picker import keep, open_by_explorer, restore
 from run_reader import CHART, friendly, plain
 
+from lwexplain.probes.sample_depth import confusion
 from lwexplain.run import Run
 from lwexplain.views import contents
 from lwexplain.views.costs import cost_figure
 from lwexplain.views.depth_curve import depth_figure
-from lwexplain.views.separability import panel_metrics, separability_figure
-from lwexplain.views.theme import COSTS
+from lwexplain.views.sample_depth import confusion_figure, sample_depth_figure, sample_depth_source, source_title
+from lwexplain.views.separability import panel_families, separability_figure
+from lwexplain.views.similarity import similarity_figure, similarity_metrics
+from lwexplain.views.single_classes import class_figure, closest_pairs
+from lwexplain.views.theme import COSTS, metric_title
 
 DECIDING = "the deciding one"
 
@@ -45,10 +49,13 @@ def show(run: Run, table: pd.DataFrame) -> None:
             show_card(advice, table)
     _show_failures(table)
     _show_depths(table, advice, tolerance)
-    if panel_metrics(table):
-        st.subheader("Separability over depth")
-        figure = separability_figure(table, depth=advice.depth if advice else None)
-        st.plotly_chart(figure, theme=None, key="separability", config=CHART)
+    _show_measures(table, advice.depth if advice else None)
+    with friendly("The depths of single samples"):
+        _show_samples(run, table, advice.depth if advice else None)
+    with friendly("The measures of single classes"):
+        _show_classes(table)
+    with friendly("The similarity of the stages"):
+        _show_similarity(table)
     if table["metric"].isin(COSTS).any():
         st.subheader("Cost of each depth")
         st.plotly_chart(
@@ -144,12 +151,68 @@ def _show_depths(table: pd.DataFrame, advice: Any, tolerance: float) -> None:
     )
 
 
+def _show_measures(table: pd.DataFrame, depth: int | None) -> None:
+    families = panel_families(table)
+    if not families:
+        return
+    st.subheader("Separability over depth, and other measures")
+    st.caption("Val split, with 95 % intervals where there are any; pale dotted lines are of train.")
+    for number, (heading, metrics) in enumerate(families.items()):
+        st.markdown(f"**{heading}**")
+        figure = separability_figure(table, metrics=metrics, depth=depth)
+        st.plotly_chart(figure, theme=None, key=f"measures_{number}", config=CHART)
+
+
+def _show_samples(run: Run, table: pd.DataFrame, depth: int | None) -> None:
+    source = sample_depth_source(table)
+    if source is None:
+        return
+    st.subheader("Single samples: at which depth they are right")
+    st.caption(f"By the {source_title(source)} of each stage, on the val split.")
+    st.plotly_chart(sample_depth_figure(table, source, depth=depth), theme=None, key="sample_depth", config=CHART)
+    with st.expander("What is taken for what"):
+        predictions = reader.predictions(run)
+        here = predictions[(predictions["source"] == source) & (predictions["split"] == "val")]
+        stages = here.drop_duplicates("depth").sort_values("depth")
+        names = [str(name) for name in stages["stage"]]
+        usual = stages.loc[stages["depth"] == depth, "stage"]
+        restore("confused_stage", str(usual.iloc[0]) if len(usual) else names[-1], names)
+        st.selectbox("Stage", names, key="confused_stage")
+        classes = contents.class_names(table)
+        counts = confusion(predictions, keep("confused_stage"), source=source, split="val", classes=classes)
+        st.plotly_chart(confusion_figure(counts, classes), theme=None, key="confusion", config=CHART)
+
+
+def _show_classes(table: pd.DataFrame) -> None:
+    figure, pairs = class_figure(table), closest_pairs(table)
+    if figure is None and pairs.empty:
+        return
+    st.subheader("Single classes")
+    if figure is not None:
+        st.caption("One row a class, one column a stage; the menu changes the measure.")
+        st.plotly_chart(figure, theme=None, key="classes", config=CHART)
+    if not pairs.empty:
+        st.caption(f"The pairs of classes that separate least, by their {contents.metric_name(pairs.attrs['metric'])}.")
+        st.dataframe(pairs, hide_index=True)
+
+
+def _show_similarity(table: pd.DataFrame) -> None:
+    metrics = similarity_metrics(table)
+    if not metrics:
+        return
+    st.subheader("How alike the stages are")
+    st.caption("Centred kernel alignment of every two stages: 1 where they hold the same, near 0 where nothing.")
+    for column, metric in zip(st.columns(2), metrics, strict=False):
+        column.markdown(f"**{metric_title(metric).title}**")
+        column.plotly_chart(similarity_figure(table, metric), theme=None, key=metric, config=CHART)
+
+
 def _show_further(table: pd.DataFrame) -> None:
     frame = contents.further_measurements(table)
     if frame.empty:
         return
     st.subheader("Further measurements")
-    st.caption("What no chart shows: other splits, single classes. One column a stage.")
+    st.caption("What no chart shows, other splits for example. One column a stage.")
     st.dataframe(frame, hide_index=True)
 
 

@@ -13,14 +13,19 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from lwexplain.errors import AdviceError, LwexplainError
+from lwexplain.probes.sample_depth import confusion
 from lwexplain.results import AttributionSet, list_embeddings, read_attributions
 from lwexplain.run import Run, atomic_path
 from lwexplain.views import contents
+from lwexplain.views.attribution_quality import EXPLANATION, attribution_quality
 from lwexplain.views.costs import cost_figure, human
 from lwexplain.views.depth_curve import depth_figure
 from lwexplain.views.embedding import embedding_overview
 from lwexplain.views.gallery import attribution_grid_html, invalid_reasons, legend_html
-from lwexplain.views.separability import panel_metrics, separability_figure
+from lwexplain.views.sample_depth import confusion_figure, sample_depth_figure, sample_depth_source, source_title
+from lwexplain.views.separability import panel_families, separability_figure
+from lwexplain.views.similarity import similarity_figure, similarity_metrics
+from lwexplain.views.single_classes import class_figure, closest_pairs
 from lwexplain.views.theme import COSTS
 from lwexplain.views.training_curves import training_figure
 
@@ -105,9 +110,17 @@ def render_report(run: Run) -> str:
         "curve": draw("Accuracy over depth", lambda: depth_figure(table, recommendation=advice, tolerance=within)),
         "depths": attempt("Table over depth", lambda: {split: _depth_rows(table, split) for split in _splits(table)})
         or {},
-        "panel": draw(
-            "Separability over depth", lambda: separability_figure(table, depth=depth) if panel_metrics(table) else None
-        ),
+        "panels": [
+            (heading, draw(heading, partial(separability_figure, table, metrics=metrics, depth=depth)))
+            for heading, metrics in (attempt("Measures over depth", lambda: panel_families(table)) or {}).items()
+        ],
+        "samples": attempt("Single samples", lambda: _samples(run, table, advice, classes, figures)),
+        "classes": draw("Single classes", lambda: class_figure(table)),
+        "pairs": attempt("Pairs of classes", lambda: _pairs(table)),
+        "similarities": [
+            (contents.metric_name(metric), draw(metric, partial(similarity_figure, table, metric)))
+            for metric in attempt("Similarity of the stages", lambda: similarity_metrics(table)) or []
+        ],
         "costs": draw(
             "Cost of each depth",
             lambda: cost_figure(table, depth=depth) if table["metric"].isin(COSTS).any() else None,
@@ -117,15 +130,11 @@ def render_report(run: Run) -> str:
         "embeddings": [
             part
             for method in attempt("Embeddings", lambda: list_embeddings(run)) or []
-            if (
-                part := attempt(
-                    f"Embedding {method}", partial(_embedding, run, method, stages, classes, depth, figures)
-                )
-            )
+            if (part := attempt(f"Embedding {method}", partial(_embedding, run, table, method, stages, depth, figures)))
         ],
         "attributions": [
             part
-            for method, draw_method in (attempt("Attributions", lambda: _attributions(run)) or {}).items()
+            for method, draw_method in (attempt("Attributions", lambda: _attributions(run, table)) or {}).items()
             if (part := attempt(f"Attribution {method}", draw_method))
         ],
         "further": attempt("Further measurements", lambda: _further(table)),
@@ -218,10 +227,40 @@ def _further(table: pd.DataFrame) -> dict[str, Any] | None:
     }
 
 
+def _samples(
+    run: Run, table: pd.DataFrame, advice: Any, classes: list[str], figures: _Figures
+) -> dict[str, Any] | None:
+    """At which depth samples are right, and the confusions at the recommended stage (without one, at the last)."""
+    source = sample_depth_source(table)
+    if source is None:
+        return None
+    depth = advice.depth if advice else None
+    predictions = contents.checked_predictions(run)
+    here = predictions[(predictions["source"] == source) & (predictions["split"] == "val")]
+    stages = here.drop_duplicates("depth").sort_values("depth")
+    chosen = stages[stages["depth"] == depth] if depth in set(stages["depth"]) else stages.tail(1)
+    stage = str(chosen["stage"].iloc[0])
+    counts = confusion(predictions, stage, source=source, split="val", classes=classes)
+    drawn = sample_depth_figure(table, source, depth=depth), confusion_figure(counts, classes)
+    figure, of_classes = map(figures.add, drawn)
+    return {"source": source_title(source), "figure": figure, "stage": stage, "confusion": of_classes}
+
+
+def _pairs(table: pd.DataFrame) -> dict[str, Any] | None:
+    frame = closest_pairs(table)
+    if frame.empty:
+        return None
+    return {
+        "metric": contents.metric_name(frame.attrs["metric"]),
+        "columns": list(frame.columns),
+        "rows": [list(row) for row in frame.itertuples(index=False, name=None)],
+    }
+
+
 def _embedding(
-    run: Run, method: str, stages: list[str], classes: list[str], depth: int | None, figures: _Figures
+    run: Run, table: pd.DataFrame, method: str, stages: list[str], depth: int | None, figures: _Figures
 ) -> dict[str, Any]:
-    shown = _few(stages, depth)
+    shown, classes = _few(stages, depth), contents.class_names(table)
     frame = contents.checked_embedding(run, method)
     samples = frame["sample"].drop_duplicates()
     most = max(1, MOST_POINTS // len(shown))
@@ -231,7 +270,8 @@ def _embedding(
         note = f"{most} of {len(samples)} samples are drawn."
     splits = ", ".join(sorted(map(str, frame["split"].unique())))
     figure = figures.add(embedding_overview(frame, shown, classes))
-    return {"method": method, "figure": figure, "splits": splits, "note": note}
+    quality = contents.layout_quality(table, method)
+    return {"method": method, "figure": figure, "splits": splits, "note": note, "quality": quality}
 
 
 def _few(stages: list[str], depth: int | None) -> list[str]:
@@ -244,22 +284,35 @@ def _few(stages: list[str], depth: int | None) -> list[str]:
     return [stages[index] for index in sorted(wanted)]
 
 
-def _attributions(run: Run) -> dict[str, Callable[[], dict[str, Any]]]:
+def _attributions(run: Run, table: pd.DataFrame) -> dict[str, Callable[[], dict[str, Any]]]:
     """What draws each method."""
     found = read_attributions(run)
     if found is None or found.attribution_images is None or found.attribution_labels is None:
         return {}
     pictures = (found.attribution_images, found.attribution_labels, found.summary["classes"])
-    return {method: partial(_attribution, item, *pictures) for method, item in found.attributions.items()}
+    return {
+        method: partial(_attribution, item, attribution_quality(table, method), *pictures)
+        for method, item in found.attributions.items()
+    }
 
 
-def _attribution(item: AttributionSet, images: np.ndarray, labels: np.ndarray, classes: list[str]) -> dict[str, Any]:
+def _attribution(
+    item: AttributionSet, quality: pd.DataFrame, images: np.ndarray, labels: np.ndarray, classes: list[str]
+) -> dict[str, Any]:
     rows = range(min(MOST_IMAGES, len(images)))
     return {
         "method": item.method,
         "grid": Markup(attribution_grid_html(item, images, labels, classes, rows=rows, side=64)),
         "legend": Markup(legend_html(item)),
         "invalid": invalid_reasons(item),
+        "quality": {
+            "columns": list(quality.columns),
+            "rows": [
+                ["" if value != value else value if isinstance(value, str) else f"{value:.3g}" for value in row]
+                for row in quality.itertuples(index=False, name=None)
+            ],
+            "explanation": EXPLANATION,
+        },
         "note": f"{MOST_IMAGES} of {len(images)} images are shown." if len(images) > MOST_IMAGES else "",
     }
 

@@ -52,7 +52,31 @@ def test_overview_states_the_recommendation_and_names_failed_probes(runs_folder:
     assert "Stop early: block" in text
     assert "Failed probes: broken_probe" in text
     assert {metric.label for metric in app.metric} >= {"Expected test accuracy", "Full depth", "Parameters saved"}
-    assert len(app.get("plotly_chart")) == 4  # depth curve, separability, costs, training
+    assert len(app.get("plotly_chart")) == 5  # depth curve, two families of measures, costs, training
+
+
+def test_overview_shows_classes_samples_and_similarities(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", pictures=False)
+    table = pd.read_parquet(run.metrics_path)
+    base = table[table["metric"] == "silhouette"]
+    parts = [base.assign(**{"class": name, "metric": "knn_accuracy", "value": 0.5}) for name in CLASSES]
+    parts += [base.assign(**{"class": "2 | 7", "metric": "fisher_ratio"})]
+    parts += [base.assign(**{"class": stage, "metric": "cka_linear", "value": 0.5}) for stage in STAGES]
+    parts += [base.assign(metric="head_first_correct", value=0.1)]
+    parts += [base.assign(metric="head_cumulative_correct", value=0.5)]
+    whole = pd.concat([table, *parts])
+    whole.attrs = table.attrs
+    whole.to_parquet(run.metrics_path)
+    app = visit(tmp_path)
+    text = said(app)
+    assert not app.error
+    assert "Single samples: at which depth they are right" in text
+    assert "The pairs of classes that separate least, by their Fisher ratio" in text
+    assert "How alike the stages are" in text
+    assert app.selectbox(key="confused_stage").value == "block4"
+    assert list(app.selectbox(key="confused_stage").options) == STAGES
+    app.selectbox(key="confused_stage").set_value("stem").run()
+    assert not app.exception
 
 
 def test_the_tolerance_slider_decides_anew_at_once(runs_folder: Path) -> None:

@@ -153,7 +153,7 @@ def test_a_section_that_cannot_be_drawn_becomes_a_line(tmp_path: Path, monkeypat
         "Recommendation",
         "Accuracy over depth",
         "Table over depth",
-        "Separability over depth",
+        "How well the classes separate",
         "Cost of each depth",
         "Training",
         "Embedding umap",
@@ -239,3 +239,48 @@ def test_the_report_says_what_training_took_and_copes_with_a_run_that_does_not_s
     assert "3.0 MiB of activations; the process took 700 MiB at most" in said
     run.update(costs={"images_per_second": "fast"})
     assert "images/s" not in Page(render_report(run)).said()
+
+
+def with_everything(run) -> None:
+    """Rows of single classes, of pairs, of stages against each other and of the depths of samples."""
+    table = pd.read_parquet(run.metrics_path)
+    base = table[table["metric"] == "silhouette"]
+    parts = [base.assign(**{"class": name, "metric": "knn_accuracy", "value": 0.5}) for name in CLASSES]
+    parts += [base.assign(**{"class": f"{a} | {b}", "metric": "fisher_ratio"}) for a, b in ("27", "49")]
+    parts += [base.assign(**{"class": stage, "metric": "cka_linear", "value": 0.5}) for stage in STAGES]
+    names = ("first_correct", "cumulative_correct", "right_early_wrong_late")
+    parts += [base.assign(metric=f"head_{name}", value=0.1) for name in names]
+    parts += [base.assign(metric=name, value=0.75) for name in ("trustworthiness", "pca_neighbors_kept")]
+    rewrite(run, lambda table: pd.concat([table, *parts]))
+
+
+def test_the_report_shows_classes_pairs_samples_and_similarities(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    with_everything(run)
+    text = render_report(run)
+    said = Page(text).said()
+    for piece in (
+        "Single samples: at which depth they are right By the trained head",
+        "What is taken for what at block4",
+        "Single classes",
+        "By their Fisher ratio, the worst first. stage 1. 2. stem 2 | 7 (-0.1)",
+        "How alike the stages are",
+        "linear CKA",
+        "Trustworthiness 0.75 to 0.75.",
+        "Share of neighbours kept 0.75 to 0.75.",
+    ):
+        assert piece in said, piece
+    assert "could not be read" not in said
+    assert "Further measurements" not in said
+
+
+def test_measures_of_a_thousand_classes_leave_the_report_small(tmp_path: Path) -> None:
+    classes = [f"class {k}" for k in range(1000)]
+    run = make_run(tmp_path / "run", classes=classes, pictures=False)
+    size = len(render_report(run))
+    base = pd.read_parquet(run.metrics_path)
+    base = base[base["metric"] == "silhouette"]
+    names = ("knn_accuracy", "silhouette", "dsi")
+    parts = [base.assign(**{"class": name, "metric": metric}) for name in classes for metric in names]
+    rewrite(run, lambda table: pd.concat([table, *parts]))
+    assert len(render_report(run)) < size + 200_000
