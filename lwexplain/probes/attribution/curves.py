@@ -26,57 +26,53 @@ def random_orders(count: int, pixels: int, seed: int) -> np.ndarray:
     return np.concatenate([ranks, pixels - 1 - ranks])
 
 
-def insertion_areas(
-    network: Network, images: Tensor, targets: Tensor, ranks: np.ndarray, chunker: Chunker, steps: int = CURVE_STEPS
-) -> np.ndarray:
-    """Area under the insertion curve per image: (N,) in [0, 1].
+class Curves:
+    """The curves of some images: probability (softmax) of the target over the share of pixels inserted, from 0 to 1 in
+    equal steps, on the zero image. Areas (N,) lie in [0, 1], by trapezoids.
 
-    The curve is the probability (softmax) of the target as pixels are put onto the zero image in the order of
-    ``ranks`` (N, H*W), over the share of pixels from 0 to 1 in ``steps`` equal steps; the area by trapezoids.
+    ``images`` (N, C, H, W), ``targets`` (N,). The ends of the curves, which are the same for every order, are computed
+    once.
     """
-    n, pixels = ranks.shape
-    rank = torch.from_numpy(ranks).to(images.device).view(n, 1, *images.shape[-2:])
-    counts = torch.linspace(0, pixels, steps + 1).round().long()
-    rows = torch.arange(n * (steps + 1), device=images.device)
-    counts = counts.to(images.device).repeat(n)
 
-    def probability(row: Tensor) -> Tensor:
-        image = row // (steps + 1)
-        inserted = images[image] * (rank[image] < counts[row, None, None, None])
-        return network(inserted).softmax(1).gather(1, targets[image][:, None])[:, 0]
+    def __init__(
+        self, network: Network, images: Tensor, targets: Tensor, chunker: Chunker, steps: int = CURVE_STEPS
+    ) -> None:
+        self.network, self.images, self.targets, self.chunker, self.steps = network, images, targets, chunker, steps
+        every = np.tile(np.arange(images.shape[-2] * images.shape[-1]), (len(images), 1))
+        self.ends = self._probabilities(every, [0, every.shape[1]])
 
-    with torch.no_grad():
-        curve = torch.cat(chunker.run(probability, rows)).double().cpu().view(n, steps + 1)
-    return torch.trapezoid(curve, dx=1 / steps, dim=1).numpy()
+    def insertion_areas(self, ranks: np.ndarray) -> np.ndarray:
+        """Areas as pixels are inserted in the order of ``ranks`` (N, H*W)."""
+        counts = np.linspace(0, ranks.shape[1], self.steps + 1).round().astype(int)[1:-1]
+        inner = self._probabilities(ranks, counts.tolist())
+        curve = torch.cat([self.ends[:, :1], inner, self.ends[:, 1:]], dim=1)
+        return torch.trapezoid(curve, dx=1 / self.steps, dim=1).numpy()
 
+    def deletion_areas(self, ranks: np.ndarray) -> np.ndarray:
+        """Areas as pixels are set to zero in the order of ``ranks``: to delete in one order is to insert in the reverse
+        one, read backwards."""
+        return self.insertion_areas(ranks.shape[1] - 1 - ranks)
 
-def deletion_areas(
-    network: Network, images: Tensor, targets: Tensor, ranks: np.ndarray, chunker: Chunker, steps: int = CURVE_STEPS
-) -> np.ndarray:
-    """Area under the deletion curve per image: pixels set to zero in the order of ``ranks``.
+    def random_areas(self, seed: int, orders: int = RANDOM_ORDERS) -> np.ndarray:
+        """Mean area over random orders and their reverses, which is that of insertion and of deletion alike."""
+        pixels = self.images.shape[-2] * self.images.shape[-1]
+        drawn = random_orders(orders, pixels, seed)
+        return np.mean([self.insertion_areas(np.tile(ranks, (len(self.images), 1))) for ranks in drawn], axis=0)
 
-    To delete in one order is to insert in the reverse one, read backwards; the areas are the same.
-    """
-    return insertion_areas(network, images, targets, ranks.shape[1] - 1 - ranks, chunker, steps)
+    def _probabilities(self, ranks: np.ndarray, counts: list[int]) -> Tensor:
+        """Probability of the target with the first ``counts`` pixels inserted: (N, len(counts)) float64 on the CPU."""
+        device = self.images.device
+        rank = torch.from_numpy(ranks).to(device).view(len(ranks), 1, *self.images.shape[-2:])
+        kept = torch.tensor(counts, device=device).repeat(len(ranks))
 
+        def probability(row: Tensor) -> Tensor:
+            image = row // len(counts)
+            inserted = self.images[image] * (rank[image] < kept[row, None, None, None])
+            return self.network(inserted).softmax(1).gather(1, self.targets[image][:, None])[:, 0]
 
-def random_areas(
-    network: Network,
-    images: Tensor,
-    targets: Tensor,
-    chunker: Chunker,
-    seed: int,
-    *,
-    orders: int = RANDOM_ORDERS,
-    steps: int = CURVE_STEPS,
-) -> np.ndarray:
-    """Mean area (N,) over random orders and their reverses, which is that of insertion and of deletion alike."""
-    pixels = images.shape[-2] * images.shape[-1]
-    areas = [
-        insertion_areas(network, images, targets, np.tile(ranks, (len(images), 1)), chunker, steps)
-        for ranks in random_orders(orders, pixels, seed)
-    ]
-    return np.mean(areas, axis=0)
+        with torch.no_grad():
+            found = self.chunker.run(probability, torch.arange(len(kept), device=device))
+        return torch.cat(found).double().cpu().view(len(ranks), len(counts))
 
 
 def _ranks(order: np.ndarray) -> np.ndarray:

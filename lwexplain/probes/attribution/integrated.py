@@ -11,7 +11,7 @@ from lwexplain.probes.attribution.memory import Chunker
 
 FIRST_STEPS = 24
 MOST_STEPS = 1024
-QUICK_STEPS = 8
+QUICK_STEPS = 6
 SHORTEST = 1e-6  # of the path; a shorter segment is within rounding, and its error is that of a jump
 MAX_RESIDUAL = 0.01  # of the logit difference f(x) - f(0)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lwexplain.probes.attribution.base import Explanation, Method, Network, rise_of
-from lwexplain.probes.attribution.curves import deletion_areas, insertion_areas, order_of, random_areas
+from lwexplain.probes.attribution.curves import Curves, order_of
 from lwexplain.probes.attribution.memory import Chunker
 from lwexplain.probes.attribution.randomisation import has_weights, randomised, rank_correlations
 
@@ -33,6 +33,7 @@ class Subject:
 
     def __post_init__(self) -> None:
         self._rise: Tensor | None = None
+        self._curves: Curves | None = None
         self._random: np.ndarray | None = None
         self._shuffled: Network | None = None
 
@@ -50,13 +51,11 @@ class Subject:
     def gains(self, found: Explanation) -> tuple[np.ndarray, np.ndarray]:
         """Insertion area above that of random orders, and deletion area below it: (N,) each, positive where the map
         orders the pixels better than chance."""
-        about = (self.network, self.images, self.targets)
-        if self._random is None:
-            self._random = random_areas(*about, self.chunker, self.seed)
+        if self._curves is None or self._random is None:
+            self._curves = Curves(self.network, self.images, self.targets, self.chunker)
+            self._random = self._curves.random_areas(self.seed)
         ranks = order_of(found.maps.numpy(), self.seed)
-        inserted = insertion_areas(*about, ranks, self.chunker)
-        deleted = deletion_areas(*about, ranks, self.chunker)
-        return inserted - self._random, self._random - deleted
+        return self._curves.insertion_areas(ranks) - self._random, self._random - self._curves.deletion_areas(ranks)
 
     def sensitivities(self, method: Method, found: Explanation) -> np.ndarray:
         """Largest |map(x + noise) - map(x)| / |map(x)| (Euclidean norms) over a few draws of noise that is uniform in

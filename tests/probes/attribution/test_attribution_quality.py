@@ -8,7 +8,7 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from lwexplain.probes.attribution.base import Explanation, Method, network_of_model, network_of_stage
-from lwexplain.probes.attribution.curves import deletion_areas, insertion_areas, order_of, random_areas, random_orders
+from lwexplain.probes.attribution.curves import Curves, order_of, random_orders
 from lwexplain.probes.attribution.gradients import Saliency
 from lwexplain.probes.attribution.memory import Chunker
 from lwexplain.probes.attribution.quality import Subject, mean_interval, residuals
@@ -53,13 +53,14 @@ def test_where_one_pixel_decides_its_map_has_the_best_areas() -> None:
     best[:, 0, 0] = 1
     steps = 16
     # one pixel a step: all of the curve but the first step, which rises from 0 to 1
-    first = insertion_areas(network, images, targets, order_of(best, 0), Chunker(), steps)
+    curves = Curves(network, images, targets, Chunker(), steps)
+    first = curves.insertion_areas(order_of(best, 0))
     assert first == pytest.approx([1 - 0.5 / steps] * 2, abs=1e-6)
-    last = insertion_areas(network, images, targets, order_of(-best, 0), Chunker(), steps)
+    last = curves.insertion_areas(order_of(-best, 0))
     assert last == pytest.approx([0.5 / steps] * 2, abs=1e-6)
-    deleted = deletion_areas(network, images, targets, order_of(best, 0), Chunker(), steps)
+    deleted = curves.deletion_areas(order_of(best, 0))
     assert deleted == pytest.approx([0.5 / steps] * 2, abs=1e-6)
-    random = random_areas(network, images, targets, Chunker(), 0, orders=40, steps=steps)
+    random = curves.random_areas(0, orders=40)
     assert random == pytest.approx([0.5] * 2, abs=1e-6)  # an order and its reverse stand for each other
     subject = Subject(network, images, targets, Chunker(), 0)
     inserted, taken = subject.gains(Explanation(torch.from_numpy(best)))
@@ -77,8 +78,8 @@ def test_areas_equal_a_direct_computation(size: int) -> None:
     maps = np.random.default_rng(0).normal(size=(4, 8, 8))
     ranks = order_of(maps, 0)
     assert all(sorted(row) == list(range(64)) for row in ranks)
-    for inserting, function in ((True, insertion_areas), (False, deletion_areas)):
-        found = function(subject.network, subject.images, subject.targets, ranks, Chunker(size), 8)
+    curves = Curves(subject.network, subject.images, subject.targets, Chunker(size), 8)
+    for inserting, found in ((True, curves.insertion_areas(ranks)), (False, curves.deletion_areas(ranks))):
         for i in range(4):
             curve = []
             descending = np.sort(maps[i].ravel())[::-1]
