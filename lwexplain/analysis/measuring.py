@@ -37,11 +37,13 @@ def measure(
     wanted = {name: probe for name, probe in chosen.items() if name not in parts}
     if wanted and not world.is_alone:
         _sum_moments(stages, world)
+    begun = not world.is_main
     for done, (name, probe) in enumerate(_quiet_first(wanted).items()):
         if tell:
             tell(name, done, len(wanted))
-        if not getattr(probe, "needs_quiet", False) and world.is_main:
+        if not begun and not _needs_quiet(probe):
             _begin(wanted, stages)
+            begun = True
         found = _run(name, probe, stages, world)
         part = Part(name, settings_of(probe), found)
         if fits := fits_of(stages, name):
@@ -101,7 +103,11 @@ def _kept(store: PartStore | None, name: str, probe: Any) -> Part | None:
 
 def _quiet_first(probes: Mapping[str, Any]) -> dict[str, Any]:
     """Probes that read the clock come first, before anything runs beside them."""
-    return dict(sorted(probes.items(), key=lambda item: not getattr(item[1], "needs_quiet", False)))
+    return dict(sorted(probes.items(), key=lambda item: not _needs_quiet(item[1])))
+
+
+def _needs_quiet(probe: Any) -> bool:
+    return bool(getattr(probe, "needs_quiet", False))
 
 
 def _begin(probes: Mapping[str, Any], stages: Sequence[StageData]) -> None:
