@@ -17,6 +17,7 @@ _HOMES = {
     "report": "lwexplain.api",
     "compare": "lwexplain.api",
     "similarity": "lwexplain.api",
+    "attribute": "lwexplain.probes.attribution.loader",
     "Config": "lwexplain.config",
     "load_config": "lwexplain.config",
     "Run": "lwexplain.run",
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from lwexplain.config import load_config as load_config
     from lwexplain.errors import LwexplainError as LwexplainError
     from lwexplain.models.staged import StagedModel as StagedModel
+    from lwexplain.probes.attribution.loader import attribute as attribute
     from lwexplain.probes.base import Measurement as Measurement
     from lwexplain.probes.base import Probe as Probe
     from lwexplain.probes.base import StageData as StageData

@@ -12,8 +12,11 @@ from processes import Pair, fork_server
 
 import lwexplain as lw
 from lwexplain.analysis import of_run
+from lwexplain.analysis.measuring import settings_of
 from lwexplain.capture import store
 from lwexplain.errors import RunError
+from lwexplain.probes.base import PROBES
+from lwexplain.probes.engine import built_in_probes
 from lwexplain.results import read_analysis
 from lwexplain.run import Run
 
@@ -93,6 +96,13 @@ def test_nothing_that_is_kept_is_computed_again(another, monkeypatch):
     analyze(path, ["linear", "collapse"])
     monkeypatch.setattr(of_run, "load_data", forbidden)
     assert len(lw.analyze(path, ["linear", "collapse"])) == len(lw.analyze(path, ["collapse"]))
+
+
+def test_the_results_of_every_built_in_probe_last():
+    for name in built_in_probes():
+        probe = PROBES.create(name)
+        assert settings_of(probe) is not None, name
+        assert settings_of(probe) == settings_of(PROBES.create(name)), name
 
 
 def test_a_probe_with_other_settings_is_measured_again(another):

@@ -55,7 +55,7 @@ PART_OF_PROBE = {
     "attribution": "attribution",
 }
 PARTS = ("imports", "extraction", "linear probe", "nearest neighbours", "indices", "umap", "attribution", "other")
-ATTRIBUTION = {"steps": 50}  # Captum's default for integrated gradients
+ATTRIBUTION = {"methods": ["integrated_gradients"], "checks": ["completeness"]}  # as many steps as completeness needs
 LEFT_OUT = ("umap", "attribution")
 
 

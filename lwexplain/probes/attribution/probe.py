@@ -1,6 +1,7 @@
 """The probe: which pixels a stage's prediction rests on, by several methods, each with its quality."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,6 +62,12 @@ class AttributionMaps:
         if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
             raise ProbeError(f"attribution: chunk is {chunk!r}; expected a whole number from 1, or None")
         self.checks, self.chunk = frozenset(checks), chunk
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the maps and their quality; the chunk does not."""
+        methods = [{"class": type(method).__qualname__, **vars(method)} for method in self.methods]
+        return {"methods": methods, "checks": sorted(self.checks)}
 
     def measure(self, stage: StageData) -> list[Attribution | Measurement]:
         if stage.images is None:
