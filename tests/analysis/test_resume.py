@@ -25,7 +25,7 @@ SMALL = {
     "model": {"name": "cnn", "width": 4, "options": {"depth": 3}},
     "training": {"strategy": "greedy", "epochs": 1, "head": "conv", "optimizer": {"lr": 0.05}},
 }
-PROBES = ["head", "linear", "knn", "ncm", "separability", "collapse", "geometry", "similarity", "pca"]
+CHOSEN = ["head", "linear", "knn", "ncm", "separability", "collapse", "geometry", "similarity", "pca"]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def another(trained, tmp_path):
 
 
 def analyze(path, probes=None):
-    lw.analyze(path, probes or PROBES, quiet=True)
+    lw.analyze(path, probes or CHOSEN, quiet=True)
     return path
 
 
