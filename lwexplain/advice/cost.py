@@ -19,7 +19,7 @@ from lwexplain.models.site import Site
 from lwexplain.models.staged import StagedModel
 from lwexplain.probes.base import Measurement, StageData
 
-LATENCY_SECONDS = 0.3
+LATENCY_SECONDS = 0.15
 """Time spent on each network."""
 
 LATENCY_ROUNDS = (10, 200)

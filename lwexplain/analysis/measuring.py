@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from lwexplain.analysis.cores import Cores
 from lwexplain.analysis.parts import Part, PartStore
 from lwexplain.probes.base import PROBES, Probe, ProbeOfAllStages, StageData
 from lwexplain.probes.engine import FAILURES, ProbeRun, merged, resolve_probes, run_probes
@@ -20,13 +21,14 @@ def measure(
     *,
     store: PartStore | None = None,
     world: World | None = None,
+    cores: Cores | None = None,
     tell: Tell | None = None,
 ) -> list[Part]:
     """The parts of ``probes``: from ``store`` where they were made with the same settings before, else measured.
 
-    ``tell(probe name, done, total)`` hears of each step. Of several processes every one calls this alike and holds all
-    ``stages``: probes that see one stage at a time share the stages out, those that are ``collective`` run in all, the
-    others in the first, which also keeps the parts.
+    ``tell(probe name, done, total)`` hears of each step, before which ``cores`` are shared. Of several processes every
+    one calls this alike and holds all ``stages``: probes that see one stage at a time share the stages out, those that
+    are ``collective`` run in all, the others in the first, which also keeps the parts.
     """
     world = world or World()
     unusable: list[dict[str, str | None]] = []
@@ -44,6 +46,8 @@ def measure(
         if not begun and not _needs_quiet(probe):
             _begin(wanted, stages)
             begun = True
+        if cores:
+            cores.share()
         found = _run(name, probe, stages, world)
         part = Part(name, settings_of(probe), found)
         if fits := fits_of(stages, name):
@@ -81,6 +85,22 @@ def settings_of(probe: Any) -> dict[str, Any] | None:
     except (TypeError, ValueError):
         return None
     return {"class": f"{kind.__module__}.{kind.__qualname__}", "from": origin[0] if origin else None, "values": plain}
+
+
+def made_ready(probes: Sequence[str | Probe], store: PartStore) -> list[Any]:
+    """The same probes, built-in ones as objects; those whose own process takes long to start start it, unless what they
+    would find is in ``store``."""
+    made = [
+        PROBES.create(probe) if isinstance(probe, str) and PROBES.origin(probe) is None else probe for probe in probes
+    ]
+    for probe in made:
+        prepare = getattr(probe, "prepare", None)
+        if callable(prepare) and _kept(store, str(getattr(probe, "name", "")), probe) is None:
+            try:
+                prepare()
+            except FAILURES:  # said when the probe itself runs
+                continue
+    return made
 
 
 def is_lasting(part: Part) -> bool:

@@ -13,7 +13,8 @@ import lwexplain
 from lwexplain.advice.cost import CostProbe
 from lwexplain.advice.receptive_field import ReceptiveFieldProbe
 from lwexplain.analysis.assembly import assembled
-from lwexplain.analysis.measuring import is_lasting, measure
+from lwexplain.analysis.cores import shared_cores
+from lwexplain.analysis.measuring import is_lasting, made_ready, measure
 from lwexplain.analysis.parts import Part, PartStore
 from lwexplain.analysis.stages import add_sample_images, chance_level, stages_of
 from lwexplain.capture.extract import Captured
@@ -44,7 +45,7 @@ def load_trained(run: Run, data: DataSplits, device: torch.device) -> tuple[Stag
     config = load_config(run.config())
     model = build_trainable(config, data.shape, data.num_classes)
     digest = load_final_weights(run, model)
-    return model.to(device).eval(), digest
+    return model.to(device).to(memory_format=torch.channels_last).eval(), digest
 
 
 def analyze_run(
@@ -61,6 +62,8 @@ def analyze_run(
     started = time.perf_counter()
     world = world or World()
     config = load_config(run.config())
+    store = PartStore(run.analysis / "parts", key.to_dict())
+    ready = made_ready(probes, store) if world.is_main else list(probes)
     data = load_data(config.data, config.seed)
     if key.max_samples is not None and key.max_samples < data.num_classes:
         raise CaptureError(
@@ -78,9 +81,21 @@ def analyze_run(
         with world.first_alone():
             if world.is_main:
                 stack.enter_context(run.lock("lwexplain analyze"))
+        cores = stack.enter_context(shared_cores(ready))
         names = model.names[: run.manifest["trained_depth"]]
         positions = {split: _positions(getattr(data, split), key.max_samples, config.seed) for split in SPLITS}
-        capture = RunCapture(model, names, data, positions, where, config.seed, memory, world, key.pooling)
+        capture = RunCapture(
+            model,
+            names,
+            data,
+            positions,
+            where,
+            config.seed,
+            memory,
+            world,
+            key.pooling,
+            before_batch=cores.share,
+        )
         captured, precision = _captured(run, key, capture)
         subsampled = frozenset(split for split in SPLITS if len(positions[split]) < len(getattr(data, split)))
         stages = stages_of(
@@ -93,7 +108,6 @@ def analyze_run(
             subsampled=subsampled,
         )
         add_sample_images(stages, model, data, config.seed, where)
-        store = PartStore(run.analysis / "parts", key.to_dict())
         costs: list[Any] = [CostProbe(model, names), ReceptiveFieldProbe(model, names, data.shape)]
         with Progress("analyze", 1, quiet=quiet if world.is_main else True) as progress:
 
@@ -101,7 +115,7 @@ def analyze_run(
                 progress.describe(f"analyze: {name}")
                 progress.move_to(done, total)
 
-            parts = measure(stages, [*costs, *probes], store=store, world=world, tell=tell)
+            parts = measure(stages, [*costs, *ready], store=store, world=world, cores=cores, tell=tell)
         parts = [*_others(store, parts), *parts]
         result = _assembled(stages, parts, config, precision)
         _add_pictures(result, stages, data, captured["val"])

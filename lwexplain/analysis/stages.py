@@ -58,7 +58,7 @@ def add_sample_images(
     positions = stratified_subset(data.val.labels, size, seed)[: 2 * SAMPLE_IMAGES]
     order = data.val.labels[positions].argsort(stable=True)
     images = data.val.subset(positions[order])
-    batches = Batches(images, len(images), mean=data.mean, std=data.std, seed=seed, device=device)
+    batches = Batches(images, len(images), mean=data.mean, std=data.std, seed=seed, device=device, channels_last=True)
     x, _, _ = next(iter(batches.epoch()))
     for stage in stages:
         stage.images = x

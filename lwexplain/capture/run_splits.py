@@ -1,6 +1,6 @@
 """Capture the splits of a trained run into its feature store, shard by shard, shared out among processes."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -61,6 +61,7 @@ class RunCapture:
     """Captures stages of ``model`` for the samples at ``positions[split]`` of ``data``.
 
     ``working_bytes`` bounds the activations of a batch; every process of ``world`` calls ``split`` alike.
+    ``before_batch`` is called before each.
     """
 
     model: StagedModel
@@ -73,6 +74,7 @@ class RunCapture:
     world: World = field(default_factory=World)
     pooling: Pooling = "mean"
     precision: Precision = field(default_factory=Precision)
+    before_batch: Callable[[], None] = lambda: None
 
     def split(self, name: str, store: StoredSplit) -> None:
         """Fill the shards that are missing. Raises CaptureError and RunError; in several processes all of them do."""
@@ -114,12 +116,16 @@ class RunCapture:
         positions = torch.cat([self.positions[split][store.shards[number]] for number in shards])
         with self._reader(self.precision.dtype) as read:
             parts = _regrouped(
-                (read(item) for item in self._batches(split, positions).epoch()),
+                (self._read(read, item) for item in self._batches(split, positions).epoch()),
                 [store.shards[number].stop - store.shards[number].start for number in shards],
             )
             for number, part in zip(shards, parts, strict=True):
                 part.index = self.positions[split][store.shards[number]].numpy()
                 store.add(number, part)
+
+    def _read(self, read: Reader, item: Any) -> Captured:
+        self.before_batch()
+        return read(item)
 
     def _reader(self, dtype: torch.dtype) -> AbstractContextManager[Reader]:
         heads = {
