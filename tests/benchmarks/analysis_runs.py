@@ -48,26 +48,26 @@ def narrow_run(large_split: str, work: Path | None, *, tiny: bool) -> Run:
 # ---------------------------------------------------------------- one network for two scripts
 
 
-def prepare(work: Path, train: int, held_out: int, test: int, epochs: int) -> Run:
+def prepare(work: Path, train: int, val: int, test: int, epochs: int) -> Run:
     """A ResNet-18 of full width trained on ``train`` images of Fashion-MNIST, for lwexplain and without it.
 
-    Returns the run; its val split are the ``held_out`` images. Beside it lie ``images.npz`` (uint8 images and labels
-    of the three splits, mean and standard deviation of the pixels in [0, 1]) and ``weights.pt``, the same weights
-    under the names of torchvision's ResNet-18.
+    Returns the run. Beside it lie ``images.npz`` (uint8 images and labels of train and val together as ``train`` and of
+    ``test``, mean and standard deviation of the pixels in [0, 1]) and ``weights.pt``, the same weights under the names
+    of torchvision's ResNet-18.
     """
     source = work / "idx"
     if not (work / "run").exists():
-        _write_part_of_fashion_mnist(source, train + held_out, test)
+        _write_part_of_fashion_mnist(source, train + val, test)
     overrides = {
         "data.root": str(source.resolve()),
-        "data.val_fraction": held_out / (train + held_out),
+        "data.val_fraction": val / (train + val),
         "model.width": 64,
         "training.epochs": epochs,
     }
     run = trained_run(work / "run", overrides)
     config = load_config(run.config())
     data = load_data(config.data, config.seed)
-    if [len(data.train), len(data.val), len(data.test or ())] != [train, held_out, test]:
+    if [len(data.train), len(data.val), len(data.test or ())] != [train, val, test]:
         raise SystemExit(f"{work} was made for other numbers of images; name another folder with --work")
     _write_arrays(work / "images.npz", data)
     torch.save(_as_torchvision(run, config, data), work / "weights.pt")
@@ -94,9 +94,10 @@ def _write_idx(path: Path, values: Tensor) -> None:
 
 def _write_arrays(path: Path, data: DataSplits) -> None:
     arrays: dict[str, Any] = {"mean": np.array(data.mean), "std": np.array(data.std)}
-    for name, part in (("train", data.train), ("held_out", data.val), ("test", data.test)):
-        assert isinstance(part, ImageArrays)
-        arrays |= {f"{name}_images": part.images.numpy(), f"{name}_labels": part.labels.numpy()}
+    for name, parts in (("train", (data.train, data.val)), ("test", (data.test,))):
+        assert all(isinstance(part, ImageArrays) for part in parts)
+        arrays[f"{name}_images"] = torch.cat([part.images for part in parts]).numpy()  # type: ignore[union-attr]
+        arrays[f"{name}_labels"] = torch.cat([part.labels for part in parts]).numpy()  # type: ignore[union-attr]
     np.savez(path, **arrays)
 
 

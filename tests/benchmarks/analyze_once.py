@@ -71,7 +71,7 @@ class Watched:
 
 
 class KeptFeatures:
-    """A probe that writes the val features of each stage to ``folder/STAGE.npy``."""
+    """A probe that writes the test features of each stage to ``folder/STAGE.npy``."""
 
     name = "kept_features"
 
@@ -80,7 +80,7 @@ class KeptFeatures:
 
     def measure(self, stage: lw.StageData) -> dict[str, float]:
         self.folder.mkdir(parents=True, exist_ok=True)
-        np.save(self.folder / f"{stage.name}.npy", stage.features["val"])
+        np.save(self.folder / f"{stage.name}.npy", stage.features["test"])
         return {}
 
 
@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--max-samples", type=int, required=True)
     parser.add_argument("--mem-limit", help="as for lwexplain analyze")
     parser.add_argument("--options", type=json.loads, default={}, help='JSON, e.g. {"attribution": {"steps": 50}}')
-    parser.add_argument("--keep-features", type=Path, help="folder for the val features of every stage")
+    parser.add_argument("--keep-features", type=Path, help="folder for the test features of every stage")
     parser.add_argument("--watch-memory", action="store_true")
     parser.add_argument("--count-images", action="store_true")
     parser.add_argument("--out", type=Path, required=True)
