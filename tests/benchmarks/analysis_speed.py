@@ -68,7 +68,7 @@ def against_own_script(
     run = prepare(work, *sizes, epochs)
     seconds: dict[str, list[dict[str, float]]] = {"lwexplain": [], "own_script": []}
     threads = options.threads
-    on_test = dict.fromkeys(("separability", "pca", "umap"), {"split": "test"})
+    on_test = {name: {"split": "test"} for name in ("separability", "pca", "umap")}
     of_probes = json.dumps({"attribution": options.attribution, **on_test})
     for _ in range(options.runs):
         with unanalyzed_copy(run) as copy, tempfile.TemporaryDirectory() as kept:
