@@ -1,5 +1,6 @@
 """Two-dimensional layouts of the samples, stage by stage, in which points keep their place."""
 
+import contextlib
 import hashlib
 import importlib.util
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,6 @@ from lwexplain.errors import ProbeError
 from lwexplain.probes.base import PROBES, Embedding, Measurement, StageData
 from lwexplain.probes.layout import align, layout_shift, principal_components
 from lwexplain.probes.layout_quality import neighbourhood_quality
-from lwexplain.probes.splits import let_go, read_split
 from lwexplain.probes.umap_layout import MAX_DIMENSIONS, Options
 from lwexplain.probes.umap_process import UmapProcess
 
@@ -63,12 +63,14 @@ class Umap:
     moved since the stage before (``layout.layout_shift``). Features of more than 50 dimensions are reduced to 50
     principal components for UMAP, not for the metrics. The same seed gives the same layout.
 
-    ``begin(stages)`` starts the process and returns at once, so that it computes beside other probes;
-    ``measure_all`` of the same features then waits for it. ``backend`` is ``umap`` (umap-learn, one CPU thread),
+    ``prepare()`` starts the process before there are stages, so that umap-learn is imported and compiled meanwhile;
+    ``begin(stages)`` gives it its work and returns at once, so that it computes beside other probes; ``measure_all``
+    of the same features then waits for it. Each does what was left out before, and the layouts are the same. A
+    process ends with ``end()`` and with this object. ``backend`` is ``umap`` (umap-learn, one CPU thread),
     ``torchdr`` (on the stages' device) or ``auto``: torchdr on CUDA where it is installed.
 
     Raises ProbeError where there are fewer than 5 samples, torchdr is missing, or the process fails or takes longer
-    than ``timeout`` seconds.
+    than ``timeout`` seconds from ``begin`` on.
     """
 
     name = "umap"
@@ -86,28 +88,53 @@ class Umap:
             raise ProbeError(f"umap: backend {backend!r} is none of {', '.join(BACKENDS)}")
         self.split, self.max_samples, self.backend = split, max_samples, backend
         self.neighbors, self.epochs, self.timeout = neighbors, epochs, timeout
-        self._begun: tuple[str, UmapProcess] | None = None  # what it computes, and the process
+        self._process: UmapProcess | None = None
+        self._begun: str | None = None  # the fingerprint of what the process computes
+
+    def prepare(self) -> None:
+        """Start the process, which compiles and then waits for ``begin``, unless there is one; not for torchdr.
+
+        With ``auto`` the device decides, which is not known yet: ``begin`` ends a process that is of no use.
+        """
+        if self._process is None and self.backend != "torchdr":
+            with contextlib.suppress(OSError):  # begin meets it again, and lets it out
+                self._process = UmapProcess()
 
     def begin(self, stages: Sequence[StageData]) -> None:
-        """Start the process for these stages, unless it runs already; one begun for others is ended."""
+        """Have the process compute these stages, unless it does already; one begun for others is ended."""
         samples = choose_samples(stages, self.split, self.max_samples)
         options = self._options(stages[0], len(samples))
         key = _fingerprint(options, _rows(stages, self.split, samples))
-        if self._begun is None or self._begun[0] != key:
+        if self._begun == key:
+            return
+        if self._begun is not None or options.backend == "torchdr":
             self.end()
-            self._begun = key, UmapProcess(_rows(stages, self.split, samples), options)
+        self._process = self._process or UmapProcess(options.backend)
+        try:
+            self._process.compute(_rows(stages, self.split, samples), options)
+        except BaseException:
+            self.end()
+            raise
+        self._begun = key
+
+    def is_busy(self) -> bool:
+        """Whether a process of this probe is compiling or computing now."""
+        process = self._process
+        return process is not None and process.is_busy()
 
     def end(self) -> None:
-        """End a process that was begun and not waited for."""
-        if self._begun is not None:
-            self._begun[1].end()
-        self._begun = None
+        """End a process that was prepared or begun and not waited for."""
+        if self._process is not None:
+            self._process.end()
+        self._process = self._begun = None
 
     def measure_all(self, stages: Sequence[StageData]) -> dict[str, Layout]:
-        self.begin(stages)
-        assert self._begun is not None
-        process, self._begun = self._begun[1], None
-        found = process.layouts(self.timeout)
+        try:
+            self.begin(stages)
+            assert self._process is not None
+            found = self._process.layouts(self.timeout)
+        finally:
+            self.end()
 
         samples = choose_samples(stages, self.split, self.max_samples)
         options = self._options(stages[0], len(samples))
@@ -153,6 +180,8 @@ def choose_samples(stages: Sequence[StageData], split: str, most: int) -> np.nda
 
     Depends on the seed and the labels only. Raises ProbeError where the stages do not hold the same samples.
     """
+    from lwexplain.probes.splits import read_split  # with torch, which prepare() does not wait for
+
     _, labels = read_split(stages[0], split)
     for stage in stages[1:]:
         if not np.array_equal(read_split(stage, split)[1], labels):
@@ -173,6 +202,8 @@ def choose_samples(stages: Sequence[StageData], split: str, most: int) -> np.nda
 
 def _rows(stages: Sequence[StageData], split: str, samples: np.ndarray) -> Iterator[np.ndarray]:
     """Features (n, D) of the chosen samples, one stage in memory at a time."""
+    from lwexplain.probes.splits import let_go, read_split  # as in choose_samples
+
     for stage in stages:
         features = read_split(stage, split)[0]
         yield features[samples]

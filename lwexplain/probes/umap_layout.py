@@ -1,11 +1,12 @@
-"""The process that computes UMAP layouts: ``python -m lwexplain.probes.umap_layout FOLDER``.
+"""The process that computes UMAP layouts: ``python -m lwexplain.probes.umap_layout FOLDER BACKEND``.
 
 With umap-learn it imports no torch: numba's threads and torch's do not mix in one process, and numba compiles once
-for all stages. It ends when its standard input does, so that it never outlives the process that started it.
+for all stages, before there are features. Then it puts an empty file ``ready`` into FOLDER and waits for a line on
+its standard input. It ends when its standard input does, so that it never outlives the process that started it.
 
-FOLDER holds ``options.json`` and ``features_0.npy``, ``features_1.npy``, ... (N, D) float32, row i the same sample
-in each. It gets ``layouts.npz``: ``layout_0``, ... (N, 2) float32, and ``trustworthiness`` and ``neighbors_kept``,
-one number per stage.
+With that line FOLDER holds ``options.json`` and ``features_0.npy``, ``features_1.npy``, ... (N, D) float32, row i the
+same sample in each. It gets ``layouts.npz``: ``layout_0``, ... (N, 2) float32, and ``trustworthiness`` and
+``neighbors_kept``, one number per stage.
 """
 
 import json
@@ -24,6 +25,7 @@ from lwexplain.probes.layout import align, principal_components
 from lwexplain.probes.layout_quality import nearest_others, neighbourhood_quality
 
 MAX_DIMENSIONS = 50
+READY = "ready"
 
 # A stage that starts from the layout of the stage before needs less: half the epochs in steps of a quarter of the
 # size lose no trustworthiness (and keep more neighbours), and points move less than with either in full.
@@ -110,8 +112,19 @@ def _ten_wide(layout: np.ndarray, seed: int) -> np.ndarray:
     return (scaled + np.random.default_rng(seed).normal(scale=1e-3, size=scaled.shape)).astype(np.float32)
 
 
-def main(folder: Path) -> None:
+def compile_ahead() -> None:
+    """Import umap-learn and have numba compile it, by layouts of made-up points: types, not sizes, decide what for."""
+    points = np.random.default_rng(0).normal(size=(64, MAX_DIMENSIONS + 1)).astype(np.float32)
+    for _ in layouts(iter([points, points]), Options(seed=0, neighbors=5, near=5, epochs=20)):
+        pass
+
+
+def main(folder: Path, backend: str, handed_over: threading.Event) -> None:
     warnings.filterwarnings("ignore")
+    if backend == "umap":
+        compile_ahead()
+    (folder / READY).touch()
+    handed_over.wait()
     options = Options(**json.loads((folder / "options.json").read_text()))
     files = sorted(folder.glob("features_*.npy"), key=lambda file: int(file.stem.removeprefix("features_")))
     found = list(layouts((np.load(file, allow_pickle=False) for file in files), options))
@@ -121,14 +134,15 @@ def main(folder: Path) -> None:
     np.savez(folder / "layouts.npz", **arrays)  # type: ignore[arg-type]
 
 
-def _end_with_parent(folder: Path) -> None:
-    """Wait for the end of standard input, which comes when the parent closes it or dies."""
+def _listen(folder: Path, handed_over: threading.Event) -> None:
+    """Tell of the line on standard input, and end with it, which comes when the parent closes it or dies."""
     while os.read(0, 1024):  # unbuffered: a lock on sys.stdin would be in the way when this process ends by itself
-        pass
+        handed_over.set()
     shutil.rmtree(folder, ignore_errors=True)
     os._exit(1)
 
 
 if __name__ == "__main__":
-    threading.Thread(target=_end_with_parent, args=(Path(sys.argv[1]),), daemon=True).start()
-    main(Path(sys.argv[1]))
+    line = threading.Event()
+    threading.Thread(target=_listen, args=(Path(sys.argv[1]), line), daemon=True).start()
+    main(Path(sys.argv[1]), sys.argv[2], line)

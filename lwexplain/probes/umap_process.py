@@ -1,4 +1,4 @@
-"""A UMAP process seen from its parent: started, waited for, and never left behind."""
+"""A UMAP process seen from its parent: started, given its work, waited for, and never left behind."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from lwexplain.errors import ProbeError
-from lwexplain.probes.umap_layout import Options
+from lwexplain.probes.umap_layout import READY, Options
 
 MODULE = "lwexplain.probes.umap_layout"
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -32,32 +32,48 @@ class Layouts:
 
 
 class UmapProcess:
-    """Computes the layouts of ``features`` (N, D), one array a stage, while this process does something else.
+    """Computes layouts while this process does something else; with ``umap`` it compiles even before it has work.
 
     The process and its temporary folder end with this object, with the interpreter, and with the parent process
     even where that is killed.
     """
 
-    def __init__(self, features: Iterable[np.ndarray], options: Options) -> None:
+    def __init__(self, backend: str = "umap") -> None:
         folder = Path(tempfile.mkdtemp(prefix="lwexplain-umap-"))
         try:
-            for i, x in enumerate(features):
-                np.save(folder / f"features_{i}.npy", np.asarray(x, dtype=np.float32))
-            (folder / "options.json").write_text(json.dumps(asdict(options)))
-            self._process = _start(folder)
+            self._process = _start(folder, backend)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
         self._folder = folder
-        self._started = time.monotonic()
+        self._handed_over: float | None = None  # when, on the monotonic clock
         self._finalizer = weakref.finalize(self, _end, self._process, folder, os.getpid())
 
+    def compute(self, features: Iterable[np.ndarray], options: Options) -> None:
+        """Hand over the ``features`` (N, D), one array a stage, of the backend's ``options``; returns at once.
+
+        A process that has failed by now is told by ``layouts``.
+        """
+        for i, x in enumerate(features):
+            np.save(self._folder / f"features_{i}.npy", np.asarray(x, dtype=np.float32))
+        (self._folder / "options.json").write_text(json.dumps(asdict(options)))
+        self._handed_over = time.monotonic()
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):  # it has ended
+            self._process.stdin.write(b"\n")
+
+    def is_busy(self) -> bool:
+        """Whether the process is compiling or computing; neither where it waits for its work, or has ended."""
+        waits = self._handed_over is None and (self._folder / READY).exists()
+        return self._process.poll() is None and not waits
+
     def layouts(self, timeout: float) -> Layouts:
-        """Wait for the layouts, at most until ``timeout`` seconds after the start, and end the process.
+        """Wait for the layouts, at most until ``timeout`` seconds after ``compute``, and end the process.
 
         Raises ProbeError with the last line of the process's error output, or where the time is over.
         """
-        left = self._started + timeout - time.monotonic()
+        assert self._handed_over is not None
+        left = self._handed_over + timeout - time.monotonic()
         try:
             code = self._process.wait(max(left, 0.0))
             if code != 0:
@@ -80,15 +96,16 @@ class UmapProcess:
         self._finalizer()
 
 
-def _start(folder: Path) -> "subprocess.Popen[bytes]":
+def _start(folder: Path, backend: str) -> "subprocess.Popen[bytes]":
     root = str(Path(__file__).parents[2])
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     # one thread: the layout does not depend on the number of cores, and other probes run beside it
     environment = {**os.environ, "PYTHONPATH": path, **dict.fromkeys(THREADS, "1")}
     with (folder / "errors.txt").open("wb") as errors:
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", MODULE, str(folder)],
+            [sys.executable, "-P", "-m", MODULE, str(folder), backend],
             env=environment,
+            bufsize=0,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=errors,

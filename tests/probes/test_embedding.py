@@ -38,6 +38,7 @@ def parts(results) -> tuple[Embedding, dict[str, Measurement]]:
 def test_umap_layouts(make_stage) -> None:
     stages = three_stages(make_stage)
     early = Umap(max_samples=100)
+    early.prepare()
     early.begin(stages)
     first, again = early.measure_all(stages), Umap(max_samples=100).measure_all(stages)
     assert list(first) == ["s1", "s2", "s3"]
@@ -139,8 +140,76 @@ def test_a_process_is_begun_once_for_the_same_features(
     assert not list(tmp_path.iterdir())
 
 
-def test_the_process_of_umap_has_no_torch() -> None:
-    code = "import sys, lwexplain.probes.umap_layout; assert 'torch' not in sys.modules"
+def test_a_prepared_process_is_the_one_that_is_begun(
+    make_stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    stages = three_stages(make_stage)
+    probe = Umap(backend="umap")
+    assert not probe.is_busy()
+    probe.prepare()
+    assert probe.is_busy()
+    prepared = list(tmp_path.iterdir())
+    probe.prepare()
+    probe.begin(stages)
+    probe.prepare()
+    probe.begin(stages)
+    assert list(tmp_path.iterdir()) == prepared
+    assert probe.is_busy()
+    probe.end()
+    assert not probe.is_busy()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_prepared_process_of_no_use_is_ended(make_stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    probe = Umap()
+    probe.prepare()
+    (prepared,) = tmp_path.iterdir()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    probe.begin([make_stage(device="cuda:0")])
+    (begun,) = tmp_path.iterdir()
+    assert begun != prepared
+    probe.end()
+    Umap(backend="torchdr").prepare()
+    assert not list(tmp_path.iterdir())
+
+    probe.prepare()
+    with pytest.raises(ProbeError, match="at least 5 samples"):
+        probe.measure_all([make_stage(sizes={"val": (2, 2)}, classes=2)])
+    assert not list(tmp_path.iterdir())
+
+    probe.prepare()
+    del probe
+    gc.collect()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_process_that_cannot_be_started_or_given_its_work_leaves_nothing(
+    make_stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_, **__) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    probe, stages = Umap(backend="umap"), three_stages(make_stage)
+    for target in ("numpy.save", "tempfile.mkdtemp"):
+        with monkeypatch.context() as patch:
+            patch.setattr(target, full)
+            probe.prepare()
+            with pytest.raises(OSError, match="no space left"):
+                probe.begin(stages)
+        assert not list(tmp_path.iterdir())
+
+
+def test_preparing_imports_neither_torch_nor_numba_and_the_process_of_umap_no_torch() -> None:
+    code = """
+import sys
+from lwexplain.probes.embedding import Umap
+import lwexplain.probes.umap_layout
+Umap().prepare()
+assert not {"torch", "numba", "umap"} & set(sys.modules)
+"""
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

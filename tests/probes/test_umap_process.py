@@ -1,4 +1,4 @@
-"""The UMAP process ends with what started it, and says why it failed."""
+"""The UMAP process compiles before it has work, ends with what started it, and says why it failed."""
 
 import gc
 import os
@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +26,15 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def started(options: Options = OPTIONS) -> UmapProcess:
-    return UmapProcess([np.random.default_rng(0).normal(size=(40, 3))], options)
+def started() -> UmapProcess:
+    handle = UmapProcess()
+    handle.compute([np.random.default_rng(0).normal(size=(40, 3))], OPTIONS)
+    return handle
 
 
-def test_a_dropped_process_is_killed_and_its_folder_removed(temporary: Path) -> None:
-    handle = started()
+@pytest.mark.parametrize("start", [UmapProcess, started])
+def test_a_dropped_process_is_killed_and_its_folder_removed(start, temporary: Path) -> None:
+    handle = start()
     process = handle._process
     assert process.poll() is None
     assert len(list(temporary.iterdir())) == 1
@@ -49,24 +53,64 @@ def test_a_slow_process_is_told_and_ended(temporary: Path) -> None:
 
 
 def test_a_failing_process_gives_its_reason(temporary: Path) -> None:
+    handle = UmapProcess("torchdr")  # which compiles nothing ahead
+    handle.compute([np.zeros((40, 3))], Options(seed=-1, neighbors=5, near=5, epochs=1, backend="torchdr"))
     with pytest.raises(ProbeError, match=r"failed in its process: ValueError: expected non-negative integer"):
-        started(Options(seed=-1, neighbors=5, near=5, epochs=1)).layouts(60)
+        handle.layouts(60)
     assert not list(temporary.iterdir())
 
 
-def test_features_that_cannot_be_written_leave_nothing_behind(temporary: Path) -> None:
-    with pytest.raises(ValueError, match="could not convert"):
-        UmapProcess([np.array(["a"])], OPTIONS)
-    assert not list(temporary.iterdir())
+@pytest.mark.slow
+def test_what_was_compiled_before_changes_nothing(temporary: Path) -> None:
+    """Against the same layouts in a process that compiles for these features."""
+    code = """
+import sys, numpy as np
+from lwexplain.probes.umap_layout import Options, layouts
+stages = [np.load(file) for file in sys.argv[1:]]
+found = list(layouts(iter(stages), Options(seed=3, neighbors=15, near=15, epochs=200)))
+sys.stdout.buffer.write(np.stack([layout for layout, _, _ in found]).tobytes())
+"""
+    rng = np.random.default_rng(0)
+    stages = [rng.normal(size=(90, columns)).astype(np.float32) for columns in (70, 8)]
+    files = [str(temporary / f"{i}.npy") for i in range(2)]
+    for file, x in zip(files, stages, strict=True):
+        np.save(file, x)
+    handle = UmapProcess()
+    with subprocess.Popen([sys.executable, "-c", code, *files], stdout=subprocess.PIPE) as direct:
+        assert handle.is_busy()
+        wait_until(lambda: not handle.is_busy(), 120)
+        assert handle._process.poll() is None
+        handle.compute(stages, Options(seed=3, neighbors=15, near=15, epochs=200))
+        assert handle.is_busy()
+        found = handle.layouts(120)
+        assert not handle.is_busy()
+        assert direct.stdout is not None
+        assert np.stack(found.coordinates).tobytes() == direct.stdout.read()
 
 
+def test_a_process_that_cannot_compile_gives_its_reason(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (temporary / "modules").mkdir()
+    (temporary / "modules" / "umap.py").write_text("raise ImportError('umap is broken')")
+    monkeypatch.setenv("PYTHONPATH", str(temporary / "modules"))
+    for wait in (True, False):
+        handle = UmapProcess()
+        if wait:
+            wait_until(lambda: not handle.is_busy(), 60)  # noqa: B023 - called at once
+        handle.compute([np.zeros((40, 3))], OPTIONS)
+        with pytest.raises(ProbeError, match="UMAP failed in its process: ImportError: umap is broken"):
+            handle.layouts(60)
+    assert [entry.name for entry in temporary.iterdir()] == ["modules"]
+
+
+@pytest.mark.parametrize("work", ["", "handle.compute([np.zeros((40, 3))], Options(0, 5, 5, epochs=10**6))"])
 @pytest.mark.parametrize("end", ["os._exit(0)", "os.kill(os.getpid(), 9)", "sys.exit()"])
-def test_the_process_does_not_outlive_its_parent(end: str, tmp_path: Path) -> None:
+def test_the_process_does_not_outlive_its_parent(end: str, work: str, tmp_path: Path) -> None:
     code = f"""
 import os, sys, numpy as np
 from lwexplain.probes.umap_layout import Options
 from lwexplain.probes.umap_process import UmapProcess
-handle = UmapProcess([np.zeros((40, 3))], Options(seed=0, neighbors=5, near=5, epochs=10**6))
+handle = UmapProcess()
+{work}
 print(handle._process.pid, flush=True)
 {end}
 """
@@ -74,11 +118,14 @@ print(handle._process.pid, flush=True)
         [sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)}, stdout=subprocess.PIPE, check=False
     )
     pid = int(done.stdout)
-    deadline = time.monotonic() + 15
-    while (running(pid) or list(tmp_path.iterdir())) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not running(pid)
-    assert not list(tmp_path.iterdir())
+    wait_until(lambda: not running(pid) and not list(tmp_path.iterdir()), 15)
+
+
+def wait_until(holds: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def running(pid: int) -> bool:
