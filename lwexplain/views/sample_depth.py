@@ -22,9 +22,12 @@ CURVES = (
 
 
 def sample_depth_source(table: pd.DataFrame, split: str = "val") -> str | None:
-    """Whose predictions the depths of samples are from: the heads' where they were measured, else the probes'."""
-    present = set(table.loc[table["split"] == split, "metric"])
-    return next((source for source in SOURCES if f"{source}_first_correct" in present), None)
+    """Whose predictions tell most about the depth of samples: of the heads, or of the linear probes where more stages
+    have one; None where there are neither."""
+    rows = table[table["split"] == split]
+    stages = {source: int((rows["metric"] == f"{source}_first_correct").sum()) for source in SOURCES}
+    best = max(SOURCES, key=lambda source: stages[source])  # of equals the first
+    return best if stages[best] else None
 
 
 def sample_depth_figure(

@@ -36,7 +36,8 @@ def class_figure(table: pd.DataFrame) -> go.Figure | None:
     """
     classes, rows = _classes(table), without_attrs(table)[of_one_class(table) & table["value"].notna()]
     measures = list(rows[["metric", "split"]].drop_duplicates().itertuples(index=False, name=None))
-    measures.sort(key=lambda item: (not is_accuracy(str(item[0])), item[1] != "val"))
+    measured = rows.groupby(["metric", "split"])["stage"].nunique()
+    measures.sort(key=lambda item: (not is_accuracy(str(item[0])), -measured[item], item[1] != "val"))
     if not measures:
         return None
     stages = list(rows.drop_duplicates("stage").sort_values("depth")["stage"])

@@ -75,6 +75,7 @@ METRIC_TITLES = {
     "saturation": MetricTitle("saturation", family="geometry"),
     "intrinsic_dimension": MetricTitle("intrinsic dimension", family="geometry"),
     "receptive_field": MetricTitle("receptive field (pixels)", family="geometry"),
+    "receptive_field_shortest": MetricTitle("receptive field, shortest path", family="geometry"),
     "beyond_border": MetricTitle("beyond the border (1 = yes)", family="geometry"),
     "trustworthiness": MetricTitle("UMAP trustworthiness", "higher", "layout"),
     "neighbors_kept": MetricTitle("UMAP neighbours kept", "higher", "layout"),

@@ -185,5 +185,7 @@ def test_samples_are_counted_where_they_are_first_right_and_never() -> None:
 def test_the_depths_of_samples_are_those_of_the_heads_where_there_are_any() -> None:
     assert sample_depth_source(samples()) == "linear_probe"
     assert sample_depth_source(pd.concat([samples(), table_of(rows_of("head_first_correct", [1, 0, 0]))])) == "head"
+    only_last = table_of(rows_of("head_first_correct", [1, 0, 0])[-1:])
+    assert sample_depth_source(pd.concat([samples(), only_last])) == "linear_probe", "bp has one head, at the end"
     assert sample_depth_source(samples(), "test") is None
     assert "No depth of samples" in sample_depth_figure(samples(), "head").layout.annotations[0].text
