@@ -71,7 +71,7 @@ def test_on_a_linear_model_all_path_methods_are_weight_times_pixel() -> None:
         torch.testing.assert_close(explain(method, network, images, targets).maps, products, rtol=1e-5, atol=1e-5)
     expected = weight[targets].view(images.shape).abs().amax(1)
     torch.testing.assert_close(explain("saliency", network, images, targets).maps, expected)
-    assert explain("integrated_gradients", network, images, targets).steps.tolist() == [24, 24, 24]
+    assert explain("integrated_gradients", network, images, targets).steps.tolist() == [16, 16, 16]
 
 
 def test_deep_lift_of_one_relu_is_the_rescale_rule() -> None:
@@ -107,7 +107,7 @@ def test_integrated_gradients_of_a_residual_network_are_complete_to_one_per_cent
     targets = rises.abs().argmax(1)
     found = explain("integrated_gradients", network, images, targets, size)
     assert residuals(found.totals, rise_of(network, images, targets, Chunker())).max() <= 0.01
-    assert (found.steps >= 24).all()
+    assert (found.steps >= 16).all()
     torch.testing.assert_close(found.totals, found.maps.double().sum((1, 2)), rtol=1e-4, atol=1e-4)
     fine = CaptumIntegratedGradients(residual_network).attribute(
         images, target=targets, n_steps=300, internal_batch_size=100
@@ -120,9 +120,64 @@ def test_only_images_that_need_more_steps_get_them() -> None:
     network = network_of_stage(lambda x: x, lambda raw: torch.stack([(raw.flatten(1) - 0.9).relu().sum(1)] * 2, 1))
     images = torch.stack([torch.full((1, 2, 2), -1.0), torch.full((1, 2, 2), 0.93)])
     found = explain("integrated_gradients", network, images, torch.zeros(2, dtype=torch.int64))
-    assert found.steps[0] == 24
-    assert 24 < found.steps[1] <= 60
+    assert found.steps[0] == 16
+    assert 16 < found.steps[1] <= 60
     assert residuals_of("integrated_gradients", network, images, torch.zeros(2, dtype=torch.int64)).max() <= 0.01
+
+
+def test_a_path_complete_at_once_costs_f_of_its_image_beside_the_gradients() -> None:
+    rows = {True: 0, False: 0}  # by whether gradients are recorded
+
+    def count(x: Tensor) -> Tensor:
+        rows[torch.is_grad_enabled()] += len(x)
+        return x
+
+    network = network_of_stage(count, lambda raw: torch.stack([(raw.flatten(1) - 0.9).relu().sum(1)] * 2, 1))
+    at_once = torch.full((3, 1, 2, 2), -1.0)
+    found = explain("integrated_gradients", network, at_once, torch.zeros(3, dtype=torch.int64))
+    assert found.steps.tolist() == [16] * 3
+    assert rows == {True: 3 * 16, False: 3 + 1}  # f(0) is the same for all
+
+    rows.update({True: 0, False: 0})
+    images = torch.cat([at_once, torch.full((1, 1, 2, 2), 0.93)])
+    found = explain("integrated_gradients", network, images, torch.zeros(4, dtype=torch.int64))
+    assert rows[True] == found.steps.sum()
+    assert 4 + 1 + 15 <= rows[False] < 3 + 1 + found.steps[3]  # ends on one path, but for those of its last cuts
+
+
+def test_quick_integrated_gradients_evaluate_zero_alone() -> None:
+    seen: list[int] = []
+    network = network_of_stage(lambda x: x, lambda raw: raw.tanh().flatten(1))
+
+    def counted(x: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            seen.append(len(x))
+        return network(x)
+
+    quick = IntegratedGradients().quick()
+    explain(quick, network_of_stage(counted, lambda raw: raw), random_images(2, 1, 2), torch.tensor([0, 1]))
+    assert seen == [1]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_integrated_gradients_keep_the_memory_format_of_the_images(channels: int) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(channels, 8, 3).to(memory_format=torch.channels_last)
+    formats: list[bool] = []
+
+    def to_stage(x: Tensor) -> Tensor:
+        raw = conv(x)
+        formats.extend(y.is_contiguous(memory_format=torch.channels_last) for y in (x, raw))
+        return raw
+
+    network = network_of_stage(to_stage, lambda raw: (raw.tanh() ** 2).mean((2, 3)))
+    images = random_images(3, channels).contiguous(memory_format=torch.channels_last)
+    found = explain("integrated_gradients", network, images, torch.tensor([0, 1, 2]), size=5)
+    assert len(formats) > 2 * 3 * 16 // 5
+    assert all(formats)
+    plain = network_of_stage(conv, lambda raw: (raw.tanh() ** 2).mean((2, 3)))
+    expected = explain("integrated_gradients", plain, images.contiguous(), torch.tensor([0, 1, 2]), size=5)
+    torch.testing.assert_close(found.maps, expected.maps, rtol=1e-4, atol=1e-6)
 
 
 def test_a_jump_cannot_be_integrated_and_ends_at_the_most_steps() -> None:
