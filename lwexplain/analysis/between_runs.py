@@ -14,7 +14,7 @@ from lwexplain.data.dataset import DataSplits, Images
 from lwexplain.data.load import load_data
 from lwexplain.data.splits import stratified_subset
 from lwexplain.errors import RunError
-from lwexplain.probes.similarity import similarity_matrix
+from lwexplain.probes.similarity.probe import similarity_matrix
 from lwexplain.run import Run
 from lwexplain.training.devices import pick_device
 

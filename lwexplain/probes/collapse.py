@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lwexplain.errors import ProbeError
 from lwexplain.probes.accuracy import wilson_interval
 from lwexplain.probes.base import PROBES, Measurement, StageData
-from lwexplain.probes.linear import fit_linear_probe
+from lwexplain.probes.linear.probe import fit_linear_probe
 from lwexplain.probes.moments import ClassMoments, jackknife, moments_of
 from lwexplain.probes.splits import feature_blocks, float64_device, read_split, splits_of
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from lwexplain.errors import ProbeError
 from lwexplain.probes.accuracy import accuracy_of
 from lwexplain.probes.base import PROBES, Measurement, StageData
+from lwexplain.probes.linear.standardisation import Standardisation
 from lwexplain.probes.moments import moments_of
 from lwexplain.probes.splits import feature_blocks, let_go, read_split, splits_of
-from lwexplain.probes.standardisation import Standardisation
 
 BATCH = 256
 STEPS = 400  # as many epochs as make so many, within these bounds

@@ -92,7 +92,7 @@ def test_nothing_that_is_kept_is_computed_again(another, monkeypatch):
         raise AssertionError("computed again")
 
     monkeypatch.setattr("lwexplain.capture.run_splits.capturing", forbidden)
-    monkeypatch.setattr("lwexplain.probes.linear.Linear.measure_all", forbidden)
+    monkeypatch.setattr("lwexplain.probes.linear.probe.Linear.measure_all", forbidden)
     analyze(path, ["linear", "collapse"])
     monkeypatch.setattr(of_run, "load_data", forbidden)
     assert len(lw.analyze(path, ["linear", "collapse"])) == len(lw.analyze(path, ["collapse"]))

@@ -13,7 +13,7 @@ from lwexplain.errors import ProbeError
 from lwexplain.probes import splits
 from lwexplain.probes.base import PROBES, StageData
 from lwexplain.probes.collapse import NeuralCollapse
-from lwexplain.probes.linear import fit_linear_probe
+from lwexplain.probes.linear.probe import fit_linear_probe
 
 
 def values(stage: StageData, split: str = "train") -> dict[str, float]:

@@ -8,7 +8,7 @@ import torch
 
 from lwexplain.errors import ProbeError
 from lwexplain.probes.base import Measurement, StageData
-from lwexplain.probes.linear import fit_linear_probe
+from lwexplain.probes.linear.probe import fit_linear_probe
 from lwexplain.probes.mlp import MLP
 
 

@@ -7,7 +7,7 @@ from sklearn.neighbors import NearestNeighbors
 from lwexplain.errors import ProbeError
 from lwexplain.probes import distances, subsample
 from lwexplain.probes.neighbourhood import NEIGHBOURS, nearest_others
-from lwexplain.probes.separability import Separability
+from lwexplain.probes.separability.probe import Separability
 
 
 @pytest.mark.parametrize("after_separability", [False, True])

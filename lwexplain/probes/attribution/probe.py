@@ -15,7 +15,7 @@ from lwexplain.probes.attribution.methods import DEFAULT_METHODS, methods_of
 from lwexplain.probes.attribution.quality import NOISE_DRAWS, NOISE_RADIUS, Subject, mean_interval
 from lwexplain.probes.attribution.randomisation import MAX_CORRELATION
 from lwexplain.probes.base import PROBES, Attribution, Measurement, StageData
-from lwexplain.probes.linear import fit_linear_probe
+from lwexplain.probes.linear.probe import fit_linear_probe
 from lwexplain.registry import nearest
 
 CHECKS = ("completeness", "insertion_deletion", "sensitivity", "randomisation")

@@ -6,9 +6,9 @@ import torch
 from scipy.spatial.distance import cdist
 from scipy.stats import ks_2samp
 
-from lwexplain.probes import distance_distributions
-from lwexplain.probes.distance_distributions import DistanceDistributions
 from lwexplain.probes.distances import squared_distance_blocks
+from lwexplain.probes.separability import distance_distributions
+from lwexplain.probes.separability.distance_distributions import DistanceDistributions
 
 
 def direct(x: np.ndarray, y: np.ndarray) -> list[float]:

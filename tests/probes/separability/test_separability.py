@@ -15,7 +15,7 @@ from lwexplain.errors import ProbeError
 from lwexplain.probes import distances, subsample
 from lwexplain.probes.accuracy import wilson_interval
 from lwexplain.probes.base import Measurement, StageData, checked_results
-from lwexplain.probes.separability import MOST_PAIRS, Separability
+from lwexplain.probes.separability.probe import MOST_PAIRS, Separability
 
 OF_SAMPLES = ["separability_index", "knn_purity", "silhouette", "hypothesis_margin", "dsi"]
 OF_ALL = [*OF_SAMPLES, "gdv", "fisher_ratio", "calinski_harabasz", "separation_law", "davies_bouldin"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from lwexplain.probes.lbfgs import Function, minimise
+from lwexplain.probes.linear.lbfgs import Function, minimise
 
 
 def quadratics(problems: list[tuple[torch.Tensor, torch.Tensor]]) -> Function:

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from lwexplain.errors import ProbeError
 from lwexplain.probes.accuracy import accuracies_of, accuracy_of
 from lwexplain.probes.base import PROBES, Measurement, Predictions, StageData
-from lwexplain.probes.lbfgs import HISTORY, state_bytes
-from lwexplain.probes.logistic import LogisticLoss, own_rows, solve
+from lwexplain.probes.linear.lbfgs import HISTORY, state_bytes
+from lwexplain.probes.linear.logistic import LogisticLoss, own_rows, solve
 from lwexplain.probes.splits import feature_blocks, read_split, splits_of
 from lwexplain.training.distributed import World, current_world
 

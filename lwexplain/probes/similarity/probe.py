@@ -9,8 +9,8 @@ import torch
 
 from lwexplain.errors import ProbeError
 from lwexplain.probes.base import PROBES, Measurement, StageData
-from lwexplain.probes.hsic import gram_hsic, linear_hsic, linear_kernel, rbf_kernel
 from lwexplain.probes.moments import GROUPS, jackknife_interval
+from lwexplain.probes.similarity.hsic import gram_hsic, linear_hsic, linear_kernel, rbf_kernel
 from lwexplain.probes.splits import feature_blocks, float64_device, let_go, read_split
 from lwexplain.probes.subsample import sample_note, stratified_sample
 

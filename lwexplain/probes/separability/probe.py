@@ -10,10 +10,10 @@ from torch import Tensor
 from lwexplain.errors import ProbeError
 from lwexplain.probes.accuracy import Z95, wilson_interval
 from lwexplain.probes.base import PROBES, Measurement, StageData, pair_of
-from lwexplain.probes.discrimination import generalized_discrimination_value
 from lwexplain.probes.moments import moments_of
-from lwexplain.probes.pairwise import PairwiseIndices, SortedSamples, pairwise_indices, sorted_samples
-from lwexplain.probes.scatter import (
+from lwexplain.probes.separability.discrimination import generalized_discrimination_value
+from lwexplain.probes.separability.pairwise import PairwiseIndices, SortedSamples, pairwise_indices, sorted_samples
+from lwexplain.probes.separability.scatter import (
     class_spread,
     closest_pairs,
     davies_bouldin_ratios,

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from lwexplain.probes.base import StageData
-from lwexplain.probes.distance_distributions import DistanceDistributions, class_runs
 from lwexplain.probes.distances import ROUNDING, centre, squared_distance_blocks
 from lwexplain.probes.moments import GROUPS
 from lwexplain.probes.neighbourhood import NEIGHBOURS, Neighbours, remember
+from lwexplain.probes.separability.distance_distributions import DistanceDistributions, class_runs
 from lwexplain.probes.splits import as_float64, read_split
 from lwexplain.probes.subsample import class_order, pairwise_samples
 

@@ -9,7 +9,7 @@ from sklearn.metrics import calinski_harabasz_score, davies_bouldin_score
 from lwexplain.probes import splits
 from lwexplain.probes.base import StageData
 from lwexplain.probes.moments import GROUPS, jackknife_interval, moments_of
-from lwexplain.probes.scatter import (
+from lwexplain.probes.separability.scatter import (
     class_spread,
     closest_pairs,
     davies_bouldin_ratios,

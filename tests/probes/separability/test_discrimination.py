@@ -8,8 +8,8 @@ import torch
 from scipy.spatial.distance import cdist
 
 from lwexplain.probes import distances
-from lwexplain.probes.discrimination import generalized_discrimination_value
 from lwexplain.probes.moments import GROUPS, jackknife_interval
+from lwexplain.probes.separability.discrimination import generalized_discrimination_value
 from lwexplain.probes.subsample import class_order, rank_within_class
 
 

@@ -5,7 +5,7 @@ import pytest
 from scipy.linalg import orthogonal_procrustes
 from sklearn.decomposition import PCA
 
-from lwexplain.probes.layout import align, layout_shift, principal_components
+from lwexplain.probes.embedding.layout import align, layout_shift, principal_components
 
 
 @pytest.mark.parametrize("shape", [(40, 6), (10, 30), (5, 5)])

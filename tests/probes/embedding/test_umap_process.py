@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from lwexplain.errors import ProbeError
-from lwexplain.probes.umap_layout import Options
-from lwexplain.probes.umap_process import UmapProcess
+from lwexplain.probes.embedding.umap_layout import Options
+from lwexplain.probes.embedding.umap_process import UmapProcess
 
 OPTIONS = Options(seed=0, neighbors=5, near=5, epochs=20)
 
@@ -65,7 +65,7 @@ def test_what_was_compiled_before_changes_nothing(temporary: Path) -> None:
     """Against the same layouts in a process that compiles for these features."""
     code = """
 import sys, numpy as np
-from lwexplain.probes.umap_layout import Options, layouts
+from lwexplain.probes.embedding.umap_layout import Options, layouts
 stages = [np.load(file) for file in sys.argv[1:]]
 found = list(layouts(iter(stages), Options(seed=3, neighbors=15, near=15, epochs=200)))
 sys.stdout.buffer.write(np.stack([layout for layout, _, _ in found]).tobytes())
@@ -107,8 +107,8 @@ def test_a_process_that_cannot_compile_gives_its_reason(temporary: Path, monkeyp
 def test_the_process_does_not_outlive_its_parent(end: str, work: str, tmp_path: Path) -> None:
     code = f"""
 import os, sys, numpy as np
-from lwexplain.probes.umap_layout import Options
-from lwexplain.probes.umap_process import UmapProcess
+from lwexplain.probes.embedding.umap_layout import Options
+from lwexplain.probes.embedding.umap_process import UmapProcess
 handle = UmapProcess()
 {work}
 print(handle._process.pid, flush=True)

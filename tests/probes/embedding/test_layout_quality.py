@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from sklearn.manifold import trustworthiness
 from sklearn.neighbors import NearestNeighbors
 
-import lwexplain.probes.layout_quality as layout_quality
-from lwexplain.probes.layout_quality import nearest_others, neighbourhood_quality
+import lwexplain.probes.embedding.layout_quality as layout_quality
+from lwexplain.probes.embedding.layout_quality import nearest_others, neighbourhood_quality
 
 
 def points(n: int, dims: int, seed: int = 0) -> np.ndarray:

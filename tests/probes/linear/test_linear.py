@@ -11,10 +11,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from lwexplain.errors import ProbeError
-from lwexplain.probes import logistic
 from lwexplain.probes.base import Measurement, Predictions, StageData
-from lwexplain.probes.linear import GRID, Linear, fit_linear_probe, fit_linear_probes
-from lwexplain.probes.logistic import LogisticLoss
+from lwexplain.probes.linear import logistic
+from lwexplain.probes.linear.logistic import LogisticLoss
+from lwexplain.probes.linear.probe import GRID, Linear, fit_linear_probe, fit_linear_probes
 from lwexplain.training.distributed import World
 
 
@@ -137,7 +137,9 @@ def test_several_processes_find_what_one_finds(make_stage, monkeypatch) -> None:
         found[rank] = Linear().measure_all(made())
 
     threads = [threading.Thread(target=work, args=(rank,), name=str(rank)) for rank in worlds]
-    monkeypatch.setattr("lwexplain.probes.linear.current_world", lambda: worlds[int(threading.current_thread().name)])
+    monkeypatch.setattr(
+        "lwexplain.probes.linear.probe.current_world", lambda: worlds[int(threading.current_thread().name)]
+    )
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import pdist, squareform
 
 from lwexplain.errors import ProbeError
-from lwexplain.probes import hsic
 from lwexplain.probes.base import PROBES, Measurement, StageData
-from lwexplain.probes.similarity import Similarity, similarity_matrix
+from lwexplain.probes.similarity import hsic
+from lwexplain.probes.similarity.probe import Similarity, similarity_matrix
 
 
 def direct_hsic(k: np.ndarray, l: np.ndarray) -> float:  # noqa: E741

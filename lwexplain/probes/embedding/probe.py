@@ -10,10 +10,10 @@ import numpy as np
 
 from lwexplain.errors import ProbeError
 from lwexplain.probes.base import PROBES, Embedding, Measurement, StageData
-from lwexplain.probes.layout import align, layout_shift, principal_components
-from lwexplain.probes.layout_quality import neighbourhood_quality
-from lwexplain.probes.umap_layout import MAX_DIMENSIONS, Options
-from lwexplain.probes.umap_process import UmapProcess
+from lwexplain.probes.embedding.layout import align, layout_shift, principal_components
+from lwexplain.probes.embedding.layout_quality import neighbourhood_quality
+from lwexplain.probes.embedding.umap_layout import MAX_DIMENSIONS, Options
+from lwexplain.probes.embedding.umap_process import UmapProcess
 
 BACKENDS = ("auto", "umap", "torchdr")
 FEWEST_SAMPLES = 5

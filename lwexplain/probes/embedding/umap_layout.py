@@ -1,4 +1,4 @@
-"""The process that computes UMAP layouts: ``python -m lwexplain.probes.umap_layout FOLDER BACKEND``.
+"""The process that computes UMAP layouts: ``python -m lwexplain.probes.embedding.umap_layout FOLDER BACKEND``.
 
 With umap-learn it imports no torch: numba's threads and torch's do not mix in one process, and numba compiles once
 for all stages, before there are features. Then it puts an empty file ``ready`` into FOLDER and waits for a line on
@@ -21,8 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lwexplain.probes.layout import align, principal_components
-from lwexplain.probes.layout_quality import nearest_others, neighbourhood_quality
+from lwexplain.probes.embedding.layout import align, principal_components
+from lwexplain.probes.embedding.layout_quality import nearest_others, neighbourhood_quality
 
 MAX_DIMENSIONS = 50
 READY = "ready"

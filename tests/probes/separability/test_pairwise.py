@@ -8,7 +8,7 @@ from sklearn.metrics import silhouette_samples
 
 from lwexplain.probes import distances
 from lwexplain.probes.base import StageData
-from lwexplain.probes.pairwise import PairwiseIndices, pairwise_indices, sorted_samples
+from lwexplain.probes.separability.pairwise import PairwiseIndices, pairwise_indices, sorted_samples
 
 
 def measured(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, PairwiseIndices]:

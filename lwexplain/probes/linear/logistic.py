@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from lwexplain.probes.base import StageData
-from lwexplain.probes.lbfgs import HISTORY, Minimum, minimise
+from lwexplain.probes.linear.lbfgs import HISTORY, Minimum, minimise
+from lwexplain.probes.linear.standardisation import Standardisation
 from lwexplain.probes.moments import moments_of
 from lwexplain.probes.splits import feature_blocks, float64_device, read_split
-from lwexplain.probes.standardisation import Standardisation
 from lwexplain.training.distributed import World
 
 CPU_BYTES = 2**20  # logits of a block: small enough to stay in the cache

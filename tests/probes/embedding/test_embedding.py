@@ -12,9 +12,9 @@ from sklearn.manifold import trustworthiness
 
 from lwexplain.errors import ProbeError
 from lwexplain.probes.base import Embedding, Measurement, StageData
-from lwexplain.probes.embedding import Pca, Umap, choose_samples
+from lwexplain.probes.embedding.layout import layout_shift
+from lwexplain.probes.embedding.probe import Pca, Umap, choose_samples
 from lwexplain.probes.engine import run_probes
-from lwexplain.probes.layout import layout_shift
 
 
 def three_stages(make_stage, **options) -> list[StageData]:
@@ -70,8 +70,8 @@ import warnings; warnings.filterwarnings("ignore")
 import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.neural_network import MLPClassifier
-from lwexplain.probes.layout import align, layout_shift
-from lwexplain.probes.umap_layout import Options, layouts
+from lwexplain.probes.embedding.layout import align, layout_shift
+from lwexplain.probes.embedding.umap_layout import Options, layouts
 x, y = load_digits(return_X_y=True)
 net = MLPClassifier((48, 48, 32), max_iter=20, random_state=0).fit(x[:1000], y[:1000])
 stages = [x[1000:]]
@@ -205,8 +205,8 @@ def test_a_process_that_cannot_be_started_or_given_its_work_leaves_nothing(
 def test_preparing_imports_neither_torch_nor_numba_and_the_process_of_umap_no_torch() -> None:
     code = """
 import sys
-from lwexplain.probes.embedding import Umap
-import lwexplain.probes.umap_layout
+from lwexplain.probes.embedding.probe import Umap
+import lwexplain.probes.embedding.umap_layout
 Umap().prepare()
 assert not {"torch", "numba", "umap"} & set(sys.modules)
 """

@@ -7,7 +7,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from lwexplain.probes.base import StageData
-from lwexplain.probes.linear import GRID, LinearProbe
+from lwexplain.probes.linear.probe import GRID, LinearProbe
 
 FITS = "linear_probes.safetensors"
 MEMO_KEY = f"linear_probe:{tuple(GRID)}"

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from lwexplain.errors import ProbeError
-from lwexplain.probes.umap_layout import READY, Options
+from lwexplain.probes.embedding.umap_layout import READY, Options
 
-MODULE = "lwexplain.probes.umap_layout"
+MODULE = "lwexplain.probes.embedding.umap_layout"
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -97,7 +97,7 @@ class UmapProcess:
 
 
 def _start(folder: Path, backend: str) -> "subprocess.Popen[bytes]":
-    root = str(Path(__file__).parents[2])
+    root = str(Path(__file__).parents[3])
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     # one thread: the layout does not depend on the number of cores, and other probes run beside it
     environment = {**os.environ, "PYTHONPATH": path, **dict.fromkeys(THREADS, "1")}

@@ -1,0 +1,1 @@
+"""The linear probe, all stages and all regularisation strengths together."""

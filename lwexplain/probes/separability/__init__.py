@@ -1,0 +1,1 @@
+"""Separability of the classes by distances and by scatter."""
