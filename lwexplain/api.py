@@ -102,7 +102,7 @@ def analyze(
     ``probes``: names of ``lwexplain list probes`` or objects with ``name`` and ``measure(stage)``; None = all built-in
     ones. ``max_samples`` bounds each split by a stratified sub-sample (None = all). ``pooling``: ``mean``, ``max``,
     ``flatten`` or ``pyramid``. ``precision`` of the forward pass: ``float32``, ``bfloat16``, or ``auto``, which takes
-    bfloat16 for long passes where the device is made for it and the features stay the same to 2 % of their spread; the
+    bfloat16 for long passes where the device is made for it and the features stay the same to 3 % of their spread; the
     table says so. ``mem_limit`` (bytes, or text as ``"2GB"``) bounds the memory of this process.
 
     Features and the results of every probe are kept in the run: what was measured before with the same settings is not

@@ -30,8 +30,9 @@ class AttributionMaps:
     normalised units (a uniform image in its mean colour), not black. For each method an Attribution, maps (M, H, W)
     float32, and rows for the ``checks`` (val; n = images; METHOD stands for the method's name):
 
-    - completeness: ``METHOD_completeness_residual``, mean of |sum - (f(x) - f(0))| / |f(x) - f(0)|, and
-      ``METHOD_completeness_residual_max``, that of the worst image; for methods for which it is defined.
+    - completeness: ``METHOD_completeness_residual``, the sum over images of |sum of the map - (f(x) - f(0))| over the
+      sum of |f(x) - f(0)|, and ``METHOD_completeness_residual_max``, the ratio of the worst image; for methods for
+      which it is defined.
     - insertion_deletion: ``METHOD_insertion_gain`` and ``METHOD_deletion_gain`` in [-1, 1], areas against random
       orders of the pixels, positive where the map is better than chance (Petsiuk et al. 2018).
     - sensitivity: ``METHOD_max_sensitivity``, largest relative change of the map under small noise (Yeh et al. 2019).
@@ -39,7 +40,7 @@ class AttributionMaps:
       with shuffled weights (Adebayo et al. 2018).
 
     Intervals are 95 %, over images. An Attribution is invalid, with the cause in its note, where the method raised or
-    has no meaning for the stage, where a map is not finite or zero everywhere, where the mean residual is above the
+    has no meaning for the stage, where a map is not finite or zero everywhere, where the residual is above the
     method's ``max_residual`` (1 % for integrated gradients, else 10 %), and where the mean |rank correlation| is above
     0.9. ``chunk`` caps the rows of one forward pass, which also shrink by themselves where memory is short. Returns
     nothing where the stage carries no images.
@@ -115,20 +116,19 @@ class AttributionMaps:
             rows.append(Measurement(f"{method.name}_{what}", mean, low=low, high=high, n=n, note=note))
             return mean
 
-        residuals = subject.residuals(found)
-        if residuals is not None and method.max_residual is not None:
+        off = subject.residuals(found)
+        if off is not None and method.max_residual is not None:
+            together, residuals = off
             worst = float(residuals.max())
-            if not residuals.mean() <= method.max_residual:
+            if not together <= method.max_residual:
                 causes.append(
-                    f"completeness residual {residuals.mean():.2g} of the logit difference (worst image {worst:.2g}) "
+                    f"completeness residual {together:.2g} of the logit difference (worst image {worst:.2g}) "
                     f"is above {method.max_residual:g}"
                 )
             if "completeness" in self.checks:
                 above = int((residuals > method.max_residual).sum())
                 note = f"{above} of {n} images above {method.max_residual:g}" if above else ""
-                rows.append(
-                    Measurement(f"{method.name}_completeness_residual", float(residuals.mean()), n=n, note=note)
-                )
+                rows.append(Measurement(f"{method.name}_completeness_residual", together, n=n, note=note))
                 rows.append(Measurement(f"{method.name}_completeness_residual_max", worst, n=n, note=note))
         if "insertion_deletion" in self.checks:
             note = f"against {2 * RANDOM_ORDERS} random orders, {CURVE_STEPS} steps, on the zero image"

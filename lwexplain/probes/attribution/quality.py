@@ -21,6 +21,11 @@ def residuals(totals: Tensor, rise: Tensor) -> Tensor:
     return (totals.double() - rise).abs() / rise.abs().clamp(min=EPSILON)
 
 
+def residual_of_all(totals: Tensor, rise: Tensor) -> float:
+    """sum |total - rise| / sum |rise| over the images: one whose logit hardly differs weighs as little as it says."""
+    return float((totals.double() - rise).abs().sum() / rise.abs().sum().clamp(min=EPSILON * len(rise)))
+
+
 @dataclass
 class Subject:
     """What is explained: a network, images (N, C, H, W), the classes explained (N,), and what the checks share."""
@@ -40,13 +45,13 @@ class Subject:
     def explain(self, method: Method) -> Explanation:
         return method.explain(self.network, self.images, self.targets, self.chunker)
 
-    def residuals(self, found: Explanation) -> np.ndarray | None:
-        """Completeness residual (N,), None where it is not defined."""
+    def residuals(self, found: Explanation) -> tuple[float, np.ndarray] | None:
+        """Completeness residual of all images together and of each (N,), None where it is not defined."""
         if found.totals is None:
             return None
         if self._rise is None:
             self._rise = rise_of(self.network, self.images, self.targets, self.chunker)
-        return residuals(found.totals, self._rise).numpy()
+        return residual_of_all(found.totals, self._rise), residuals(found.totals, self._rise).numpy()
 
     def gains(self, found: Explanation) -> tuple[np.ndarray, np.ndarray]:
         """Insertion area above that of random orders, and deletion area below it: (N,) each, positive where the map
