@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lwexplain.probes.base import StageData
@@ -26,9 +27,9 @@ class LogisticLoss:
     Weights (R + 1, K), the bias last, act on R orthogonal axes of the standardised features and on K of the classes,
     which leaves the minimum what it is. Along them the Hessian is nearly diagonal: at first those of the covariance
     (Boehning 1992 bounds the Hessian by half of it), after ``turn`` those of the Hessian's Kronecker factors (Martens
-    and Grosse 2015). The features are not turned; the weights are. Products are taken in float32 on standardised
-    blocks, sums in float64. Of several processes each reads its own rows; with ``cached`` they stay in memory, 4 bytes
-    a feature, else each evaluation reads them anew.
+    and Grosse 2015). Products are taken in float32, sums in float64. Of several processes each reads its own rows; with
+    ``cached`` they stay in memory on the present axes, 4 bytes a feature, else each evaluation reads them anew and
+    turns the weights.
     """
 
     def __init__(self, stage: StageData, *, cached: bool = True, world: World | None = None) -> None:
@@ -46,7 +47,7 @@ class LogisticLoss:
         self.variances, self.axes = variances[kept], axes[:, kept]
         self.class_variances = variances.new_full((self.classes,), 0.5)
         self.class_axes = torch.eye(self.classes, dtype=axes.dtype, device=self.device)
-        self._cache = list(self._read()) if cached else None
+        self._cache = [(_turned(x, self.axes), own) for x, own in self._read()] if cached else None
 
     def start(self) -> Tensor:
         """Weights (R + 1, K) of zero."""
@@ -60,28 +61,27 @@ class LogisticLoss:
     def sums(self, weights: Tensor) -> Tensor:
         """What ``finish`` needs of this process's rows for ``weights`` (P, R + 1, K): a flat float64 tensor.
 
-        The sums over samples of the cross-entropies (P,) and of residual times standardised feature, and residual alone
-        for the bias, (K, P, D + 1).
+        The sums over samples of the cross-entropies (P,) and of residual times feature and 1 (K, P, D + 1).
         """
         p, _, k = weights.shape
-        w, b = self._on_features(weights)
-        losses, slopes = weights.new_zeros(p), weights.new_zeros(k * p, w.shape[1] + 1)
+        w = self._on_features(weights)
+        losses, slopes = weights.new_zeros(p), weights.new_zeros(w.shape)
         for x, labels in self._blocks(k * p):
-            loss, residual = cross_entropy(torch.addmm(b, w, x.T).view(k, p, len(x)), labels)
+            loss, residual = cross_entropy((w @ x.T).view(k, p, len(x)), labels)
             losses += loss.sum(1, dtype=torch.float64)
-            residual = residual.view(k * p, len(x))
-            slopes[:, :-1] += residual @ x
-            slopes[:, -1] += residual.sum(1)
+            slopes += residual.view(k * p, len(x)) @ x
         return torch.cat([losses, slopes.flatten()])
 
     def finish(self, sums: Tensor, weights: Tensor, cs: Tensor) -> tuple[Tensor, Tensor]:
         """Values (P,) and gradients (P, R + 1, K) at ``weights`` with C = ``cs`` (P,), from ``sums`` over all rows."""
         p, _, k = weights.shape
         slopes = sums[p:].view(k, p, -1).permute(1, 2, 0) @ self.class_axes / self.n
+        if self._cache is None:
+            slopes = torch.cat([self.axes.T @ slopes[:, :-1], slopes[:, -1:]], 1)
         penalty = 1 / (cs * self.n)
         squares = weights[:, :-1].square().sum((1, 2))
-        turned = self.axes.T @ slopes[:, :-1] + penalty[:, None, None] * weights[:, :-1]
-        return sums[:p] / self.n + 0.5 * penalty * squares, torch.cat([turned, slopes[:, -1:]], 1)
+        slopes[:, :-1] += penalty[:, None, None] * weights[:, :-1]
+        return sums[:p] / self.n + 0.5 * penalty * squares, slopes
 
     def turn(self, weights: Tensor) -> tuple[Tensor, list[float]]:
         """Turn the axes to those of the Hessian at ``weights`` (P, R + 1, K): the same weights on them, and P levels.
@@ -91,11 +91,11 @@ class LogisticLoss:
         mean of diag(p) - p p^T over the level. F and G are averaged over the P.
         """
         p, _, k = weights.shape
-        w, b = self._on_features(weights)
+        w = self._on_features(weights)
         d = w.shape[1]
 
         def probabilities(x: Tensor) -> Tensor:
-            return torch.softmax(torch.addmm(b, w, x.T).view(k, p, len(x)), 0)
+            return torch.softmax((w @ x.T).view(k, p, len(x)), 0)
 
         levels, f, g = weights.new_zeros(p), weights.new_zeros(d, d), weights.new_zeros(k, k)
         for x, _ in self._blocks(k * p):
@@ -108,11 +108,14 @@ class LogisticLoss:
             shared = (found * share[:, None]).view(k, -1)
             g += torch.diag(shared.sum(1)) - shared @ found.view(k, -1).T
         f, g = self.total(torch.cat([f.flatten(), g.flatten()])).split([d * d, k * k])
-        variances, axes = self._eigen(self.axes.T @ f.view(d, d) @ self.axes)
+        f = f.view(d, d)[:-1, :-1]
+        variances, axes = self._eigen(f if self._cache is not None else self.axes.T @ f @ self.axes)
         class_variances, class_axes = self._eigen(self.class_axes.T @ g.view(k, k) @ self.class_axes)
         self.variances = variances.clamp(min=0)
         self.class_variances = class_variances.clamp(min=1e-3 * float(class_variances.amax()))
         self.axes, self.class_axes = self.axes @ axes, self.class_axes @ class_axes
+        for at, (x, own) in enumerate(self._cache or ()):
+            self._cache[at] = _turned(x, axes), own
         return torch.cat([axes.T @ weights[:, :-1], weights[:, -1:]], 1) @ class_axes, levels.tolist()
 
     def on_raw_features(self, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,23 +134,28 @@ class LogisticLoss:
         found = self.total(found if self.world.is_main else torch.zeros_like(found))
         return found[0], found[1:]
 
-    def _on_features(self, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Float32 weights (K P, D) on standardised features, the classes slowest, and biases (K P, 1)."""
-        _, rows, _ = weights.shape
-        turned = weights @ self.class_axes.T
-        on_features = (self.axes @ turned[:, : rows - 1]).permute(2, 0, 1)
-        return on_features.reshape(-1, len(self.axes)).float(), turned[:, -1].T.reshape(-1, 1).float()
+    def _on_features(self, weights: Tensor) -> Tensor:
+        """Float32 weights (K P, D + 1) on the features of ``_blocks``, the classes slowest and the biases last."""
+        turned = (weights @ self.class_axes.T).permute(2, 0, 1)
+        if self._cache is None:
+            turned = torch.cat([turned[..., :-1] @ self.axes.T, turned[..., -1:]], -1)
+        return turned.reshape(-1, turned.shape[-1]).float()
 
     def _blocks(self, columns: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Standardised rows with their labels, so many that their ``columns`` logits each are of a good size."""
+        """Rows of features and 1 with their labels, so many that their ``columns`` logits each are of a good size."""
         rows = max(128, (CPU_BYTES if self.device.type == "cpu" else ACCELERATOR_BYTES) // (4 * columns))
         for x, labels in self._cache if self._cache is not None else self._read():
             yield from zip(x.split(rows), labels.split(rows), strict=True)
 
     def _read(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Standardised float32 blocks of this process's rows, with their labels."""
+        """Standardised features and 1, float32 (n, D + 1), of this process's rows, with their labels."""
         for at, block in feature_blocks(self.features):
-            yield self.standardise(block), self.labels[at]
+            yield F.pad(self.standardise(block), (0, 1), value=1.0), self.labels[at]
+
+
+def _turned(x: Tensor, axes: Tensor) -> Tensor:
+    """Features and 1 (n, D + 1) on ``axes`` (D, R), and 1: (n, R + 1) float32."""
+    return F.pad((x[:, :-1].double() @ axes).float(), (0, 1), value=1.0)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -181,13 +181,13 @@ def _key(grid: Sequence[float]) -> str:
 
 
 def _fits(stage: StageData, world: World) -> bool:
-    """Whether a process's train features, standardised, take at most half of the memory."""
+    """Whether a process's train features, standardised and with a 1, take at most half of the memory."""
     return _feature_bytes(stage, world) <= stage.memory_bytes // 2
 
 
 def _feature_bytes(stage: StageData, world: World) -> int:
     n, d = stage.features["train"].shape
-    return 4 * d * -(-n // world.size)
+    return 4 * (d + 1) * -(-n // world.size)
 
 
 def _groups(
