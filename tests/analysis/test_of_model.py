@@ -7,6 +7,7 @@ from torch import nn
 
 import lwexplain as lw
 from lwexplain.errors import CaptureError
+from lwexplain.probes.attribution import AttributionMaps
 
 
 class Norm:
@@ -89,14 +90,15 @@ class Keep:
     ("arch", "size", "stages"),
     [
         ("mobilenet_v3_small", 64, ["features.0", "features.4.block.1", "features.12", "avgpool"]),
-        ("vit_b_16", 224, ["encoder.layers.encoder_layer_0", "encoder.layers.encoder_layer_11", "encoder.ln"]),
+        ("vit_b_16", 32, ["encoder.layers.encoder_layer_0", "encoder.layers.encoder_layer_11", "encoder.ln"]),
     ],
 )
 def test_features_of_a_foreign_model_equal_those_of_torchvisions_own_extractor(arch, size, stages):
     from torchvision.models import get_model
     from torchvision.models.feature_extraction import create_feature_extractor
 
-    model = get_model(arch, weights=None, num_classes=2).eval()
+    options = {"image_size": size} if arch == "vit_b_16" else {}
+    model = get_model(arch, weights=None, num_classes=2, **options).eval()
     images, labels = torch.randn(4, 3, size, size), torch.tensor([0, 1, 0, 1])
     keep = Keep()
     batches = [(images[:3], labels[:3]), (images[3:], labels[3:])]
@@ -131,3 +133,29 @@ def test_loaders_that_can_be_read_once_are_enough():
     once = {split: iter(batches) for split, batches in loaders().items()}
     table = lw.analyze_model(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), once, ["0", "1"], ["ncm"])
     assert len(rows(table, "parameters", "none")) == 2
+
+
+def test_attributions_of_any_module_explain_the_same_images_at_every_stage():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Conv2d(4, 4, 3), nn.ReLU(inplace=True))
+    maps = AttributionMaps(methods=["saliency", "integrated_gradients"], checks=["completeness"])
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    table = lw.analyze_model(model, loaders(), ["1", "3"], ["linear", maps])
+    residuals = rows(table, "integrated_gradients_completeness_residual")["value"]
+    assert len(residuals) == 2
+    assert (residuals <= 0.01).all()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_reused_module_is_a_stage_a_call():
+    class Reusing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.relu = nn.Conv2d(3, 3, 3, padding=1), nn.ReLU(inplace=True)
+
+        def forward(self, x):
+            return self.relu(self.conv(self.relu(self.conv(x))))
+
+    table = lw.analyze_model(Reusing(), loaders(), ["relu"], ["ncm"])
+    assert table.attrs["stages"] == ["relu#1", "relu#2"]
+    assert len(rows(table, "ncm_accuracy")) == 2
