@@ -17,7 +17,10 @@ CPU_BYTES = 2**20  # logits of a block: small enough to stay in the cache
 ACCELERATOR_BYTES = 2**26  # large enough to keep it busy
 RANK = 1e-12  # variances below this share of the largest are rounding
 FIRST_ITERATIONS = 20  # until the axes are turned to those of the curvature
-MAX_ITERATIONS = 500
+MAX_ITERATIONS = 450
+ROUGH_TOLERANCE = 1e-3  # of a fit from which no more than an accuracy is read
+ROUGH_REMAINING = 1e-6
+ROUGH_ITERATIONS = 150
 LOWEST_LEVEL = 1e-12  # of a problem whose samples are all certain
 
 
@@ -114,8 +117,9 @@ class LogisticLoss:
         self.variances = variances.clamp(min=0)
         self.class_variances = class_variances.clamp(min=1e-3 * float(class_variances.amax()))
         self.axes, self.class_axes = self.axes @ axes, self.class_axes @ class_axes
-        for at, (x, own) in enumerate(self._cache or ()):
-            self._cache[at] = _turned(x, axes), own
+        cache = self._cache or []
+        for at, (x, own) in enumerate(cache):
+            cache[at] = _turned(x, axes), own
         return torch.cat([axes.T @ weights[:, :-1], weights[:, -1:]], 1) @ class_axes, levels.tolist()
 
     def on_raw_features(self, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -123,6 +127,12 @@ class LogisticLoss:
         scale, mean = self.standardise.scale, self.standardise.mean
         weight = self.class_axes @ (scale[:, None] * (self.axes @ weights[:-1])).T
         return weight, self.class_axes @ weights[-1] - weight @ mean
+
+    def from_raw_features(self, weight: Tensor, bias: Tensor) -> Tensor:
+        """The weights (R + 1, K) whose map on the features as they are is ``weight`` (K, D) and ``bias`` (K,)."""
+        scale, mean = self.standardise.scale, self.standardise.mean
+        standardised = torch.where(scale > 0, weight / scale, 0.0).T
+        return torch.cat([self.axes.T @ standardised, (bias + weight @ mean)[None]]) @ self.class_axes
 
     def total(self, tensor: Tensor) -> Tensor:
         """The sum over all processes."""
@@ -186,12 +196,18 @@ def own_rows(n: int, world: World) -> slice:
 
 
 def solve(
-    losses: Sequence[LogisticLoss], problems: Sequence[tuple[int, float]], history: int = HISTORY
+    losses: Sequence[LogisticLoss],
+    problems: Sequence[tuple[int, float]],
+    history: int = HISTORY,
+    *,
+    starts: Sequence[Tensor] | None = None,
+    rough: bool = False,
 ) -> list[Minimum]:
     """The minimum for each of ``problems``, (place in ``losses``, C), ascending; ``x`` is on the axes of its loss.
 
     All are solved together: an evaluation reads the features of each loss once, for all its C. Of several processes
-    every one must call it with the same problems, and gets the same minima.
+    every one must call it with the same problems, and gets the same minima. ``starts`` are points near the minima, on
+    the axes of new losses; a ``rough`` minimum is near enough to compare accuracies.
     """
     groups = [[number for number, (at, _) in enumerate(problems) if at == place] for place in range(len(losses))]
     cs = losses[0].variances.new_tensor([c for _, c in problems])
@@ -211,16 +227,26 @@ def solve(
         ]
         return torch.cat([values for values, _ in found]), [one for _, gradients in found for one in gradients]
 
-    starts = [losses[at].start() for at, _ in problems]
+    def search(points: Sequence[Tensor], curvatures: Sequence[Tensor], most: int) -> list[Minimum]:
+        if rough:
+            ends = {"tolerance": ROUGH_TOLERANCE, "remaining": ROUGH_REMAINING}
+            return minimise(
+                function, points, curvatures, history=history, max_iterations=min(most, ROUGH_ITERATIONS), **ends
+            )
+        return minimise(function, points, curvatures, history=history, max_iterations=most)
+
     curvatures = [losses[at].inverse_curvature(c) for at, c in problems]
-    minima = minimise(function, starts, curvatures, history=history, max_iterations=FIRST_ITERATIONS)
-    if all(minimum.converged for minimum in minima):
-        return minima
-    starts = [minimum.x for minimum in minima]
-    for loss, group in zip(losses, groups, strict=True):
-        if not all(minima[number].converged for number in group):
-            turned, levels = loss.turn(torch.stack([starts[number] for number in group]))
-            for number, start, level in zip(group, turned, levels, strict=True):
-                starts[number] = start
-                curvatures[number] = loss.inverse_curvature(problems[number][1], level)
-    return minimise(function, starts, curvatures, history=history, max_iterations=MAX_ITERATIONS)
+    pending = set(range(len(losses)))
+    points = list(starts or ())
+    if not points:
+        minima = search([losses[at].start() for at, _ in problems], curvatures, FIRST_ITERATIONS)
+        points = [minimum.x for minimum in minima]
+        pending = {at for (at, _), minimum in zip(problems, minima, strict=True) if not minimum.converged}
+        if not pending:
+            return minima
+    for place in sorted(pending):
+        turned, levels = losses[place].turn(torch.stack([points[number] for number in groups[place]]))
+        for number, point, level in zip(groups[place], turned, levels, strict=True):
+            points[number] = point
+            curvatures[number] = losses[place].inverse_curvature(problems[number][1], level)
+    return search(points, curvatures, MAX_ITERATIONS)

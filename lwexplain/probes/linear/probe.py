@@ -25,7 +25,7 @@ class LinearProbe:
 
     ``weight`` (K, D) and ``bias`` (K,) are float64 on the CPU. ``c`` is the inverse regularisation strength
     chosen on val, ``loss`` the mean cross-entropy on train plus the penalty, ``accuracies`` the val
-    accuracy per C.
+    accuracy per C that it was chosen by, of fits ended early where there are several.
     """
 
     weight: torch.Tensor
@@ -111,19 +111,20 @@ def fit_linear_probes(stages: Sequence[StageData], grid: Sequence[float], world:
     """Fit those of ``stages`` that are not fitted yet, and remember each probe in ``stage.memo``.
 
     Stages are fitted together as far as half of ``memory_bytes`` goes for the state of the search and half for the
-    features; a stage whose features do not fit is read anew at each evaluation.
+    features; a stage whose features do not fit is read anew at each evaluation. The C of a grid are compared on fits
+    ended early, which moves their accuracies by a few thousandths at most; the one chosen is then fitted to the end.
     """
     missing = [stage for stage in stages if _key(grid) not in stage.memo]
-    found: dict[int, list[_Fit]] = {at: [] for at in range(len(missing))}
-    for group, history in _groups(missing, sorted(grid), world):
-        chosen = sorted({at for at, _ in group})
-        losses = [LogisticLoss(missing[at], cached=_fits(missing[at], world), world=world) for at in chosen]
-        minima = solve(losses, [(chosen.index(at), c) for at, c in group], history)
-        for (at, c), minimum in zip(group, minima, strict=True):
-            weight, bias = losses[chosen.index(at)].on_raw_features(minimum.x)
-            found[at].append(_Fit(c, weight.cpu(), bias.cpu(), minimum.value, minimum.converged))
-    for at, stage in enumerate(missing):
-        stage.memo[_key(grid)] = _best(stage, found[at], world)
+    rough: list[_Fit | None] = [None] * len(missing)
+    accuracies: list[dict[float, float]] = [{} for _ in missing]
+    if len(grid) > 1:
+        for at, fits in enumerate(_fitted(missing, [sorted(grid)] * len(missing), world)):
+            accuracies[at] = _accuracies(missing[at], fits, world)
+            rough[at] = max(fits, key=lambda fit: accuracies[at][fit.c])
+    chosen = [[grid[0] if fit is None else fit.c] for fit in rough]
+    for at, (fit,) in enumerate(_fitted(missing, chosen, world, rough)):
+        found = accuracies[at] or _accuracies(missing[at], [fit], world)
+        missing[at].memo[_key(grid)] = LinearProbe(fit.weight, fit.bias, fit.c, fit.loss, fit.converged, found)
 
 
 @dataclass(frozen=True)
@@ -135,8 +136,29 @@ class _Fit:
     converged: bool
 
 
-def _best(stage: StageData, fits: list[_Fit], world: World) -> LinearProbe:
-    """The fit with the highest val accuracy, the first of equals."""
+def _fitted(
+    stages: Sequence[StageData], grids: Sequence[Sequence[float]], world: World, rough: Sequence[_Fit | None] = ()
+) -> list[list[_Fit]]:
+    """The fits of each stage with each C of its grid: rough ones, or those that go on from ``rough``, one a stage."""
+    found: list[list[_Fit]] = [[] for _ in stages]
+    for group, history in _groups(stages, grids, world):
+        chosen = sorted({at for at, _ in group})
+        losses = [LogisticLoss(stages[at], cached=_fits(stages[at], world), world=world) for at in chosen]
+        problems = [(chosen.index(at), c) for at, c in group]
+        begun = [fit for at in chosen if rough and (fit := rough[at]) is not None]
+        starts = [
+            loss.from_raw_features(fit.weight.to(loss.device), fit.bias.to(loss.device))
+            for loss, fit in zip(losses, begun, strict=False)
+        ]
+        minima = solve(losses, problems, history, starts=starts, rough=not rough)
+        for (at, c), (place, _), minimum in zip(group, problems, minima, strict=True):
+            weight, bias = losses[place].on_raw_features(minimum.x)
+            found[at].append(_Fit(c, weight.cpu(), bias.cpu(), minimum.value, minimum.converged))
+    return found
+
+
+def _accuracies(stage: StageData, fits: list[_Fit], world: World) -> dict[float, float]:
+    """The val accuracy per C."""
     features, labels = read_split(stage, "val")
     rows = own_rows(len(labels), world)
     right = torch.zeros(len(fits), dtype=torch.int64)
@@ -146,9 +168,7 @@ def _best(stage: StageData, fits: list[_Fit], world: World) -> LinearProbe:
         predicted = logits.view(len(block), len(fits), -1).argmax(2)
         right += (predicted == torch.tensor(labels[rows][at])[:, None]).sum(0)
     shares = (world.total(right).double() / len(labels)).tolist()
-    accuracies = {fit.c: share for fit, share in zip(fits, shares, strict=True)}
-    fit = max(fits, key=lambda fit: accuracies[fit.c])
-    return LinearProbe(fit.weight, fit.bias, fit.c, fit.loss, fit.converged, accuracies)
+    return {fit.c: share for fit, share in zip(fits, shares, strict=True)}
 
 
 def _rows(stage: StageData, probe: LinearProbe, world: World) -> list[Measurement | Predictions]:
@@ -191,7 +211,7 @@ def _feature_bytes(stage: StageData, world: World) -> int:
 
 
 def _groups(
-    stages: Sequence[StageData], grid: Sequence[float], world: World
+    stages: Sequence[StageData], grids: Sequence[Sequence[float]], world: World
 ) -> Iterator[tuple[list[tuple[int, float]], int]]:
     """Problems (stage, C) to solve together, and how many pairs to remember: fewer where one problem is too large."""
     group: list[tuple[int, float]] = []
@@ -202,7 +222,7 @@ def _groups(
         rows = min(d, n) + 1
         size = state_bytes(rows, len(stage.classes), HISTORY)
         copy = _feature_bytes(stage, world) if _fits(stage, world) else 0
-        for c in grid:
+        for c in grids[at]:
             new = not group or group[-1][0] != at
             if group and (state + size > limit or cache + copy * new > limit):
                 yield group, HISTORY

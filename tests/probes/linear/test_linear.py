@@ -99,8 +99,8 @@ def test_little_memory_changes_nothing_but_the_reading(make_stage, tmp_path, mon
         cached.clear()
         Linear().measure_all(stages)
         results.append(([fit_linear_probe(stage) for stage in stages], list(cached)))
-    assert results[0][1] == [True, True]
-    assert len(results[1][1]) > 2  # several groups
+    assert results[0][1] == [True, True] * 2  # to choose, and to end
+    assert len(results[1][1]) > 4  # several groups
     assert False in results[2][1]
     for probes, _ in results[1:]:
         for one, other in zip(probes, results[0][0], strict=True):
@@ -303,6 +303,31 @@ def test_loss_and_gradient_are_those_of_autograd_on_any_axes(
         value, gradient = direct(loss, stage, weights[place], c)
         torch.testing.assert_close(values[place], value, rtol=1e-6, atol=0)
         torch.testing.assert_close(gradients[place], gradient, rtol=0, atol=2e-6 * float(gradient.abs().max()))
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_map_on_raw_features_comes_back_from_new_axes(make_stage, cached: bool) -> None:
+    stage = make_stage(dims=7, classes=4)
+    turned, new = LogisticLoss(stage, cached=cached), LogisticLoss(stage, cached=cached)
+    generator = torch.Generator().manual_seed(2)
+    weights = torch.randn(1, len(new.start()), 4, generator=generator, dtype=torch.float64)
+    (weights,), _ = turned.turn(weights)
+    weight, bias = turned.on_raw_features(weights)
+    again = new.from_raw_features(weight, bias)
+    cs = torch.ones(1, dtype=torch.float64)
+    values = [loss.finish(loss.sums(w[None]), w[None], cs)[0] for loss, w in ((turned, weights), (new, again))]
+    torch.testing.assert_close(*values, rtol=1e-6, atol=0)
+    for part, expected in zip(new.on_raw_features(again), (weight, bias), strict=True):
+        torch.testing.assert_close(part, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_the_fit_chosen_from_a_grid_is_as_exact_as_one_of_its_own(make_stage) -> None:
+    stage = make_stage(dims=30, spread=2.5)
+    chosen = fit_linear_probe(stage)
+    alone = fit_linear_probe(stage, (chosen.c,))
+    assert chosen.converged
+    assert alone.converged
+    assert chosen.loss == pytest.approx(alone.loss, rel=1e-6)
 
 
 def test_a_group_is_fitted_once(make_stage) -> None:
