@@ -63,6 +63,7 @@ def prepare(work: Path, train: int, val: int, test: int, epochs: int) -> Run:
         "data.val_fraction": val / (train + val),
         "model.width": 64,
         "training.epochs": epochs,
+        "training.optimizer.lr": 0.02,  # few steps: the rate of the recipe, made for many, would leave it near chance
     }
     run = trained_run(work / "run", overrides)
     config = load_config(run.config())

@@ -230,7 +230,7 @@ def main() -> None:
         name = "analysis_all_measures"
     else:
         work = options.work or Path(f"runs/analysis_speed{tiny}")
-        sizes, epochs = ((160, 40, 100), 1) if options.tiny else ((4_000, 1_000, 2_000), 2)
+        sizes, epochs = ((160, 40, 100), 1) if options.tiny else ((4_000, 1_000, 2_000), 3)
         if options.what == "prepare":
             prepare(work, *sizes, epochs)
             return
