@@ -124,6 +124,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], TextTable]]] = {
     "stopping": ("strategies", stopping),
     "prefix_cache": ("prefix_cache", prefix_cache),
     "activation_bytes": ("activation_bytes", activation_bytes),
+    "analysis_speed": ("analysis_speed", analysis_speed),
+    "analysis_memory": ("analysis_memory", analysis_memory),
 }
 """Each table by name: its result file, and what makes it."""
 
