@@ -7,9 +7,10 @@ from typing import Any
 from lwexplain.analysis.cores import Cores
 from lwexplain.analysis.parts import Part, PartStore
 from lwexplain.probes.base import PROBES, Probe, ProbeOfAllStages, StageData
-from lwexplain.probes.engine import FAILURES, ProbeRun, merged, resolve_probes, run_probes
+from lwexplain.probes.engine import FAILURES, resolve_probes, run_probes
 from lwexplain.probes.linear.fits import FITS, fits_of, remember_fits
 from lwexplain.probes.moments import streamed_moments
+from lwexplain.probes.tables import ProbeRun, merged
 from lwexplain.training.distributed import World
 
 Tell = Callable[[str, int, int], None]

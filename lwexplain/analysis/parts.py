@@ -27,7 +27,7 @@ import pandas as pd
 
 import lwexplain
 from lwexplain.errors import RunError
-from lwexplain.probes.engine import ProbeRun
+from lwexplain.probes.tables import ProbeRun
 from lwexplain.results import METRIC_COLUMNS, PREDICTION_COLUMNS, AttributionSet
 
 

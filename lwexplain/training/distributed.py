@@ -62,13 +62,8 @@ class World:
     @contextmanager
     def first_alone(self) -> Iterator[None]:
         """The first process runs the block and the others go on when it is done; an error of it is one of all."""
-        error: BaseException | None = None
-        try:
+        with self.together(TrainingError("the first process cannot go on; it says why")):
             yield
-        except Exception as raised:
-            error = raised
-        if self.any(error is not None)[0]:
-            raise error or TrainingError("the first process cannot go on; it says why")
 
     @contextmanager
     def together(self, otherwise: Exception) -> Iterator[None]:
