@@ -46,12 +46,6 @@ def pair_blocks(x: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
         start = rows.stop
 
 
-def nearest_rows(x: torch.Tensor, y: torch.Tensor, k: int) -> torch.Tensor:
-    """Indices (N, k) of the ``k`` rows of ``y`` nearest to each row of ``x``, nearest first."""
-    found = [d2.topk(k, dim=1, largest=False, sorted=True).indices for _, d2 in squared_distance_blocks(x, y)]
-    return torch.cat(found)
-
-
 def centre(x: torch.Tensor) -> torch.Tensor:
     """A point (D,) amid the rows of ``x`` (N, D): their mean, rounded to a power of two near each standard deviation.
 

@@ -6,7 +6,7 @@ import torch
 from scipy.spatial.distance import cdist
 
 from lwexplain.probes import distances
-from lwexplain.probes.distances import nearest_rows, pair_blocks, squared_distance_blocks
+from lwexplain.probes.distances import pair_blocks, squared_distance_blocks
 
 
 @pytest.fixture(params=[8, 900, 2**22], autouse=True)
@@ -46,10 +46,3 @@ def test_whole_numbers_have_distances_without_rounding(offset: int) -> None:
     exact = ((x[:, None] - x[None]) ** 2).sum(-1)
     d2 = torch.cat([d2 for _, d2 in squared_distance_blocks(torch.from_numpy(x.astype(np.float64)))])
     np.testing.assert_array_equal(d2, exact)
-
-
-def test_nearest_rows_come_nearest_first() -> None:
-    rng = np.random.default_rng(4)
-    x, y = rng.normal(size=(9, 5)), rng.normal(size=(30, 5))
-    found = nearest_rows(torch.from_numpy(x), torch.from_numpy(y), 4)
-    np.testing.assert_array_equal(found, cdist(x, y).argsort(1)[:, :4])

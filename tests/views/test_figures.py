@@ -243,3 +243,5 @@ def test_a_note_names_its_metrics_and_the_stages_where_it_is_not_of_all(table: p
         "sub-sample: discrimination value (GDV), silhouette",
         f"one class is empty: discrimination value (GDV), at {STAGES[0]}, {STAGES[1]}",
     ]
+    rows.attrs["forward"] = "bfloat16 forward pass: features differ by 1.0% of their spread from float32"
+    assert contents.notes(rows)[0] == rows.attrs["forward"]
