@@ -49,6 +49,7 @@ class DataConfig(Section):
     name: str = Field("digits", description="a data set of `lwexplain list datasets`")
     root: Path | None = Field(None, description="folder that holds the files of the data set")
     download: bool = Field(False, description="let torchvision download the files into root")
+    classes: list[str] | None = Field(None, description="only the images of these classes, in this order; absent = all")
     train_size: int | None = Field(None, ge=1, description="stratified subset of the training images; absent = all")
     val_fraction: float = Field(0.1, gt=0, lt=1, description="share of the training images held out as val")
     test_fraction: float = Field(0.2, gt=0, lt=1, description="share held out as test where the set has none")
@@ -74,6 +75,7 @@ class ModelConfig(Section):
     balance: Literal["depth", "parameters", "activations"] = Field(
         "depth", description="what the merged stages hold equal shares of, as far as neighbours allow"
     )
+    depth: int | None = Field(None, ge=1, description="keep only the first this many stages; absent = all")
     options: dict[str, Any] = Field(default_factory=dict, description="further options of this model")
 
 

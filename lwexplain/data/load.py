@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from lwexplain.data.dataset import DATASETS, DataSplits, ImageArrays, ImageFiles
 from lwexplain.data.seeding import keyed_generator
 from lwexplain.data.splits import stratified_split, stratified_subset
 from lwexplain.errors import DataError
+from lwexplain.registry import nearest
 
 STATS_LIMIT = 50_000  # images of a file set that mean and std are computed on
 MIN_STD = 1e-3  # below this a channel counts as constant
@@ -23,7 +25,7 @@ CHUNK = 1024
 def load_data(config: DataConfig, seed: int) -> DataSplits:
     """Build the data set of ``config`` and its splits, which depend on the labels and ``seed`` alone.
 
-    ``test`` is the set's own or ``test_fraction`` of its images; then ``val_fraction`` of the rest is ``val``
+    Of a set narrowed to some ``classes`` the others are as if they were not there. ``test`` is the set's own or ``test_fraction`` of its images; then ``val_fraction`` of the rest is ``val``
     and ``train`` is what remains, or a stratified subset of ``train_size``. ``label_noise`` then redraws labels of
     ``train`` and ``val``, never of ``test``. Images are converted to ``image_size`` and ``channels``. File sets are
     decoded into memory where ``resident`` says so or, if it is not set, where they fill at most a quarter of the
@@ -34,6 +36,8 @@ def load_data(config: DataConfig, seed: int) -> DataSplits:
     """
     source = DATASETS.create(config.name, config, options=config.options)
     check_source(source)
+    if config.classes is not None:
+        source = of_classes(source, config.classes)
     train, test, classes = source.train, source.test, source.classes
     if test is None:
         kept, held_out = stratified_split(train.labels, config.test_fraction, seed, part="test", classes=classes)
@@ -82,6 +86,30 @@ def check_source(source: Source) -> None:
             f"data set {source.name!r}: (channels, height, width) of test images is "
             f"{source.test.shape}, of training images {source.train.shape}"
         )
+
+
+def of_classes(source: Source, names: Sequence[str]) -> Source:
+    """The images of the classes ``names`` alone, labelled by their place in that list.
+
+    Raises DataError for fewer than two, one named twice, and one that the set does not have.
+    """
+    if len(set(names)) < 2 or len(set(names)) < len(names):
+        raise DataError(f"data.classes={list(names)} must name two or more different classes")
+    for name in names:
+        if name not in source.classes:
+            raise DataError(f"data set {source.name!r} has no class {name!r}; {nearest(name, source.classes)}")
+    new_label = torch.full((len(source.classes),), -1)
+    new_label[[source.classes.index(name) for name in names]] = torch.arange(len(names))
+
+    def narrowed(images: Images) -> Images:
+        kept = (new_label[images.labels] >= 0).nonzero().flatten()
+        images = images.subset(kept)
+        return replace(images, labels=new_label[images.labels])
+
+    test = None if source.test is None else narrowed(source.test)
+    narrow = replace(source, classes=list(names), train=narrowed(source.train), test=test)
+    check_source(narrow)
+    return narrow
 
 
 def redraw_labels(images: Images, share: float, num_classes: int, seed: int, *, part: str) -> Images:

@@ -31,4 +31,18 @@ def build_model(config: ModelConfig, input_shape: Sequence[int], num_classes: in
         )
     if not isinstance(model, StagedModel):
         raise ModelError(f"model {config.name!r} made a {type(model).__name__}, expected a StagedModel")
-    return model if config.stages is None else balance_stages(model, config.stages, config.balance)
+    if config.stages is not None:
+        model = balance_stages(model, config.stages, config.balance)
+    return model if config.depth is None else first_stages(model, config.depth)
+
+
+def first_stages(model: StagedModel, depth: int) -> StagedModel:
+    """The first ``depth`` stages of a newly built model, without a head unless that is all of it.
+
+    Raises ModelError where the model has fewer stages.
+    """
+    if depth > model.depth:
+        raise ModelError(f"model.depth={depth}, but the model has {model.depth} stages: {', '.join(model.names)}")
+    if depth == model.depth:
+        return model
+    return StagedModel(dict(list(model.stages.items())[:depth]), model.input_shape, model.num_classes)
