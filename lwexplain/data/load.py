@@ -25,12 +25,13 @@ CHUNK = 1024
 def load_data(config: DataConfig, seed: int) -> DataSplits:
     """Build the data set of ``config`` and its splits, which depend on the labels and ``seed`` alone.
 
-    Of a set narrowed to some ``classes`` the others are as if they were not there. ``test`` is the set's own or ``test_fraction`` of its images; then ``val_fraction`` of the rest is ``val``
-    and ``train`` is what remains, or a stratified subset of ``train_size``. ``label_noise`` then redraws labels of
-    ``train`` and ``val``, never of ``test``. Images are converted to ``image_size`` and ``channels``. File sets are
-    decoded into memory where ``resident`` says so or, if it is not set, where they fill at most a quarter of the
-    free memory; sets that come as arrays always stay there. ``mean`` and ``std`` are those of ``train``, of 50,000
-    evenly spaced images where a file set has more.
+    Of a set narrowed to some ``classes`` the others are as if they were not there. ``test`` is the set's own or
+    ``test_fraction`` of its images; then ``val_fraction`` of the rest is ``val`` and ``train`` is what remains, or a
+    stratified subset of ``train_size``. ``label_noise`` then redraws labels of ``train`` and ``val``, never of
+    ``test``. Images are converted to ``image_size`` and ``channels``. File sets are decoded into memory where
+    ``resident`` says so or, if it is not set, where they fill at most a quarter of the free memory; sets that come as
+    arrays always stay there. ``mean`` and ``std`` are those of ``train``, of 50,000 evenly spaced images where a file
+    set has more.
 
     Raises DataError (missing or damaged files, too few images) and UnknownNameError (data set or option).
     """
