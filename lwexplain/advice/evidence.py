@@ -13,8 +13,8 @@ from lwexplain.errors import AdviceError
 class Evidence:
     """The overall rows of an analysis table as curves over the S stages.
 
-    ``curves[metric, split]`` float64 (S,), NaN where a stage has no such row; ``chance`` the accuracy of always guessing
-    the most frequent class of val.
+    ``curves[metric, split]`` float64 (S,), NaN where a stage has no such row; ``chance`` the accuracy of always
+    guessing the most frequent class of val.
     """
 
     stages: list[str]
@@ -27,7 +27,7 @@ class Evidence:
         """The curves of a table that ``lw.analyze`` or ``lw.analyze_model`` returned, or of part of its rows."""
         stages = list(table.attrs.get("stages") or [])
         if not stages:
-            raise AdviceError("the table does not name its stages; pass the run, or the table as lw.analyze returned it")
+            raise AdviceError("the table names no stages; pass the run, or the table as lw.analyze returned it")
         curves: dict[tuple[str, str], np.ndarray] = {}
         overall = table[table["class"].isna()].drop_duplicates(["metric", "split", "depth"], keep="last")
         for (metric, split), rows in overall.groupby(["metric", "split"]):
