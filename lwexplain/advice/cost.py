@@ -1,4 +1,4 @@
-"""What a network of each depth costs: parameters, FLOPs and measured latency, its head included."""
+"""What a network of each depth costs, its head included: parameters, FLOPs, memory and measured latency."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from lwexplain.errors import ModelError
+from lwexplain.models.activations import ActivationMeter
 from lwexplain.models.heads.base import HEADS
 from lwexplain.models.site import Site
 from lwexplain.models.staged import StagedModel
@@ -27,11 +28,12 @@ LATENCY_ROUNDS = (10, 200)
 
 @dataclass(frozen=True)
 class Cost:
-    """``flops`` of one image (a multiplication and an addition count as two); ``latency_seconds`` of one image alone
-    (batch 1): median, 5th and 95th percentile over ``runs``."""
+    """``flops`` of one image (a multiplication and an addition count as two); ``memory_bytes`` that one image takes;
+    ``latency_seconds`` of one image alone (batch 1): median, 5th and 95th percentile over ``runs``."""
 
     parameters: int
     flops: int
+    memory_bytes: int
     latency_seconds: float
     latency_low: float
     latency_high: float
@@ -67,7 +69,7 @@ class CostProbe:
         return {"stages": self.stages, "device": device}
 
     def measure_all(self, stages: list[StageData]) -> dict[str, list[Measurement]]:
-        """Parameters, FLOPs and latency by stage name, on the device where the model lies."""
+        """Parameters, FLOPs, memory and latency by stage name, on the device where the model lies."""
         if isinstance(self.model, ModelError):
             raise self.model
         model, was_training = self.model, self.model.training
@@ -82,7 +84,7 @@ class CostProbe:
 
 
 def measure_costs(networks: Sequence[nn.Module], input_shape: tuple[int, ...]) -> list[Cost]:
-    """Parameters, FLOPs and latency of networks for one image (C, H, W); they take turns on the clock."""
+    """Costs of networks in evaluation mode for one image (C, H, W); they take turns on the clock."""
     device = _device_of(networks[0])
     image = torch.zeros(1, *input_shape, device=device)
     costs = []
@@ -93,9 +95,21 @@ def measure_costs(networks: Sequence[nn.Module], input_shape: tuple[int, ...]) -
                 network(image)
             low, median, high = np.quantile(times, [0.05, 0.5, 0.95])
             parameters = sum(parameter.numel() for parameter in network.parameters())
-            flops = counter.get_total_flops()
-            costs.append(Cost(parameters, flops, float(median), float(low), float(high), len(times)))
+            flops, memory = counter.get_total_flops(), inference_memory(network, image)
+            costs.append(Cost(parameters, flops, memory, float(median), float(low), float(high), len(times)))
     return costs
+
+
+def inference_memory(network: nn.Module, images: torch.Tensor) -> int:
+    """Bytes that a forward pass without gradients takes: weights, buffers and the largest sum of live activations.
+
+    An activation lives from the operation that makes it until nothing needs it any more, as ``ActivationMeter`` counts
+    it; the images themselves and what an operation uses inside itself are not in it. The number is the same every time.
+    """
+    with torch.no_grad(), ActivationMeter() as meter:
+        network(images)
+    held = [*network.parameters(), *network.buffers()]  # a tensor that two layers share comes once
+    return sum(tensor.nbytes for tensor in held) + meter.peak_bytes
 
 
 def _device_of(model: nn.Module) -> torch.device:
@@ -120,6 +134,12 @@ def measurements(cost: Cost, device: str) -> list[Measurement]:
     return [
         Measurement("parameters", cost.parameters, split="none"),
         Measurement("flops", cost.flops, split="none", note="per image, head included"),
+        Measurement(
+            "memory_bytes",
+            cost.memory_bytes,
+            split="none",
+            note="of one image: weights, buffers and the largest sum of live activations",
+        ),
         Measurement(
             "latency_seconds",
             cost.latency_seconds,

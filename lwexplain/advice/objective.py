@@ -1,0 +1,131 @@
+"""Which depth to take when costs count: the cheapest that is enough, or the best within budgets."""
+
+import math
+from collections.abc import Mapping, Sequence
+from numbers import Real
+
+from lwexplain.advice.prospects import COSTS, Prospect
+from lwexplain.errors import AdviceError
+
+OBJECTIVES = ("accuracy", *COSTS)
+"""What is made as good as can be: the expected accuracy, or one of the costs."""
+
+SAME_LATENCY = 0.05
+"""Latencies that differ by no more than this share are the same for a choice.
+
+A latency is measured: even where the networks take turns on the clock, medians of two equally fast ones differ by a few
+percent, more on a busy machine, and a Prospect does not carry their spread. Without the margin, noise alone would now
+and then make a deeper network the "fastest" one.
+"""
+
+UNITS = {"params": "parameters", "flops": "FLOPs", "latency": "seconds", "memory": "bytes"}
+"""What the numbers of a budget count."""
+
+
+def check_objective(objective: str) -> str:
+    """The objective; raises AdviceError where it is none of ``OBJECTIVES``."""
+    if objective not in OBJECTIVES:
+        raise AdviceError(f"there is no objective {objective!r}; choose one of {', '.join(OBJECTIVES)}")
+    return objective
+
+
+def check_budgets(budgets: Mapping[str, float]) -> dict[str, float]:
+    """The budgets, the most that a cost may be; raises AdviceError for an unknown cost or an amount that is none."""
+    for name, amount in budgets.items():
+        if name not in COSTS:
+            raise AdviceError(f"there is no budget for {name!r} (found {amount!r}); costs are {', '.join(COSTS)}")
+        if isinstance(amount, bool) or not isinstance(amount, Real) or not 0 < amount < math.inf:
+            raise AdviceError(f"the budget of {name} is {amount!r}; it must be a positive number of {UNITS[name]}")
+    return {name: float(amount) for name, amount in budgets.items()}
+
+
+def measured(prospects: Sequence[Prospect], cost: str) -> bool:
+    """True where every depth has a number for this cost."""
+    values = [prospect.cost(cost) for prospect in prospects]
+    return all(value is not None and math.isfinite(value) for value in values)
+
+
+def choose(prospects: Sequence[Prospect], objective: str, budgets: Mapping[str, float]) -> int:
+    """Position of the depth to take: of those within all budgets the best by the objective.
+
+    A cost as objective: the cheapest that is sufficient (latencies within SAME_LATENCY of the lowest are alike), of
+    equally cheap ones the one with the fewest stages. The objective ``accuracy``, and any objective where none within
+    the budgets is sufficient: the highest expected accuracy, of equally accurate ones the one with the fewest
+    parameters. The number of stages stands in for parameters that were not measured, but not in a budget.
+
+    Raises AdviceError where there is no depth, nothing fits the budgets, or a cost that is asked for was not measured.
+    """
+    check_objective(objective)
+    allowed = _within(prospects, check_budgets(budgets))
+    enough = [position for position in allowed if prospects[position].sufficient]
+    if objective == "accuracy" or not enough:
+        sizes = costs_of(prospects, "params")
+        return min(allowed, key=lambda at: (-prospects[at].expected_accuracy, sizes[at], prospects[at].depth))
+    costs = costs_of(prospects, objective)
+    least = min(costs[position] for position in enough)
+    limit = least * (1 + SAME_LATENCY) if objective == "latency" else least
+    return min((position for position in enough if costs[position] <= limit), key=lambda at: prospects[at].depth)
+
+
+def pareto_front(prospects: Sequence[Prospect], objective: str) -> list[bool]:
+    """Which depths no other depth beats: none is at least as accurate and as cheap, and better in one of the two.
+
+    ``objective`` is a cost; costs and expected accuracies are taken as they are, without any margin.
+    """
+    costs = costs_of(prospects, objective)
+    points = [(cost, prospect.expected_accuracy) for cost, prospect in zip(costs, prospects, strict=True)]
+
+    def beaten(cost: float, accuracy: float) -> bool:
+        return any(c <= cost and a >= accuracy and (c, a) != (cost, accuracy) for c, a in points)
+
+    return [not beaten(*point) for point in points]
+
+
+def costs_of(prospects: Sequence[Prospect], objective: str) -> list[float]:
+    """What each depth costs; stages in the place of parameters that were not measured.
+
+    Raises AdviceError for any other cost that was not measured, and where ``objective`` is no cost.
+    """
+    if objective not in COSTS:
+        raise AdviceError(f"{objective!r} is no cost; costs are {', '.join(COSTS)}")
+    if objective == "params" and not measured(prospects, objective):
+        return [float(prospect.depth) for prospect in prospects]
+    _require(prospects, objective)
+    return [float(prospect.cost(objective) or 0.0) for prospect in prospects]
+
+
+def amount(cost: str, value: float) -> str:
+    """A cost as text for a person: ``12,345 parameters``, ``1.24 ms``, ``3.1 MiB``, rounded up."""
+    if cost in ("params", "flops"):
+        return f"{math.ceil(value):,} {UNITS[cost]}"
+    number, unit = (1e3 * value, "ms") if cost == "latency" else (value / 2**20, "MiB")
+    step = 10.0 ** (math.floor(math.log10(number)) - 2) if number > 0 else 1.0
+    return f"{math.ceil(number / step - 1e-9) * step:.6g} {unit}"
+
+
+def _within(prospects: Sequence[Prospect], budgets: Mapping[str, float]) -> list[int]:
+    """Positions of the depths that keep all budgets, at least one."""
+    if not prospects:
+        raise AdviceError("there is no depth to choose from: the measurements show no signal")
+    allowed, kept = list(range(len(prospects))), ""
+    for name, most in budgets.items():
+        _require(prospects, name)
+        costs = costs_of(prospects, name)
+        fitting = [position for position in allowed if costs[position] <= most]
+        if not fitting:
+            least = min(allowed, key=lambda position: costs[position])
+            raise AdviceError(
+                f"no depth{kept and f' within {kept}'} keeps {name} within {amount(name, most)}: the least is "
+                f"{amount(name, costs[least])}, at {prospects[least].stage} (depth {prospects[least].depth}); "
+                f"raise this budget or train a smaller network"
+            )
+        allowed, kept = fitting, f"{kept}{kept and ' and '}{amount(name, most)}"
+    return allowed
+
+
+def _require(prospects: Sequence[Prospect], cost: str) -> None:
+    if not measured(prospects, cost):
+        raise AdviceError(
+            f"the cost {cost!r} (metric {COSTS[cost]}) was not measured at every depth; run lwexplain analyze again "
+            "(its probe 'cost' measures it, or says why it cannot), or leave this objective or budget out"
+        )
