@@ -1,7 +1,7 @@
 """What an analysis measured, by depth: the curves that depth rules and the fitted depth model read."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -14,13 +14,15 @@ class Evidence:
     """The overall rows of an analysis table as curves over the S stages.
 
     ``curves[metric, split]`` float64 (S,), NaN where a stage has no such row; ``chance`` the accuracy of always
-    guessing the most frequent class of val.
+    guessing the most frequent class of val. ``counts[metric, split]`` the samples a value rests on, the fewest of any
+    stage; left out where the rows say none.
     """
 
     stages: list[str]
     strategy: str | None
     chance: float
     curves: Mapping[tuple[str, str], np.ndarray]
+    counts: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, table: pd.DataFrame) -> "Evidence":
@@ -29,13 +31,16 @@ class Evidence:
         if not stages:
             raise AdviceError("the table names no stages; pass the run, or the table as lw.analyze returned it")
         curves: dict[tuple[str, str], np.ndarray] = {}
+        counts: dict[tuple[str, str], int] = {}
         overall = table[table["class"].isna()].drop_duplicates(["metric", "split", "depth"], keep="last")
         for (metric, split), rows in overall.groupby(["metric", "split"]):
             curve = np.full(len(stages), np.nan)
             curve[rows["depth"].to_numpy() - 1] = rows["value"].to_numpy()
             curves[str(metric), str(split)] = curve
+            if rows["n"].notna().any():
+                counts[str(metric), str(split)] = int(rows["n"].min())
         chance = float(table.attrs.get("chance") or 1 / len(table.attrs["classes"]))
-        return cls(stages, table.attrs.get("strategy"), chance, curves)
+        return cls(stages, table.attrs.get("strategy"), chance, curves, counts)
 
     def curve(self, metric: str, split: str = "val") -> np.ndarray:
         """float64 (S,) of a metric; all NaN where it was not measured."""
