@@ -47,3 +47,7 @@ class ProbeError(LwexplainError):
 
 class AdviceError(LwexplainError):
     """The measurements do not allow a recommendation."""
+
+
+class ExportError(LwexplainError):
+    """The shorter network cannot be written as asked, or the written file does not do what the network does."""

@@ -1,0 +1,1 @@
+"""The shorter network as a file that runs without lwexplain."""

@@ -1,0 +1,298 @@
+"""Export: the network of a run, cut at a depth, as a checked and measured file."""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import lwexplain
+from lwexplain.advice.cost import measure_costs
+from lwexplain.advice.recommend import Recommendation, recommend
+from lwexplain.analysis.of_run import load_trained
+from lwexplain.config import load_config
+from lwexplain.data.dataset import DataSplits
+from lwexplain.data.load import load_data
+from lwexplain.errors import ExportError, RunError
+from lwexplain.export.check import PARITY_BATCHES, parity, require_parity
+from lwexplain.export.early_exit import calibrated_policy
+from lwexplain.export.exit_files import EarlyExit, ExitFiles, write_exits
+from lwexplain.export.formats import Runner, format_of, open_network, require_packages, write_network
+from lwexplain.export.fresh_head import heads_after
+from lwexplain.export.measured import Accuracy, NetworkFigures, count_right, eager_logits, pixel_batches
+from lwexplain.export.shorter import Normalisation, ShorterNetwork, StageHead, portable, trained_stages
+from lwexplain.models.staged import StagedModel
+from lwexplain.progress import Progress
+from lwexplain.results import read_metrics
+from lwexplain.run import Run, atomic_path
+from lwexplain.training.devices import pick_device
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A written network and what it reaches.
+
+    ``short`` is the written network, its test accuracy measured with the file itself; ``full`` the run's network at the
+    full depth with its own head, on the same images. Latencies of both were measured in turns on ``device``. ``parity``
+    is the largest absolute difference of logits between file and network by batch size; ``bytes`` the size of the file.
+    ``verdict`` and ``reason`` are those of the recommendation where that chose the depth. ``early_exit`` where asked
+    for.
+    """
+
+    path: str
+    format: str
+    bytes: int
+    classes: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    short: NetworkFigures
+    full: NetworkFigures
+    parity: dict[int, float]
+    device: str
+    head_note: str
+    verdict: str | None
+    reason: str | None
+    early_exit: EarlyExit | None
+
+    @property
+    def stage(self) -> str:
+        """The last stage of the written network."""
+        return self.short.stage
+
+    @property
+    def depth(self) -> int:
+        """Number of stages of the written network."""
+        return self.short.depth
+
+    @property
+    def full_depth(self) -> int:
+        """Number of trained stages of the run."""
+        return self.full.depth
+
+    @property
+    def head(self) -> str:
+        """``local`` or ``fresh``."""
+        return self.short.head
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields and ``stage``, ``depth``, ``full_depth`` and ``head`` as plain values."""
+        about = {"stage": self.stage, "depth": self.depth, "full_depth": self.full_depth, "head": self.head}
+        return about | asdict(self)
+
+
+def export_run(
+    run: Run | str | Path,
+    out: str | Path,
+    *,
+    depth: int | str = "auto",
+    format: str | None = None,
+    head: str = "auto",
+    early_exit: bool = False,
+    tolerance: float = 0.005,
+    objective: str = "params",
+    budgets: Mapping[str, float] | None = None,
+    device: str | None = None,
+    quiet: bool | None = None,
+) -> Exported:
+    """Write the network of a trained run, cut at ``depth``, to ``out`` and say what it reaches and costs.
+
+    The file takes images float32 (N, C, H, W) with pixel values in [0, 1] and returns logits (N, K); it needs
+    torch alone (``pt2``) or onnxruntime alone (``onnx``). ``depth`` is a stage name, a number of stages, or ``auto``:
+    the recommendation for an analyzed run, with ``tolerance``, ``objective`` and ``budgets`` as in ``lw.recommend``.
+    ``format`` is by default told by the suffix. ``head``: ``local``, the one that the stage was trained with;
+    ``fresh``, a linear one fitted on train and chosen on val; ``auto``, local where there is one. With ``early_exit``
+    the network is also written in segments beside ``out`` (``net.exit1.onnx``, ..., ``net.exits.json``), between which
+    a sample may leave; thresholds are calibrated on val for the least mean FLOPs within ``tolerance`` of the accuracy
+    at ``depth``.
+
+    Nothing is left behind where anything fails. Raises ExportError (no depth to recommend, a format or head that cannot
+    be had, a file that does not do what the network does), ModelError for a stage that is not there, RunError for a run
+    that is not trained or, with ``auto``, not analyzed, and what reading the data raises.
+    """
+    run = run if isinstance(run, Run) else Run.open(run)
+    run.require_trained()
+    out = Path(out)
+    file_format = format_of(out, format)
+    require_packages(file_format)
+    advice = _advised(run, tolerance, objective, budgets) if depth == "auto" else None
+    with Progress("export", 4, quiet=quiet) as progress:
+
+        def tell(what: str, done: int) -> None:
+            progress.describe(f"export: {what}")
+            progress.move_to(done, 4)
+
+        tell("loading", 0)
+        trained = _load(run, device)
+        cut = _depth(trained.model, advice.depth if advice is not None and advice.depth is not None else depth)
+        tell("heads", 1)
+        heads = _heads(trained, cut, head, early_exit)
+        policy = None
+        if early_exit:
+            val = pixel_batches(trained.data.val, trained.batch_size)
+            policy = calibrated_policy(trained.model, heads, trained.normalisation, val, tolerance)
+        tell("writing", 2)
+        with ExitStack() as pending:
+            written = _write(pending, trained, heads[-1], out, file_format)
+            exits = None
+            if policy is not None:
+                about = _metadata(trained, heads[-1])
+                exits = write_exits(
+                    pending, policy, trained.model, trained.normalisation, trained.some_images, out, file_format, about
+                )
+            tell("measuring", 3)
+            return _measured(trained, heads[-1], written, exits, out, file_format, advice, tolerance)
+
+
+def _advised(run: Run, tolerance: float, objective: str, budgets: Mapping[str, float] | None) -> Recommendation:
+    """The recommendation for an analyzed run; raises ExportError where it names no depth."""
+    advice = recommend(read_metrics(run), tolerance)
+    if advice.depth is None:
+        raise ExportError(f"{advice.reason} Name a stage to cut {run.path} at in place of auto")
+    return advice
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """The trained stages of a run on ``device`` with the heads they have, and its images."""
+
+    model: StagedModel
+    normalisation: Normalisation
+    data: DataSplits
+    device: torch.device
+    batch_size: int
+    seed: int
+
+    @property
+    def some_images(self) -> Tensor:
+        """The first images of val, (7, C, H, W) float32 in [0, 1] on the CPU."""
+        return next(pixel_batches(self.data.val, max(PARITY_BATCHES)))[0]
+
+
+def _load(run: Run, device: str | None) -> _Trained:
+    config = load_config(run.config())
+    data = load_data(config.data, config.seed)
+    if data.fingerprint != run.manifest["data"]["fingerprint"]:
+        raise RunError(
+            f"the images of {data.name!r} differ from those {run.path} was trained on; "
+            "restore the data set, or train the run anew"
+        )
+    where = pick_device(device or config.device)
+    model, _ = load_trained(run, data, where)
+    model = trained_stages(model, run.manifest["trained_depth"])
+    normalisation = Normalisation(data.mean, data.std).to(where)
+    return _Trained(model, normalisation, data, where, config.data.batch_size, config.seed)
+
+
+def _depth(model: StagedModel, asked: int | str) -> int:
+    """The depth of a stage given by name or number (also as text); raises ModelError where there is none."""
+    if isinstance(asked, str) and asked not in model.names and asked.isdecimal():
+        return model.depth_of(int(asked))
+    return model.depth_of(asked)
+
+
+def _heads(trained: _Trained, depth: int, kind: str, early_exit: bool) -> list[StageHead]:
+    """The head at ``depth``, the last one; with ``early_exit`` after those of the stages before it."""
+    depths = [depth]
+    if early_exit:
+        own = kind == "local"
+        depths = [d for d in range(1, depth + 1) if d == depth or not own or d in trained.model.head_depths]
+    if early_exit and len(depths) < 2:
+        raise ExportError(
+            f"early exit needs heads at two depths or more up to {trained.model.names[depth - 1]!r}; "
+            "cut at a deeper stage, or use head=fresh or head=auto, which fit the heads that are missing"
+        )
+    return heads_after(trained.model, depths, kind, trained.data, batch_size=trained.batch_size, seed=trained.seed)
+
+
+@dataclass(frozen=True)
+class _Written:
+    run: Runner
+    bytes: int
+    parity: dict[int, float]
+
+
+def _write(pending: ExitStack, trained: _Trained, head: StageHead, out: Path, file_format: str) -> _Written:
+    """Write the shorter network and check it; it takes its name when ``pending`` ends without error."""
+    network = portable(ShorterNetwork(trained.model, head, trained.normalisation))
+    images = trained.some_images
+    temporary = pending.enter_context(atomic_path(out))
+    write_network(
+        network,
+        [images[:2]],
+        temporary,
+        file_format,
+        input_names=["images"],
+        output_names=["logits"],
+        metadata=_metadata(trained, head),
+    )
+    written = open_network(temporary, file_format)
+    differences = parity(lambda batch: written(batch)[0], network, images)
+    require_parity(differences, str(out))
+    return _Written(written, temporary.stat().st_size, differences)
+
+
+def _metadata(trained: _Trained, head: StageHead) -> dict[str, Any]:
+    return {
+        "classes": trained.data.classes,
+        "image_shape": list(trained.data.shape),
+        "value_range": [0, 1],
+        "stage": trained.model.names[head.depth - 1],
+        "depth": head.depth,
+        "full_depth": trained.model.depth,
+        "head": head.kind,
+        "data": trained.data.name,
+        "made_with": f"lwexplain {lwexplain.__version__}",
+    }
+
+
+def _measured(
+    trained: _Trained,
+    head: StageHead,
+    written: _Written,
+    exits: ExitFiles | None,
+    out: Path,
+    file_format: str,
+    advice: Recommendation | None,
+    tolerance: float,
+) -> Exported:
+    """Read test once, through the written files and the full network alike, and put the figures together."""
+    model, data = trained.model, trained.data
+    own = StageHead(model.depth, model.head(model.depth), "local")
+    short_network, full_network = (ShorterNetwork(model, each, trained.normalisation) for each in (head, own))
+    assert data.test is not None
+    right = {"short": 0, "full": 0, "exits": 0}
+    left_at = []
+    for images, labels in pixel_batches(data.test, trained.batch_size):
+        right["short"] += count_right(written.run(images)[0], labels)
+        right["full"] += count_right(eager_logits(full_network, images, trained.device), labels)
+        if exits is not None:
+            logits, places = exits.classify(images)
+            right["exits"] += count_right(logits, labels)
+            left_at.append(places)
+    n = len(data.test)
+    short_cost, full_cost = measure_costs([short_network, full_network], data.shape)
+    short, full = (
+        NetworkFigures.of(model.names[each.depth - 1], each.depth, each.kind, Accuracy.of(right[which], n), cost)
+        for which, each, cost in (("short", head, short_cost), ("full", own, full_cost))
+    )
+    early = None
+    if exits is not None:
+        early = exits.figures(right["exits"], np.concatenate(left_at), tolerance, short.flops)
+    return Exported(
+        path=str(out),
+        format=file_format,
+        bytes=written.bytes,
+        classes=tuple(data.classes),
+        image_shape=data.shape,
+        short=short,
+        full=full,
+        parity=written.parity,
+        device=str(trained.device),
+        head_note=head.note,
+        verdict=advice.verdict if advice is not None else None,
+        reason=advice.reason if advice is not None else None,
+        early_exit=early,
+    )

@@ -1,0 +1,100 @@
+"""Heads for the shorter network: a stage's own, or a fresh linear one fitted on train and chosen on val."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from lwexplain.capture.extract import Captured, extract
+from lwexplain.data.batches import Batches
+from lwexplain.data.dataset import DataSplits
+from lwexplain.errors import ExportError
+from lwexplain.export.shorter import StageHead
+from lwexplain.memory import working_bytes
+from lwexplain.models.heads.linear import LinearHead
+from lwexplain.models.site import Site
+from lwexplain.models.staged import StagedModel
+from lwexplain.probes.base import StageData
+from lwexplain.probes.linear.probe import GRID, LinearProbe, fit_linear_probe, fit_linear_probes
+from lwexplain.training.distributed import World
+
+HEAD_KINDS = ("auto", "local", "fresh")
+
+
+def heads_after(
+    model: StagedModel, depths: Sequence[int], kind: str, data: DataSplits, *, batch_size: int, seed: int
+) -> list[StageHead]:
+    """A head after each of ``depths``: the stage's own (``local``), a ``fresh`` one, or, with ``auto``, the stage's own
+    where there is one.
+
+    Raises ExportError for another kind, and where a local head is asked for and there is none.
+    """
+    if kind not in HEAD_KINDS:
+        raise ExportError(f"head is {kind!r}; choose one of {', '.join(HEAD_KINDS)}")
+    missing = [depth for depth in depths if depth not in model.head_depths]
+    if kind == "local" and missing:
+        raise ExportError(
+            f"stage {model.names[missing[0] - 1]!r} was trained without a head of its own; "
+            "use head=fresh, which fits one, or head=auto"
+        )
+    fitted = fresh_heads(model, depths if kind == "fresh" else missing, data, batch_size=batch_size, seed=seed)
+    return [fitted[depth] if depth in fitted else StageHead(depth, model.head(depth), "local") for depth in depths]
+
+
+def fresh_heads(
+    model: StagedModel, depths: Sequence[int], data: DataSplits, *, batch_size: int, seed: int
+) -> dict[int, StageHead]:
+    """Average pool and one linear layer after each of ``depths``, on the features as they are.
+
+    The linear layer is the linear probe (multinomial logistic regression on standardised features of all train images,
+    its C the best on val), with the standardisation folded into it. Test takes no part.
+    """
+    if not depths:
+        return {}
+    names = [model.names[depth - 1] for depth in depths]
+    device = next(model.parameters()).device
+    with tempfile.TemporaryDirectory() as folder:
+        captured: dict[str, Captured] = {}
+        for split in ("train", "val"):
+            images = getattr(data, split)
+            batches = Batches(
+                images, batch_size, mean=data.mean, std=data.std, seed=seed, device=device, channels_last=True
+            )
+            modules = {name: model.stages[name] for name in names}
+            store = f"{folder}/{split}"
+            captured[split] = extract(model, batches, names, modules=modules, device=device, store=store)
+        stages = [
+            _stage(name, depth, captured, data, seed, str(device)) for name, depth in zip(names, depths, strict=True)
+        ]
+        fit_linear_probes(stages, GRID, World())
+        probes = [fit_linear_probe(stage) for stage in stages]
+    sites = model.sites()
+    return {
+        depth: StageHead(depth, as_head(probe, sites[depth - 1]).to(device), "fresh", probe.note)
+        for depth, probe in zip(depths, probes, strict=True)
+    }
+
+
+def as_head(probe: LinearProbe, site: Site) -> nn.Module:
+    """A fitted linear probe as a head on the unpooled features of its stage."""
+    head = LinearHead(site)
+    with torch.no_grad():
+        head.classifier.weight.copy_(probe.weight)
+        head.classifier.bias.copy_(probe.bias)
+    return head.eval().requires_grad_(False)
+
+
+def _stage(
+    name: str, depth: int, captured: Mapping[str, Captured], data: DataSplits, seed: int, device: str
+) -> StageData:
+    return StageData(
+        name=name,
+        depth=depth,
+        features={split: part.features[name] for split, part in captured.items()},
+        labels={split: part.labels for split, part in captured.items()},
+        classes=data.classes,
+        seed=seed,
+        device=device,
+        memory_bytes=working_bytes(None),
+    )
