@@ -1,4 +1,4 @@
-"""What each depth costs: parameters, FLOPs and measured latency of the network cut there."""
+"""What each depth costs: parameters, FLOPs, measured latency and memory of the network cut there."""
 
 from typing import Any
 
@@ -7,9 +7,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from lwexplain.views.depth_curve import per_depth
-from lwexplain.views.theme import ACCENT, COSTS, MUTED, TEMPLATE, empty_figure, label
+from lwexplain.views.theme import ACCENT, COST_UNITS, COSTS, MUTED, TEMPLATE, empty_figure, label
 
-TITLES = {"parameters": "parameters", "flops": "FLOPs per image", "latency_seconds": "latency (ms)"}
 BAR = "#9db8d2"
 
 
@@ -20,10 +19,11 @@ def cost_figure(table: pd.DataFrame, *, depth: int | None = None, height: int = 
     if not found:
         return empty_figure("Costs were not measured in this analysis.")
     figure = make_subplots(
-        rows=1, cols=len(found), subplot_titles=[f"<b>{TITLES[m]}</b>" for m in found], horizontal_spacing=0.08
+        rows=1, cols=len(found), subplot_titles=[f"<b>{COST_UNITS[m][0]}</b>" for m in found], horizontal_spacing=0.07
     )
     for column, (metric, rows) in enumerate(found.items(), start=1):
-        scale = 1000.0 if metric == "latency_seconds" else 1.0
+        title, scale = COST_UNITS[metric]
+        form = "s" if scale == 1.0 else "g"
         full = float(rows["value"].iloc[-1]) or 1.0
         figure.add_bar(
             x=rows["depth"],
@@ -33,16 +33,15 @@ def cost_figure(table: pd.DataFrame, *, depth: int | None = None, height: int = 
             textposition="none",
             error_y=_percentiles(rows, scale),
             customdata=100 * rows["value"] / full,
-            hovertemplate=f"depth %{{x}}: %{{text}}<br>{TITLES[metric]}: %{{y:.4s}}"
+            hovertemplate=f"depth %{{x}}: %{{text}}<br>{title}: %{{y:.4{form}}}"
             "<br>%{customdata:.0f} % of full depth<extra></extra>",
-            name=TITLES[metric],
+            name=title,
             row=1,
             col=column,
         )
         depths = [int(d) for d in rows["depth"]]
         figure.update_xaxes(title="depth (stages)", tickvals=depths[:: max(1, len(depths) // 9)], row=1, col=column)
-        tickformat = "~g" if metric == "latency_seconds" else "~s"
-        figure.update_yaxes(tickformat=tickformat, rangemode="tozero", row=1, col=column)
+        figure.update_yaxes(tickformat=f"~{form}", rangemode="tozero", row=1, col=column)
     figure.update_layout(template=TEMPLATE, height=height, showlegend=False, bargap=0.25, margin={"t": 40})
     return figure
 

@@ -87,6 +87,7 @@ METRIC_TITLES = {
     "parameters": MetricTitle("parameters", "lower"),
     "flops": MetricTitle("FLOPs", "lower"),
     "latency_seconds": MetricTitle("latency (s)", "lower"),
+    "memory_bytes": MetricTitle("memory (bytes)", "lower"),
 }
 
 SIMILARITIES = ("cka_linear", "cka_rbf")
@@ -98,7 +99,15 @@ SAMPLE_DEPTHS = {
     "_right_early_wrong_late": MetricTitle("right before, wrong here", "lower"),
 }
 
-COSTS = ("parameters", "flops", "latency_seconds")
+# Title with the unit in which a cost is shown, and how many of that unit the table's one is.
+COST_UNITS = {
+    "parameters": ("parameters", 1.0),
+    "flops": ("FLOPs", 1.0),
+    "latency_seconds": ("latency (ms)", 1e3),
+    "memory_bytes": ("memory (MiB)", 2.0**-20),
+}
+
+COSTS = tuple(COST_UNITS)
 
 
 def metric_title(metric: str) -> MetricTitle:
