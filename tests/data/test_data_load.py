@@ -6,7 +6,15 @@ from PIL import Image
 import lwexplain.data.load as load_module
 from lwexplain.config import DataConfig, load_config
 from lwexplain.data.dataset import DATASETS, ImageArrays, ImageFiles, Source
-from lwexplain.data.load import available_memory, channel_stats, check_source, convert, load_data, redraw_labels
+from lwexplain.data.load import (
+    available_memory,
+    channel_stats,
+    check_source,
+    convert,
+    load_data,
+    of_classes,
+    redraw_labels,
+)
 from lwexplain.errors import ConfigError, DataError, UnknownNameError
 
 
@@ -293,3 +301,56 @@ def test_a_class_may_lose_all_its_training_images_to_label_noise():
 def test_a_share_of_label_noise_outside_zero_to_one_is_refused(share):
     with pytest.raises(ConfigError, match=r"data\.label_noise: .*found"):
         load_config({"data": {"label_noise": share}})
+
+
+# ---------------------------------------------------------------------- some classes of a set
+
+
+def test_some_classes_are_labelled_by_their_place_in_the_list_and_the_others_are_gone():
+    images = torch.arange(9, dtype=torch.uint8).reshape(9, 1, 1, 1).expand(9, 1, 4, 4).clone()
+    arrays = ImageArrays(images, torch.tensor([0, 1, 2, 0, 1, 2, 0, 1, 2]))
+    narrow = of_classes(Source("mine", ["a", "b", "c"], arrays, arrays), ["c", "a"])
+    assert narrow.classes == ["c", "a"]
+    for part in (narrow.train, narrow.test):
+        assert part.images[:, 0, 0, 0].tolist() == [0, 2, 3, 5, 6, 8]
+        assert part.labels.tolist() == [1, 0, 1, 0, 1, 0]
+
+
+def test_the_splits_of_some_classes_hold_the_digits_of_those_alone():
+    data = load_data(DataConfig(classes=["7", "1"]), 0)
+    assert data.classes == ["7", "1"]
+    counts = [len(part) for part in (data.train, data.val, data.test)]
+    assert sum(counts) == 179 + 182  # sevens and ones in the set
+    assert {tuple(part.labels.unique().tolist()) for part in (data.train, data.val, data.test)} == {(0, 1)}
+
+
+def test_classes_of_image_files_are_narrowed_without_reading_them(image_root):
+    data = load_data(DataConfig(name="folder", root=image_root, classes=["dog", "cat"], resident=False), 0)
+    assert data.classes == ["dog", "cat"]
+    for path, label in zip(data.test.paths, data.test.labels.tolist(), strict=True):
+        assert ("dog" in path) == (label == 0)
+
+
+def test_the_classes_and_their_order_are_part_of_the_fingerprint():
+    def fingerprint(classes):
+        return load_data(DataConfig(classes=classes), 0).fingerprint
+
+    assert fingerprint(["1", "7"]) == fingerprint(["1", "7"])
+    assert len({fingerprint(classes) for classes in (None, ["1", "7"], ["7", "1"], ["1", "7", "8"])}) == 4
+
+
+def test_all_classes_in_their_own_order_change_nothing():
+    whole = load_data(DataConfig(), 0)
+    assert load_data(DataConfig(classes=whole.classes), 0).fingerprint == whole.fingerprint
+
+
+def test_an_unknown_class_is_refused_with_a_suggestion():
+    narrow = source(classes=("cat", "dog"))
+    with pytest.raises(DataError, match=r"'mine' has no class 'dogs'; did you mean 'dog'\? known: cat, dog"):
+        of_classes(narrow, ["cat", "dogs"])
+
+
+@pytest.mark.parametrize("classes", [[], ["a"], ["a", "a"], ["a", "b", "b"]])
+def test_fewer_than_two_classes_and_one_named_twice_are_refused(classes):
+    with pytest.raises(DataError, match=r"data.classes=\[.*\] must name two or more different classes"):
+        of_classes(source(), classes)
