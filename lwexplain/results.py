@@ -15,9 +15,9 @@
 ==========================================  ================================================================
 
 The frame of metrics carries in ``.attrs`` (kept inside the parquet file): ``stages`` (names in order),
-``classes``, ``strategy`` (None for a model that lwexplain did not train), ``patterns`` (which stages were right
-on how many val samples; see ``correctness_patterns``) and ``failures`` (probe, stage and error of each probe
-that raised).
+``classes``, ``strategy`` (None for a model that lwexplain did not train), ``input_shape`` of one input without the
+batch dimension, ``patterns`` (which stages were right on how many val samples; see ``correctness_patterns``) and
+``failures`` (probe, stage and error of each probe that raised).
 """
 
 from collections import Counter

@@ -15,7 +15,8 @@ class Evidence:
 
     ``curves[metric, split]`` float64 (S,), NaN where a stage has no such row; ``chance`` the accuracy of always
     guessing the most frequent class of val. ``counts[metric, split]`` the samples a value rests on, the fewest of any
-    stage; left out where the rows say none.
+    stage; left out where the rows say none. ``side`` the smaller side of the images in pixels, None where the table
+    does not say it.
     """
 
     stages: list[str]
@@ -23,6 +24,7 @@ class Evidence:
     chance: float
     curves: Mapping[tuple[str, str], np.ndarray]
     counts: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    side: int | None = None
 
     @classmethod
     def of(cls, table: pd.DataFrame) -> "Evidence":
@@ -40,7 +42,9 @@ class Evidence:
             if rows["n"].notna().any():
                 counts[str(metric), str(split)] = int(rows["n"].min())
         chance = float(table.attrs.get("chance") or 1 / len(table.attrs["classes"]))
-        return cls(stages, table.attrs.get("strategy"), chance, curves, counts)
+        shape = table.attrs.get("input_shape") or []
+        side = min(shape[1:]) if len(shape) == 3 else None
+        return cls(stages, table.attrs.get("strategy"), chance, curves, counts, side)
 
     def curve(self, metric: str, split: str = "val") -> np.ndarray:
         """float64 (S,) of a metric; all NaN where it was not measured."""

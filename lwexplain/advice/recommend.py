@@ -1,16 +1,22 @@
 """The recommendation: at which stage to stop, how sure that is, what it saves, and why."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from lwexplain.advice.curve import DepthCurve, bootstrap_curve, depth_curve
-from lwexplain.advice.rules import Choice, has_signal, non_inferior_depth, still_rising
+from lwexplain.advice.depth_model import DepthModel, shipped_model
+from lwexplain.advice.evidence import Evidence
+from lwexplain.advice.objective import amount, check_budgets, check_objective, choose
+from lwexplain.advice.outlook import SLACK, Outlook, outlook_of
+from lwexplain.advice.prospects import COSTS, Prospect
+from lwexplain.advice.rules import CONFIDENCE, has_signal
 from lwexplain.errors import AdviceError
 
 VERDICTS = ("stop_here", "use_full_depth", "go_deeper", "heads_too_weak", "no_signal")
-COSTS = {"params_ratio": "parameters", "flops_ratio": "flops", "latency_ratio": "latency_seconds"}
 
 
 @dataclass(frozen=True)
@@ -18,10 +24,12 @@ class Recommendation:
     """Depth advice.
 
     ``stage`` and ``depth`` (from 1) of the last stage to keep, None where the verdict is ``no_signal``;
-    ``depth_interval`` the central 90 % of bootstrap choices. Accuracies lie in [0, 1] and are those of test (of val
-    where there is no test split), with 95 % intervals; test takes no part in the choice. Ratios are the shorter
-    network's cost over the full network's, heads included; None where it was not measured. ``source`` says whose
-    accuracy was compared: ``head`` or ``linear_probe``.
+    ``depth_interval`` the central 90 % of the depths that draws of the evidence would choose. ``expected_accuracy`` in
+    [0, 1] is that of the shorter network once it is trained as the analyzed one was, with its 90 % interval, and
+    ``full_accuracy`` that of the analyzed network; both on test (val where there is no test split), which takes no part
+    in the choice. Ratios are the shorter network's cost over the full network's, heads included; None where it was not
+    measured. ``source`` says what the accuracies of the depths come from: ``head`` or ``linear_probe``. ``prospects``
+    holds every depth, among which ``objective`` and ``budgets`` (most parameters, FLOPs, seconds, bytes) chose.
     """
 
     verdict: str
@@ -35,57 +43,102 @@ class Recommendation:
     params_ratio: float | None
     flops_ratio: float | None
     latency_ratio: float | None
+    memory_ratio: float | None
     reason: str
     source: str
     full_depth: int
+    objective: str
+    budgets: dict[str, float]
+    prospects: list[Prospect]
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain values."""
         return asdict(self)
 
 
-def recommend(table: pd.DataFrame, tolerance: float = 0.005, *, seed: int = 0) -> Recommendation:
-    """The smallest depth whose val accuracy is not worse than the best depth's by more than ``tolerance``.
+def recommend(
+    table: pd.DataFrame,
+    tolerance: float = 0.005,
+    *,
+    objective: str = "params",
+    budgets: Mapping[str, float] | None = None,
+    model: DepthModel | None = None,
+    seed: int = 0,
+) -> Recommendation:
+    """The cheapest depth whose network, trained anew, is not worse than the best depth's by more than ``tolerance``.
 
-    ``table`` is what ``lw.analyze`` returned, or part of its stages. Layer-wise runs are judged by their heads, others
-    by the linear probe, whose C was chosen on the same val samples at every depth alike.
-    Raises AdviceError where the table lacks the evidence or the tolerance is not in [0, 1).
+    ``table`` is what ``lw.analyze`` returned, or part of its stages. Layer-wise runs, where every stage has a head, are
+    judged by their heads; others by linear probes, receptive fields and a model fitted to networks that were retrained
+    at every depth (``advice/depth_model.py``; ``model`` replaces the shipped one). Decisions read val only.
+
+    ``objective``: which cost is to be smallest among the depths that are good enough (``params``, ``flops``,
+    ``latency``, ``memory``), or ``accuracy`` for the most accurate depth. ``budgets`` bounds costs: ``{"params": 1e6,
+    "latency": 0.002}`` (parameters, FLOPs, seconds, bytes, of one image). Where no depth within the budgets is good
+    enough, the most accurate of them is recommended and the reason says so.
+
+    Raises AdviceError where the table lacks the evidence, nothing fits the budgets, or an option is out of range.
     """
     if not isinstance(tolerance, (int, float)) or not 0 <= tolerance < 1:
         raise AdviceError(
             f"tolerance is a difference of accuracies in [0, 1), found {tolerance!r}; 0.005 is half a point"
         )
+    asked: dict[str, Any] = {
+        "tolerance": tolerance,
+        "objective": check_objective(objective),
+        "budgets": check_budgets(budgets or {}),
+    }
     curve = bootstrap_curve(table, seed=seed)
-    chance = float(table.attrs.get("chance") or 1 / len(table.attrs["classes"]))
-    full_accuracy, _ = _reported(table, curve, len(curve.stages) - 1)
-    if not has_signal(curve, chance):
-        return _silent(curve, tolerance, chance, full_accuracy)
-    choice = non_inferior_depth(curve, tolerance)
-    verdict = _verdict(table, curve, choice, tolerance)
-    expected, interval = _reported(table, curve, choice.position)
-    ratios = {name: _cost_ratio(table, curve, choice.position, metric) for name, metric in COSTS.items()}
+    evidence = Evidence.of(table)
+    if not has_signal(curve, evidence.chance):
+        return _silent(evidence, curve, asked)
+    coefficients = (model or shipped_model()).of(curve.source)
+    outlook = outlook_of(evidence, curve, coefficients, tolerance, seed=seed)
+    prospects = _prospects(evidence, curve, outlook)
+    position = choose(prospects, asked["objective"], asked["budgets"])
+    verdict = _verdict(table, curve, outlook, position, tolerance)
+    chosen, full = prospects[position], prospects[-1]
+    low, high = outlook.interval
+    ratios: dict[str, Any] = {f"{cost}_ratio": _ratio(chosen.cost(cost), full.cost(cost)) for cost in COSTS}
     return Recommendation(
         verdict=verdict,
-        stage=curve.stages[choice.position],
-        depth=curve.depths[choice.position],
-        depth_interval=choice.interval,
-        tolerance=tolerance,
-        expected_accuracy=expected,
-        expected_accuracy_interval=interval,
-        full_accuracy=full_accuracy,
-        reason=_reason(verdict, curve, choice, tolerance),
+        stage=chosen.stage,
+        depth=chosen.depth,
+        depth_interval=(min(low, chosen.depth), max(high, chosen.depth)),
+        expected_accuracy=chosen.expected_accuracy,
+        expected_accuracy_interval=chosen.expected_accuracy_interval,
+        full_accuracy=outlook.full,
+        reason=_reason(verdict, evidence, curve, outlook, position, asked),
         source=curve.source,
-        full_depth=curve.depths[-1],
+        full_depth=full.depth,
+        prospects=prospects,
         **ratios,
+        **asked,
     )
 
 
-def _verdict(table: pd.DataFrame, curve: DepthCurve, choice: Choice, tolerance: float) -> str:
+def _prospects(evidence: Evidence, curve: DepthCurve, outlook: Outlook) -> list[Prospect]:
+    found = []
+    for position, (stage, depth) in enumerate(zip(curve.stages, curve.depths, strict=True)):
+        costs = {metric: evidence.curve(metric, "none")[depth - 1] for metric in COSTS.values()}
+        found.append(
+            Prospect(
+                stage=stage,
+                depth=depth,
+                expected_accuracy=float(outlook.expected[position]),
+                expected_accuracy_interval=(float(outlook.low[position]), float(outlook.high[position])),
+                sufficient=bool(outlook.sufficient[position]),
+                **{metric: float(value) if np.isfinite(value) else None for metric, value in costs.items()},
+            )
+        )
+    return found
+
+
+def _verdict(table: pd.DataFrame, curve: DepthCurve, outlook: Outlook, position: int, tolerance: float) -> str:
     if curve.source == "head" and _probe_beats_heads(table, tolerance):
         return "heads_too_weak"
-    if choice.position < len(curve.stages) - 1:
+    if position < len(curve.stages) - 1:
         return "stop_here"
-    return "go_deeper" if still_rising(curve, tolerance) else "use_full_depth"
+    return "go_deeper" if _still_rising(outlook, tolerance) else "use_full_depth"
 
 
 def _probe_beats_heads(table: pd.DataFrame, tolerance: float) -> bool:
@@ -96,26 +149,35 @@ def _probe_beats_heads(table: pd.DataFrame, tolerance: float) -> bool:
     return bool(probes["low"].max() > heads["high"].max() + tolerance)
 
 
-def _reason(verdict: str, curve: DepthCurve, choice: Choice, tolerance: float) -> str:
-    position, best = choice.position, curve.best
-    what = {"head": "its own head", "linear_probe": "a linear probe"}[curve.source]
-    sentence = (
-        f"With {what}, {curve.stages[position]} (stage {curve.depths[position]} of {curve.depths[-1]}) reaches "
-        f"{_percent(curve.accuracy[position])} on {curve.n:,} val samples, "
-    )
+def _still_rising(outlook: Outlook, tolerance: float) -> bool:
+    """True where the last stage surely gains more than the tolerance over every depth before it."""
+    gain = outlook.drawn[:, [-1]] - outlook.drawn[:, :-1]
+    return gain.shape[1] > 0 and bool((gain > tolerance + SLACK).mean(axis=0).min() >= CONFIDENCE)
+
+
+def _reason(
+    verdict: str, evidence: Evidence, curve: DepthCurve, outlook: Outlook, position: int, asked: dict[str, Any]
+) -> str:
+    best, points = outlook.best, f"{100 * asked['tolerance']:g} points"
+    sentence = f"{_measured(evidence, curve, outlook, position)}, "
     if position == best:
         sentence += "the best of all depths"
     else:
         sentence += (
-            f"{100 * choice.gap:.2f} points below the best depth ({curve.stages[best]}, "
-            f"{_percent(curve.accuracy[best])}) and within {100 * tolerance:g} points of it in "
-            f"{choice.support[position]:.0%} of the paired bootstrap resamples"
+            f"{100 * (outlook.predicted[best] - outlook.predicted[position]):.2f} points below the best depth "
+            f"({curve.stages[best]}, {_percent(outlook.predicted[best])}) and within {points} of it with a probability "
+            f"of {outlook.sufficiency[position]:.0%}"
         )
     if position > 0:
-        sentence += (
-            f"; one stage less ({curve.stages[position - 1]}, {_percent(curve.accuracy[position - 1])}) stays within "
-            f"{100 * tolerance:g} points of the best in only {choice.support[position - 1]:.0%}"
-        )
+        before = f"one stage less ({curve.stages[position - 1]}, {_percent(outlook.predicted[position - 1])})"
+        chance = f"{outlook.sufficiency[position - 1]:.0%}"
+        if outlook.sufficient[position - 1]:
+            sentence += f"; {before} would be enough, too"
+        else:
+            sentence += f"; {before} stays within {points} of the best with only {chance}"
+    if not outlook.sufficient[position] and asked["budgets"]:
+        within = " and ".join(amount(cost, most) for cost, most in asked["budgets"].items())
+        return f"{sentence}: within {within} no depth is surely good enough, and this is the most accurate."
     ending = {
         "stop_here": "the stages after it are not needed",
         "use_full_depth": "no shorter network is surely as good",
@@ -127,45 +189,54 @@ def _reason(verdict: str, curve: DepthCurve, choice: Choice, tolerance: float) -
     return f"{sentence}: {ending}."
 
 
-def _silent(curve: DepthCurve, tolerance: float, chance: float, full_accuracy: float | None) -> Recommendation:
+def _measured(evidence: Evidence, curve: DepthCurve, outlook: Outlook, position: int) -> str:
+    """What the accuracy of a depth is and what it comes from."""
+    where = f"{curve.stages[position]} (stage {curve.depths[position]} of {curve.depths[-1]})"
+    accuracy = _percent(outlook.predicted[position])
+    if curve.source == "head":
+        return f"With its own head, {where} reaches {accuracy} on {curve.n:,} val samples"
+    if position == len(curve.stages) - 1:
+        return f"The full depth, {where}, reaches {accuracy} on {curve.n:,} val samples"
+    seen = "its receptive field is not known"
+    if outlook.field_known:
+        field = evidence.curve("receptive_field", "none")[curve.depths[position] - 1]
+        seen = f"its receptive field is {field:.0f} pixels in images of {evidence.side}"
+    return (
+        f"Trained anew, the network up to {where} is expected to reach {accuracy} on val (a linear probe of that stage "
+        f"reaches {_percent(curve.accuracy[position])} on {curve.n:,} samples, {seen})"
+    )
+
+
+def _silent(evidence: Evidence, curve: DepthCurve, asked: dict[str, Any]) -> Recommendation:
     reason = (
         f"The best depth reaches {_percent(curve.accuracy[curve.best])} on {curve.n:,} val samples, which is not above "
-        f"the {_percent(chance)} of always guessing the most frequent class: there is no signal to choose a depth by."
+        f"the {_percent(evidence.chance)} of always guessing the most frequent class: there is no signal to choose a "
+        "depth by."
     )
+    reported = [evidence.curve(f"{curve.source}_accuracy", split)[curve.depths[-1] - 1] for split in ("test", "val")]
+    full = next((float(value) for value in reported if np.isfinite(value)), None)
     return Recommendation(
         verdict="no_signal",
         stage=None,
         depth=None,
         depth_interval=None,
-        tolerance=tolerance,
         expected_accuracy=None,
         expected_accuracy_interval=None,
-        full_accuracy=full_accuracy,
+        full_accuracy=full,
         params_ratio=None,
         flops_ratio=None,
         latency_ratio=None,
+        memory_ratio=None,
         reason=reason,
         source=curve.source,
         full_depth=curve.depths[-1],
+        prospects=[],
+        **asked,
     )
 
 
-def _reported(table: pd.DataFrame, curve: DepthCurve, position: int) -> tuple[float | None, tuple[float, float] | None]:
-    """Accuracy and interval of a depth for the report: on test, or on val where there is no test split."""
-    for split in ("test", "val"):
-        rows = depth_curve(table, split, curve.source)
-        row = rows[rows["depth"] == curve.depths[position]]
-        if not row.empty:
-            value = row.iloc[0]
-            return float(value["accuracy"]), (float(value["low"]), float(value["high"]))
-    return None, None
-
-
-def _cost_ratio(table: pd.DataFrame, curve: DepthCurve, position: int, metric: str) -> float | None:
-    rows = table[(table["metric"] == metric) & (table["split"] == "none") & table["class"].isna()]
-    costs = dict(zip(rows["depth"], rows["value"], strict=True))
-    here, full = costs.get(curve.depths[position]), costs.get(curve.depths[-1])
-    return float(here / full) if here is not None and full is not None and full > 0 else None
+def _ratio(here: float | None, full: float | None) -> float | None:
+    return here / full if here is not None and full else None
 
 
 def _percent(share: float) -> str:

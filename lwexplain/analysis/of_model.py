@@ -86,6 +86,7 @@ def analyze_model(
         attrs = {
             "classes": names,
             "strategy": None,
+            "input_shape": list(shapes[0]),
             "built_in": ["cost", "receptive_field", "sample_depth", *built_in_probes()],
             "chance": chance_level(data[0].labels["val"]),
             "forward": "forward pass in the precision of the model",

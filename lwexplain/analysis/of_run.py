@@ -117,7 +117,7 @@ def analyze_run(
 
             parts = measure(stages, [*costs, *ready], store=store, world=world, cores=cores, tell=tell)
         parts = [*_others(store, parts), *parts]
-        result = _assembled(stages, parts, config, precision)
+        result = _assembled(stages, parts, config, precision, list(data.shape))
         _add_pictures(result, stages, data, captured["val"])
         lasting = [part.probe for part in parts if is_lasting(part)]
         result.summary |= {
@@ -175,10 +175,13 @@ def _others(store: PartStore, parts: Sequence[Part]) -> list[Part]:
     return [part for part in loaded if part is not None]
 
 
-def _assembled(stages: list[StageData], parts: list[Part], config: Config, precision: Precision) -> Analysis:
+def _assembled(
+    stages: list[StageData], parts: list[Part], config: Config, precision: Precision, shape: list[int]
+) -> Analysis:
     attrs: dict[str, Any] = {
         "classes": list(stages[0].classes),
         "strategy": config.training.strategy,
+        "input_shape": shape,
         "built_in": ["cost", "receptive_field", "sample_depth", *built_in_probes()],
         "chance": chance_level(stages[0].labels["val"]),
         "forward": precision.note or "float32 forward pass",

@@ -8,7 +8,7 @@ from made_tables import table_of
 
 from lwexplain.advice.curve import bootstrap_curve, decision_source, depth_curve
 from lwexplain.advice.recommend import VERDICTS, recommend
-from lwexplain.advice.rules import has_signal, non_inferior_depth, stop_training
+from lwexplain.advice.rules import has_signal, stop_training
 from lwexplain.errors import AdviceError
 
 PLATEAU = [0.5, 0.7, 0.85, 0.9, 0.9005, 0.9, 0.9005]

@@ -117,7 +117,7 @@ def compact(table: pd.DataFrame) -> dict[str, Any]:
             found["n"] = int(counts.iloc[0])
         if found:
             metrics.setdefault(str(metric), {})[str(split)] = found
-    kept = ("stages", "classes", "strategy", "chance", "patterns")
+    kept = ("stages", "classes", "strategy", "chance", "input_shape", "patterns")
     return {"metrics": metrics, **{key: table.attrs[key] for key in kept}}
 
 

@@ -1,0 +1,106 @@
+"""The fitted part of the advice: how accurate a network of each depth is likely to be once it is trained anew.
+
+From the measurements of one trained network of S stages. Where every stage has a head that it was trained through, the
+network cut there is the network in question, and its head's accuracy the estimate. Where only the last stage has one
+(global back-propagation), a linear probe of an early stage says how much of the answer lies there in linear form - not
+what the stages up to there could reach if the loss stood right behind them, which is far more: they would then be
+trained to be read out. What they cannot make up for is what they do not see. So the model is, for the errors e of the
+retrained networks, the errors p of the probes and the receptive field f of stage d in an image of side a,
+
+    log e_d / e_S = slope * log+ (p_d / p_S) * log+ (reach * a / f_d),        log+ x = max(0, log x)
+
+A stage whose probe is as good as the last one's needs nothing more, nor does one whose receptive field is ``reach``
+times the image; between these the gap of the probe counts the more, the less of the image the stage sees. Where the
+receptive field is not known the gap counts in full (log e_d / e_S = log+ p_d / p_S), which never promises too much.
+
+``slope``, ``reach``, the spread of the truth around the model and the confidence that a decision asks for are fitted to
+networks that were retrained at every depth, by ``tests/benchmarks/depth_scores.py --fit``, and lie in
+``depth_model.json`` beside this file.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lwexplain.errors import AdviceError
+
+COEFFICIENTS = Path(__file__).with_name("depth_model.json")
+
+MIN_ERROR = 1e-3
+"""Errors below are taken as this: a perfect score on val is no perfect network."""
+
+
+@dataclass(frozen=True)
+class SourceModel:
+    """The coefficients of one source of evidence.
+
+    ``spread`` and ``spread_slope``: standard deviation of ``log e_d`` around the model, ``spread`` + ``spread_slope`` *
+    ``log e_d / e_S``; ``width``: how many standard deviations the 90 % interval of an accuracy reaches to either side;
+    ``confidence``: the probability with which a depth must be sufficient to be recommended.
+    """
+
+    spread: float
+    spread_slope: float
+    width: float
+    confidence: float
+    slope: float = 1.0
+    reach: float | None = None
+
+
+@dataclass(frozen=True)
+class DepthModel:
+    """The coefficients of both sources, and the tasks they were fitted on."""
+
+    head: SourceModel
+    linear_probe: SourceModel
+    tasks: tuple[str, ...] = ()
+
+    def of(self, source: str) -> SourceModel:
+        """The coefficients for ``head`` or ``linear_probe``."""
+        model: SourceModel = getattr(self, source)
+        return model
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "DepthModel":
+        sources = {name: SourceModel(**content[name]) for name in ("head", "linear_probe")}
+        return cls(**sources, tasks=tuple(content["tasks"]))
+
+
+@cache
+def shipped_model() -> DepthModel:
+    """The model that comes with the package."""
+    try:
+        return DepthModel.from_dict(json.loads(COEFFICIENTS.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AdviceError(
+            f"the coefficients {COEFFICIENTS} cannot be read ({error!r}); install lwexplain anew"
+        ) from None
+
+
+def log_error_ratio(model: SourceModel, accuracy: np.ndarray, field: np.ndarray | None, side: float) -> np.ndarray:
+    """``log e_d / e_S`` (..., S) of networks retrained at every depth, from the accuracies (..., S) of their probes.
+
+    ``field`` (S,) the receptive fields in pixels and ``side`` that of the image, or None where they are not known.
+    For sources with no ``reach`` (a stage's own head) it is the ratio of the errors themselves.
+    """
+    error = np.maximum(1 - accuracy, MIN_ERROR)
+    ratio = np.log(error / error[..., -1:])
+    if model.reach is None:
+        return ratio
+    gap = np.maximum(ratio, 0)
+    if field is None:
+        return gap
+    return model.slope * gap * np.maximum(np.log(model.reach * side / field), 0)
+
+
+def spread_of(model: SourceModel, log_ratio: np.ndarray) -> np.ndarray:
+    """Standard deviation of the logarithm of an error around the model, of the shape of ``log_ratio``."""
+    return model.spread + model.spread_slope * np.abs(log_ratio)
