@@ -7,29 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 import lwexplain
 from lwexplain.advice.cost import measure_costs
 from lwexplain.advice.recommend import Recommendation, recommend
-from lwexplain.analysis.of_run import load_trained
-from lwexplain.config import load_config
-from lwexplain.data.dataset import DataSplits
-from lwexplain.data.load import load_data
-from lwexplain.errors import ExportError, RunError
-from lwexplain.export.check import PARITY_BATCHES, parity, require_parity
+from lwexplain.errors import ExportError
+from lwexplain.export.check import parity, require_parity
 from lwexplain.export.early_exit import calibrated_policy
 from lwexplain.export.exit_files import EarlyExit, ExitFiles, write_exits
 from lwexplain.export.formats import Runner, format_of, open_network, require_packages, write_network
 from lwexplain.export.fresh_head import heads_after
 from lwexplain.export.measured import Accuracy, NetworkFigures, count_right, eager_logits, pixel_batches
-from lwexplain.export.shorter import Normalisation, ShorterNetwork, StageHead, portable, trained_stages
-from lwexplain.models.staged import StagedModel
+from lwexplain.export.shorter import ShorterNetwork, StageHead, portable
+from lwexplain.export.trained import TrainedRun, depth_of, load_run
 from lwexplain.progress import Progress
 from lwexplain.results import read_metrics
 from lwexplain.run import Run, atomic_path
-from lwexplain.training.devices import pick_device
 
 
 @dataclass(frozen=True)
@@ -125,8 +118,8 @@ def export_run(
             progress.move_to(done, 4)
 
         tell("loading", 0)
-        trained = _load(run, device)
-        cut = _depth(trained.model, advice.depth if advice is not None and advice.depth is not None else depth)
+        trained = load_run(run, device)
+        cut = depth_of(trained.model, advice.depth if advice is not None and advice.depth is not None else depth)
         tell("heads", 1)
         heads = _heads(trained, cut, head, early_exit)
         policy = None
@@ -148,52 +141,16 @@ def export_run(
 
 def _advised(run: Run, tolerance: float, objective: str, budgets: Mapping[str, float] | None) -> Recommendation:
     """The recommendation for an analyzed run; raises ExportError where it names no depth."""
-    advice = recommend(read_metrics(run), tolerance)
+    choice: dict[str, Any] = {}
+    if objective != "params" or budgets:
+        choice = {"objective": objective, "budgets": budgets or {}}
+    advice = recommend(read_metrics(run), tolerance, **choice)
     if advice.depth is None:
         raise ExportError(f"{advice.reason} Name a stage to cut {run.path} at in place of auto")
     return advice
 
 
-@dataclass(frozen=True)
-class _Trained:
-    """The trained stages of a run on ``device`` with the heads they have, and its images."""
-
-    model: StagedModel
-    normalisation: Normalisation
-    data: DataSplits
-    device: torch.device
-    batch_size: int
-    seed: int
-
-    @property
-    def some_images(self) -> Tensor:
-        """The first images of val, (7, C, H, W) float32 in [0, 1] on the CPU."""
-        return next(pixel_batches(self.data.val, max(PARITY_BATCHES)))[0]
-
-
-def _load(run: Run, device: str | None) -> _Trained:
-    config = load_config(run.config())
-    data = load_data(config.data, config.seed)
-    if data.fingerprint != run.manifest["data"]["fingerprint"]:
-        raise RunError(
-            f"the images of {data.name!r} differ from those {run.path} was trained on; "
-            "restore the data set, or train the run anew"
-        )
-    where = pick_device(device or config.device)
-    model, _ = load_trained(run, data, where)
-    model = trained_stages(model, run.manifest["trained_depth"])
-    normalisation = Normalisation(data.mean, data.std).to(where)
-    return _Trained(model, normalisation, data, where, config.data.batch_size, config.seed)
-
-
-def _depth(model: StagedModel, asked: int | str) -> int:
-    """The depth of a stage given by name or number (also as text); raises ModelError where there is none."""
-    if isinstance(asked, str) and asked not in model.names and asked.isdecimal():
-        return model.depth_of(int(asked))
-    return model.depth_of(asked)
-
-
-def _heads(trained: _Trained, depth: int, kind: str, early_exit: bool) -> list[StageHead]:
+def _heads(trained: TrainedRun, depth: int, kind: str, early_exit: bool) -> list[StageHead]:
     """The head at ``depth``, the last one; with ``early_exit`` after those of the stages before it."""
     depths = [depth]
     if early_exit:
@@ -214,7 +171,7 @@ class _Written:
     parity: dict[int, float]
 
 
-def _write(pending: ExitStack, trained: _Trained, head: StageHead, out: Path, file_format: str) -> _Written:
+def _write(pending: ExitStack, trained: TrainedRun, head: StageHead, out: Path, file_format: str) -> _Written:
     """Write the shorter network and check it; it takes its name when ``pending`` ends without error."""
     network = portable(ShorterNetwork(trained.model, head, trained.normalisation))
     images = trained.some_images
@@ -234,7 +191,7 @@ def _write(pending: ExitStack, trained: _Trained, head: StageHead, out: Path, fi
     return _Written(written, temporary.stat().st_size, differences)
 
 
-def _metadata(trained: _Trained, head: StageHead) -> dict[str, Any]:
+def _metadata(trained: TrainedRun, head: StageHead) -> dict[str, Any]:
     return {
         "classes": trained.data.classes,
         "image_shape": list(trained.data.shape),
@@ -249,7 +206,7 @@ def _metadata(trained: _Trained, head: StageHead) -> dict[str, Any]:
 
 
 def _measured(
-    trained: _Trained,
+    trained: TrainedRun,
     head: StageHead,
     written: _Written,
     exits: ExitFiles | None,

@@ -135,9 +135,10 @@ def _forget_source(graph: Any) -> None:
     values = [*graph.input, *graph.output, *graph.value_info]
     for part in (graph, *graph.node, *graph.initializer, *values):
         part.ClearField("metadata_props")
+    free = graph.input[0].type.tensor_type.shape.dim[0].dim_param
     for value in values:
         for dimension in value.type.tensor_type.shape.dim:
-            if dimension.dim_param == graph.input[0].type.tensor_type.shape.dim[0].dim_param != "batch":
+            if dimension.dim_param == free:
                 dimension.dim_param = "batch"
 
 

@@ -58,15 +58,6 @@ class ShorterNetwork(nn.Module):
         return self.head(features_of(state))
 
 
-def trained_stages(model: StagedModel, depth: int) -> StagedModel:
-    """The first ``depth`` stages with the heads they have: what training got to, sharing the modules."""
-    trained = StagedModel(dict(list(model.stages.items())[:depth]), model.input_shape, model.num_classes)
-    for head_depth in model.head_depths:
-        if head_depth <= depth:
-            trained.set_head(head_depth, model.head(head_depth))
-    return trained.eval()
-
-
 def portable(network: nn.Module) -> nn.Module:
     """A copy for a file: on the CPU, float32, in the plain memory format, without gradients."""
     copied = copy.deepcopy(network).to("cpu", torch.float32)

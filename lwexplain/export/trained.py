@@ -1,0 +1,67 @@
+"""What is exported from: the trained stages of a run, its images, and how it saw them."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lwexplain.analysis.of_run import load_trained
+from lwexplain.config import load_config
+from lwexplain.data.dataset import DataSplits
+from lwexplain.data.load import load_data
+from lwexplain.errors import RunError
+from lwexplain.export.check import PARITY_BATCHES
+from lwexplain.export.measured import pixel_batches
+from lwexplain.export.shorter import Normalisation
+from lwexplain.models.staged import StagedModel
+from lwexplain.run import Run
+from lwexplain.training.devices import pick_device
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """The trained stages of a run on ``device`` with the heads they have, and its images."""
+
+    model: StagedModel
+    normalisation: Normalisation
+    data: DataSplits
+    device: torch.device
+    batch_size: int
+    seed: int
+
+    @property
+    def some_images(self) -> Tensor:
+        """The first images of val, (7, C, H, W) float32 in [0, 1] on the CPU; all of them where there are fewer."""
+        return next(pixel_batches(self.data.val, max(PARITY_BATCHES)))[0]
+
+
+def load_run(run: Run, device: str | None) -> TrainedRun:
+    """Weights and images of a trained run; raises RunError where the images are not those it was trained on."""
+    config = load_config(run.config())
+    data = load_data(config.data, config.seed)
+    if data.fingerprint != run.manifest["data"]["fingerprint"]:
+        raise RunError(
+            f"the images of {data.name!r} differ from those {run.path} was trained on; "
+            "restore the data set, or train the run anew"
+        )
+    where = pick_device(device or config.device)
+    model, _ = load_trained(run, data, where)
+    model = trained_stages(model, run.manifest["trained_depth"])
+    normalisation = Normalisation(data.mean, data.std).to(where)
+    return TrainedRun(model, normalisation, data, where, config.data.batch_size, config.seed)
+
+
+def depth_of(model: StagedModel, asked: int | str) -> int:
+    """The depth of a stage given by name or number (also as text); raises ModelError where there is none."""
+    if isinstance(asked, str) and asked not in model.names and asked.isdecimal():
+        return model.depth_of(int(asked))
+    return model.depth_of(asked)
+
+
+def trained_stages(model: StagedModel, depth: int) -> StagedModel:
+    """The first ``depth`` stages with the heads they have: what training got to, sharing the modules."""
+    trained = StagedModel(dict(list(model.stages.items())[:depth]), model.input_shape, model.num_classes)
+    for head_depth in model.head_depths:
+        if head_depth <= depth:
+            trained.set_head(head_depth, model.head(head_depth))
+    return trained.eval()
