@@ -4,6 +4,7 @@ import contextlib
 import logging
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,16 @@ from lwexplain.views.training_curves import training_figure
 log = logging.getLogger("lwexplain.explorer")
 
 Stamp = tuple[tuple[int, int] | None, ...]
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What a depth is chosen by; ``tolerance`` in accuracy, ``budgets`` pairs of a cost and the most it may be."""
+
+    tolerance: float
+    objective: str
+    budgets: tuple[tuple[str, float], ...]
+
 
 # ---------------------------------------------------------------------- the run of the page
 
@@ -163,9 +174,9 @@ def events(run: Run) -> list[dict[str, Any]]:
     return _events(str(run.path), _stamp(run.events_path))
 
 
-def advice(run: Run, tolerance: float) -> tuple[Any, str | None]:
-    """The recommendation at ``tolerance`` (accuracy) and None, or None and why there is none."""
-    return _advice(str(run.path), _stamp(run.metrics_path, run.analysis / "analysis.json"), tolerance)
+def advice(run: Run, aim: Aim) -> tuple[Any, str | None]:
+    """The recommendation for what was asked and None, or None and why there is none."""
+    return _advice(str(run.path), _stamp(run.metrics_path, run.analysis / "analysis.json"), aim)
 
 
 def _stamp(*paths: Path) -> Stamp:
@@ -201,11 +212,11 @@ def _events(path: str, stamp: Stamp) -> list[dict[str, Any]]:
 
 
 @st.cache_data(max_entries=256, show_spinner=False)
-def _advice(path: str, stamp: Stamp, tolerance: float) -> tuple[Any, str | None]:
+def _advice(path: str, stamp: Stamp, aim: Aim) -> tuple[Any, str | None]:
     from lwexplain.advice.recommend import recommend
 
     try:
-        return recommend(_metrics(path, stamp), tolerance), None
+        return recommend(_metrics(path, stamp), aim.tolerance, objective=aim.objective, budgets=dict(aim.budgets)), None
     except AdviceError as error:
         return None, str(error)
 

@@ -5,6 +5,7 @@ from typing import Any
 import pandas as pd
 import run_reader as reader
 import streamlit as st
+from aim_picker import chosen_aim, describe
 from run_picker import keep, open_by_explorer, restore
 from run_reader import CHART, friendly, plain
 
@@ -47,8 +48,8 @@ def show(runs: dict[str, str]) -> None:
         restore("compared_split", "val", ["val", "test"])
         st.radio("Split", ["val", "test"], key="compared_split", horizontal=True)
     metric, split = keep("compared_metric"), keep("compared_split")
-    tolerance = st.session_state.get("kept_tolerance", 0.5) / 100
-    advised = {name: reader.advice(Run.open(runs[name]), tolerance) for name in tables}
+    aim = chosen_aim()
+    advised = {name: reader.advice(Run.open(runs[name]), aim) for name in tables}
     figure = comparison_figure(
         tables,
         metric=None if metric == DECIDING else metric,
@@ -58,7 +59,7 @@ def show(runs: dict[str, str]) -> None:
     st.plotly_chart(figure, theme=None, key="comparison", config=CHART)
     st.subheader("Recommendations")
     st.caption(
-        f"★ marks the recommended depth at a tolerance of {100 * tolerance:g} points (set it on Overview). "
+        f"★ marks the recommended depth for {describe(aim)} (set on Overview); accuracies are with 90 % intervals. "
         "Runs judged by different accuracies (a trained head, a linear probe) do not compare one to one."
     )
     rows = [_row(name, tables[name], advice) for name, (advice, _) in advised.items()]

@@ -1,25 +1,35 @@
 """Overview of a run: where to stop and why, accuracy and separability over depth, costs and training."""
 
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 import run_reader as reader
 import streamlit as st
+from aim_picker import choose_objective, choose_tolerance, chosen_aim
 from run_picker import keep, open_by_explorer, restore
-from run_reader import CHART, friendly, plain
+from run_reader import CHART, Aim, friendly, plain
 
+from lwexplain.advice.prospects import COSTS
 from lwexplain.probes.sample_depth import confusion
 from lwexplain.run import Run
 from lwexplain.views import contents
 from lwexplain.views.costs import cost_figure
 from lwexplain.views.depth_curve import depth_figure
+from lwexplain.views.pareto import pareto_figure, pareto_table
 from lwexplain.views.sample_depth import confusion_figure, sample_depth_figure, sample_depth_source, source_title
 from lwexplain.views.separability import panel_families, separability_figure
 from lwexplain.views.similarity import similarity_figure, similarity_metrics
 from lwexplain.views.single_classes import class_figure, closest_pairs
-from lwexplain.views.theme import COSTS, metric_title
+from lwexplain.views.theme import COST_UNITS, is_cost, metric_title
 
 DECIDING = "the deciding one"
+COST_COLUMNS = {
+    "parameters": st.column_config.NumberColumn(format="compact"),
+    "FLOPs": st.column_config.NumberColumn(format="compact"),
+    "latency (ms)": st.column_config.NumberColumn(format="%.3g"),
+    "memory (MiB)": st.column_config.NumberColumn(format="%.3g"),
+}
 
 
 def show(run: Run, table: pd.DataFrame) -> None:
@@ -30,25 +40,21 @@ def show(run: Run, table: pd.DataFrame) -> None:
         st.title(plain(st.session_state["run_name"]))
         st.caption(plain(_describe(run, table, len(stages))))
     with control:
-        restore("tolerance", 0.5)
-        st.slider(
-            "Tolerance (points of accuracy)",
-            0.0,
-            5.0,
-            step=0.1,
-            format="%.1f",
-            key="tolerance",
-            help="How far below the best depth the shorter network may lie. 1 point = 0.01 of accuracy.",
-        )
-    tolerance = keep("tolerance") / 100
-    advice, problem = reader.advice(run, tolerance)
+        choose_tolerance()
+    choose_objective(table)
+    aim = chosen_aim(table)
+    advice, problem = reader.advice(run, aim)
+    # Where nothing fits the budgets, the advice without them tells how far they must be raised.
+    outlook = advice or (reader.advice(run, replace(aim, budgets=()))[0] if aim.budgets else None)
     with st.container(border=True):
         if advice is None:
             st.warning(f"No recommendation: {plain(problem)}", icon=":material/help:")
         else:
             show_card(advice, table)
     _show_failures(table)
-    _show_depths(table, advice, tolerance)
+    _show_depths(table, advice, aim.tolerance, outlook.source if outlook else None)
+    with friendly("Accuracy against cost"):
+        _show_against_cost(outlook, advice, aim)
     _show_measures(table, advice.depth if advice else None)
     with friendly("The depths of single samples"):
         _show_samples(run, table, advice.depth if advice else None)
@@ -56,7 +62,7 @@ def show(run: Run, table: pd.DataFrame) -> None:
         _show_classes(table)
     with friendly("The similarity of the stages"):
         _show_similarity(table)
-    if table["metric"].isin(COSTS).any():
+    if table["metric"].map(str).map(is_cost).any():
         st.subheader("Cost of each depth")
         st.plotly_chart(
             cost_figure(table, depth=advice.depth if advice else None), theme=None, key="cost", config=CHART
@@ -80,14 +86,14 @@ def show_card(advice: Any, table: pd.DataFrame) -> None:
     st.markdown(plain(advice.reason))
     numbers = contents.advice_numbers(advice, table)
     if numbers:
-        widths = [max(len(remark), 16) for _, _, remark in numbers]
+        widths = [max(len(remark), 20) for _, _, remark in numbers]
         for column, (title, value, remark) in zip(st.columns(widths, gap="small"), numbers, strict=True):
             column.metric(title[0].upper() + title[1:], value)
             column.caption(plain(remark))
     source = contents.SOURCES.get(advice.source, advice.source)
     st.caption(
-        f"Decided on the val split by {plain(source)}; accuracies are those of test where there is one. "
-        f"Verdict: {plain(advice.verdict)}."
+        f"{plain(contents.aim(advice))} Decided on the val split by {plain(source)}; accuracies are those of test "
+        f"where there is one. Verdict: {plain(advice.verdict)}."
     )
 
 
@@ -112,7 +118,7 @@ def _show_failures(table: pd.DataFrame) -> None:
         st.dataframe(failed, hide_index=True)
 
 
-def _show_depths(table: pd.DataFrame, advice: Any, tolerance: float) -> None:
+def _show_depths(table: pd.DataFrame, advice: Any, tolerance: float, source: str | None) -> None:
     heading, curves, control = st.columns([4, 2, 1.5], vertical_alignment="bottom")
     heading.subheader("Accuracy over depth")
     with curves:
@@ -134,21 +140,39 @@ def _show_depths(table: pd.DataFrame, advice: Any, tolerance: float) -> None:
         recommendation=advice,
         tolerance=tolerance if advice and on_val else None,
         split=split,
-        metrics=[f"{advice.source}_accuracy"] if advice and keep("curves") == DECIDING else None,
+        metrics=[f"{source}_accuracy"] if source and keep("curves") == DECIDING else None,
     )
     st.plotly_chart(figure, theme=None, key="depth_curve", config=CHART)
     frame = contents.depth_table(table, split)
     chosen = advice.depth if advice else None
     frame.insert(0, "", ["★" if depth == chosen else "" for depth in frame["depth"]])
-    st.dataframe(
-        frame,
-        hide_index=True,
-        column_config={
-            "parameters": st.column_config.NumberColumn(format="compact"),
-            "FLOPs": st.column_config.NumberColumn(format="compact"),
-            "latency (ms)": st.column_config.NumberColumn(format="%.3g"),
-        },
+    st.dataframe(frame, hide_index=True, column_config=COST_COLUMNS)
+
+
+def _show_against_cost(outlook: Any, advice: Any, aim: Aim) -> None:
+    """The prospects of ``outlook``, the depth of ``advice`` marked; None where nothing fits the budgets."""
+    if outlook is None or not outlook.prospects:
+        return
+    prospects, depth, first = outlook.prospects, outlook.depth, aim.objective
+    if advice is None:
+        depth, first = None, contents.tightest(prospects, dict(aim.budgets))
+    st.subheader("Accuracy against cost")
+    st.caption(
+        (plain(contents.aim(advice)) if advice else "No depth keeps the budgets.")
+        + " Numbers are depths, intervals hold 90 %. The line is the highest accuracy there is for a cost; "
+        "a depth that is not on it is beaten by one that is at least as accurate and as cheap."
     )
+    figure = pareto_figure(prospects, depth, first, budgets=dict(aim.budgets))
+    st.plotly_chart(figure, theme=None, key="pareto", config=CHART)
+    table = pareto_table(prospects)
+    frame = pd.DataFrame(table.rows, columns=table.header)
+    for cost, metric in COSTS.items():  # numbers, which a click on a column sorts as such
+        title, scale = COST_UNITS[metric]
+        if title in frame:
+            frame[title] = [scale * prospect.cost(cost) for prospect in prospects]
+    frame["depth"] = [prospect.depth for prospect in prospects]
+    frame.insert(0, "", ["★" if prospect.depth == depth else "" for prospect in prospects])
+    st.dataframe(frame, hide_index=True, column_config=COST_COLUMNS)
 
 
 def _show_measures(table: pd.DataFrame, depth: int | None) -> None:

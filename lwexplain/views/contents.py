@@ -6,6 +6,8 @@ from typing import Any
 
 import pandas as pd
 
+from lwexplain.advice.objective import amount, measured
+from lwexplain.advice.prospects import COSTS, Prospect
 from lwexplain.errors import RunError
 from lwexplain.results import (
     EMBEDDING_COLUMNS,
@@ -18,7 +20,7 @@ from lwexplain.run import Run
 from lwexplain.views.depth_curve import accuracy_metrics, per_depth, without_attrs
 from lwexplain.views.sample_depth import sample_depth_source
 from lwexplain.views.single_classes import of_a_pair, of_one_class
-from lwexplain.views.theme import COSTS, is_accuracy, is_cost, is_sample_depth, is_similarity, metric_title
+from lwexplain.views.theme import COST_UNITS, is_accuracy, is_cost, is_sample_depth, is_similarity, metric_title
 
 VERDICTS = {
     "stop_here": "Stop early",
@@ -26,6 +28,15 @@ VERDICTS = {
     "go_deeper": "Go deeper",
     "heads_too_weak": "The heads are too weak to judge",
     "no_signal": "No signal to decide on",
+}
+
+# What a depth is chosen by, as a person picks it.
+OBJECTIVES = {
+    "params": "fewest parameters",
+    "flops": "fewest FLOPs",
+    "latency": "lowest latency",
+    "memory": "least memory",
+    "accuracy": "highest accuracy",
 }
 
 # Accuracy of these sources decides; a recommendation names one of them.
@@ -123,7 +134,7 @@ def stage_predictions(predictions: pd.DataFrame, stage: str) -> pd.Series:
 def depth_table(table: pd.DataFrame, split: str = "val") -> pd.DataFrame:
     """One row a depth: stage, each accuracy with its 95 % interval as text, and the costs.
 
-    Cost columns hold numbers: parameters, FLOPs per image, latency in milliseconds.
+    Cost columns hold numbers: parameters, FLOPs per image, latency in milliseconds, memory in MiB.
     """
     rows = table[["depth", "stage"]].drop_duplicates("depth").sort_values("depth")
     frame = rows.set_index("depth")
@@ -132,12 +143,10 @@ def depth_table(table: pd.DataFrame, split: str = "val") -> pd.DataFrame:
         if not found.empty:
             texts = [_with_interval(row) for row in found.to_dict("records")]
             frame[metric_title(metric).title] = pd.Series(texts, index=found["depth"], dtype="object")
-    for metric in COSTS:
+    for metric, (title, scale) in COST_UNITS.items():
         found = per_depth(table, metric, "none")
         if not found.empty:
-            in_milliseconds = metric == "latency_seconds"
-            title = "latency (ms)" if in_milliseconds else metric_title(metric).title
-            frame[title] = found.set_index("depth")["value"] * (1000.0 if in_milliseconds else 1.0)
+            frame[title] = found.set_index("depth")["value"] * scale
     return frame.reset_index()
 
 
@@ -252,19 +261,53 @@ def advice_numbers(advice: Any, table: pd.DataFrame) -> list[tuple[str, str, str
     if advice.expected_accuracy is not None:
         low, high = advice.expected_accuracy_interval
         title = expected_accuracy_title(advice, table)
-        numbers.append((title, f"{advice.expected_accuracy:.4f}", f"95 % interval {low:.3f}–{high:.3f}"))
+        numbers.append((title, f"{advice.expected_accuracy:.4f}", f"90 % interval {low:.3f}–{high:.3f}"))
     shorter = advice.depth < advice.full_depth
     if shorter and advice.full_accuracy is not None and advice.expected_accuracy is not None:
         difference = advice.expected_accuracy - advice.full_accuracy
         numbers.append(("full depth", f"{advice.full_accuracy:.4f}", f"recommended {difference:+.4f}"))
     low, high = advice.depth_interval
     numbers.append(("depth", f"{advice.depth} of {advice.full_depth}", f"90 % interval {low}–{high}"))
-    ratios = (("parameters", advice.params_ratio), ("FLOPs", advice.flops_ratio), ("latency", advice.latency_ratio))
+    ratios = (
+        ("parameters", advice.params_ratio), ("FLOPs", advice.flops_ratio), ("latency", advice.latency_ratio),
+        ("memory", advice.memory_ratio),
+    )  # fmt: skip
     for title, ratio in ratios:
         saved = saving(ratio)
         if shorter and saved is not None:
             numbers.append((f"{title} saved", saved, f"{ratio:.3g} of full depth"))
     return numbers
+
+
+def measured_costs(table: pd.DataFrame) -> list[str]:
+    """The costs (``advice.prospects.COSTS``) that every stage of the table has a number of."""
+    count = table["stage"].nunique()
+    return [cost for cost, metric in COSTS.items() if len(per_depth(table, metric, "none")) == count]
+
+
+def aim(advice: Any) -> str:
+    """What the depth of a recommendation was chosen by, in a sentence; "" where there is no signal to choose by."""
+    chosen = next((prospect for prospect in advice.prospects if prospect.depth == advice.depth), None)
+    if chosen is None:
+        return ""
+    budgets = " and ".join(amount(name, most) for name, most in advice.budgets.items())
+    among = f"the depths within {budgets}" if budgets else "all depths"
+    if advice.objective == "accuracy":
+        return f"Chosen by: highest expected accuracy of {among}."
+    if not chosen.sufficient:
+        return f"Chosen by: highest expected accuracy of {among}, none of which is enough."
+    by = OBJECTIVES[advice.objective]
+    if advice.objective == "params" and not measured(advice.prospects, "params"):
+        by = "fewest stages (parameters were not measured)"
+    return f"Chosen by: {by} of {among} that are enough."
+
+
+def tightest(prospects: Sequence[Prospect], budgets: Mapping[str, float]) -> str:
+    """The cost whose budget no depth keeps; the first one where only several together are too tight."""
+    for name, most in budgets.items():
+        if all((prospect.cost(name) or 0.0) > most for prospect in prospects):
+            return name
+    return next(iter(budgets))
 
 
 def flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, select_autoescape
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from lwexplain.advice.objective import check_budgets, check_objective
 from lwexplain.errors import AdviceError, LwexplainError
 from lwexplain.probes.sample_depth import confusion
 from lwexplain.results import AttributionSet, list_embeddings, read_attributions
@@ -22,6 +23,7 @@ from lwexplain.views.costs import cost_figure, human
 from lwexplain.views.depth_curve import depth_figure
 from lwexplain.views.embedding import embedding_overview
 from lwexplain.views.gallery import attribution_grid_html, invalid_reasons, legend_html
+from lwexplain.views.pareto import pareto_figure, pareto_table
 from lwexplain.views.sample_depth import confusion_figure, sample_depth_figure, sample_depth_source, source_title
 from lwexplain.views.separability import panel_families, separability_figure
 from lwexplain.views.similarity import similarity_figure, similarity_metrics
@@ -75,12 +77,12 @@ def render_report(run: Run) -> str:
 
     stages, classes = contents.stage_names(table), contents.class_names(table)
     config = attempt("Configuration", run.config) or {}
-    tolerance = _tolerance(attempt("Recommendation", lambda: run.read_json("analysis/recommendation.json")))
+    asked = _asked(attempt("Recommendation", lambda: run.read_json("analysis/recommendation.json")))
     unread = (None, "it could not be worked out from these measurements (see below).")
-    advice, no_advice = attempt("Recommendation", lambda: _advice(table, tolerance)) or unread
+    advice, no_advice = attempt("Recommendation", lambda: _advice(table, asked)) or unread
     depth = advice.depth if advice else None
     numbers = attempt("Recommendation", lambda: contents.advice_numbers(advice, table)) or []
-    within = tolerance if advice else None
+    within = advice.tolerance if advice else None
     page = {
         "name": run.path.resolve().name,
         "strategy": table.attrs.get("strategy"),
@@ -108,6 +110,7 @@ def render_report(run: Run) -> str:
             ),
         ),
         "curve": draw("Accuracy over depth", lambda: depth_figure(table, recommendation=advice, tolerance=within)),
+        "pareto": attempt("Accuracy against cost", lambda: _against_cost(advice, figures)),
         "depths": attempt("Table over depth", lambda: {split: _depth_rows(table, split) for split in _splits(table)})
         or {},
         "panels": [
@@ -167,20 +170,43 @@ class _Figures:
         return len(self.scripts) - 1
 
 
-def _advice(table: pd.DataFrame, tolerance: float) -> tuple[Any, str | None]:
+def _advice(table: pd.DataFrame, asked: dict[str, Any]) -> tuple[Any, str | None]:
     from lwexplain.advice.recommend import recommend
 
     try:
-        return recommend(table, tolerance), None
+        return recommend(table, **asked), None
     except AdviceError as error:
         return None, str(error)
 
 
-def _tolerance(recommendation: Any) -> float:
-    """The tolerance of the recommendation on file, so that the report says what the command line said."""
-    value = recommendation.get("tolerance") if isinstance(recommendation, dict) else None
-    usable = isinstance(value, (int, float)) and 0 <= value < 1
-    return float(value) if usable and value is not None else DEFAULT_TOLERANCE
+def _asked(recommendation: Any) -> dict[str, Any]:
+    """Tolerance, objective and budgets of the recommendation on file, so that the report says what the command line
+    said; the usual ones for those that it lacks or that cannot be."""
+    given = recommendation if isinstance(recommendation, dict) else {}
+    tolerance = given.get("tolerance")
+    usable = isinstance(tolerance, (int, float)) and 0 <= tolerance < 1
+    asked: dict[str, Any] = {"tolerance": float(tolerance) if usable and tolerance is not None else DEFAULT_TOLERANCE}
+    for name, check in (("objective", check_objective), ("budgets", check_budgets)):
+        try:
+            asked[name] = check(given[name])
+        except (KeyError, TypeError, AttributeError, AdviceError):
+            continue
+    return asked
+
+
+def _against_cost(advice: Any, figures: _Figures) -> dict[str, Any] | None:
+    """Expected accuracy of every depth against its costs; None where there is no signal."""
+    if advice is None or not advice.prospects:
+        return None
+    figure = pareto_figure(advice.prospects, advice.depth, advice.objective, budgets=advice.budgets)
+    table = pareto_table(advice.prospects)
+    return {
+        "figure": figures.add(figure),
+        "columns": table.header,
+        "rows": table.rows,
+        "depths": [prospect.depth for prospect in advice.prospects],
+        "aim": contents.aim(advice),
+    }
 
 
 def _section(config: dict[str, Any], name: str) -> dict[str, Any]:

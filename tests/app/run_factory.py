@@ -123,6 +123,7 @@ def _analysis(
         rows.append(_row(stage, index, "none", "parameters", PARAMETERS[index], "cost"))
         rows.append(_row(stage, index, "none", "flops", 1e6 * (index + 1) ** 2, "cost"))
         rows.append(_row(stage, index, "none", "latency_seconds", 0.0004 * (index + 1), "cost"))
+        rows.append(_row(stage, index, "none", "memory_bytes", 4.0 * PARAMETERS[index] + 50_000, "cost"))
     table = pd.concat(predictions, ignore_index=True)
     attrs: dict[str, Any] = {
         "stages": STAGES,

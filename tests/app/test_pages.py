@@ -52,7 +52,8 @@ def test_overview_states_the_recommendation_and_names_failed_probes(runs_folder:
     assert "Stop early: block" in text
     assert "Failed probes: broken_probe" in text
     assert {metric.label for metric in app.metric} >= {"Expected test accuracy", "Full depth", "Parameters saved"}
-    assert len(app.get("plotly_chart")) == 5  # depth curve, two families of measures, costs, training
+    # the depth curve, accuracy against cost, two families of measures, costs, training
+    assert len(app.get("plotly_chart")) == 6
 
 
 def test_overview_shows_classes_samples_and_similarities(tmp_path: Path) -> None:
@@ -291,3 +292,95 @@ def test_a_run_directory_itself_can_be_opened(runs_folder: Path) -> None:
 
 def test_the_overview_says_what_training_took(runs_folder: Path) -> None:
     assert "1,234 images/s in the last epoch" in said(visit(runs_folder, "overview", "greedy"))
+
+
+# ---------------------------------------------------------------------- costs, objective and budgets
+
+
+def depth_of(app: AppTest) -> str:
+    return next(metric.value for metric in app.metric if metric.label == "Depth")
+
+
+def charted(app: AppTest, key: str = "pareto") -> bool:
+    return any(key in str(element.proto.id) for element in app.get("plotly_chart"))
+
+
+def prospects_shown(app: AppTest) -> pd.DataFrame:
+    return next(element.value for element in app.dataframe if "on the front of" in element.value.columns)
+
+
+def test_accuracy_against_cost_is_charted_and_tabled_by_depth(runs_folder: Path) -> None:
+    app = visit(runs_folder, "overview", "bp")
+    assert "Chosen by: fewest parameters of all depths that are enough." in said(app)
+    frame = prospects_shown(app)
+    assert list(frame["stage"]) == STAGES
+    assert list(frame["depth"]) == [1, 2, 3, 4, 5, 6]
+    assert list(frame["parameters"])[:2] == [1_000, 6_000]
+    assert frame["memory (MiB)"].iloc[0] == (4 * 1_000 + 50_000) / 2**20
+    assert f"{frame.loc[frame[''] == '★', 'depth'].item()} of 6" == depth_of(app)
+    assert charted(app)
+
+
+def test_the_objective_decides_anew_and_is_told(runs_folder: Path) -> None:
+    app = visit(runs_folder, "overview", "greedy")
+    app.slider(key="tolerance").set_value(5.0).run()
+    cheap = depth_of(app)
+    app.selectbox(key="objective").set_value("accuracy").run()
+    assert not app.exception
+    assert "Chosen by: highest expected accuracy of all depths." in said(app)
+    assert int(depth_of(app).split()[0]) > int(cheap.split()[0])
+
+
+def test_a_budget_is_kept_to(runs_folder: Path) -> None:
+    app = visit(runs_folder, "overview", "greedy")
+    app.number_input(key="budget_params").set_value(25_000).run()
+    assert depth_of(app) == "3 of 6"
+    assert "Chosen by: highest expected accuracy of the depths within 25,000 parameters, none of which is enough." in (
+        said(app)
+    )
+    app.number_input(key="budget_latency").set_value(0.81).run()  # 0.4 ms a stage
+    assert depth_of(app) == "2 of 6"
+
+
+def test_a_budget_that_nothing_fits_is_a_message_beside_what_there_is(runs_folder: Path) -> None:
+    app = visit(runs_folder, "overview", "greedy")
+    app.number_input(key="budget_memory").set_value(0.01).run()
+    assert not app.exception
+    assert not app.error
+    text = said(app)
+    assert "No recommendation: no depth keeps memory within 0.01 MiB: the least is 0.0515 MiB, at stem" in text
+    assert "No depth keeps the budgets." in text
+    assert list(prospects_shown(app)["stage"]) == STAGES
+    app.number_input(key="budget_memory").set_value(0.0).run()
+    assert "the budget of memory is 0.0; it must be a positive number" in said(app)
+
+
+def test_objective_and_budgets_hold_on_the_compare_page(runs_folder: Path) -> None:
+    app = visit(runs_folder, "overview", "greedy")
+    app.selectbox(key="objective").set_value("latency").run()
+    app.number_input(key="budget_params").set_value(7_000).run()
+    app.switch_page("pages/compare.py").run()
+    assert not app.exception
+    text = said(app)
+    assert "the objective 'lowest latency' and a budget of 7,000 parameters (set on Overview)" in text
+    frame = next(element.value for element in app.dataframe if "verdict" in element.value.columns)
+    assert set(frame["depth"]) == {"2 of 6"}
+    app.switch_page("pages/overview.py").run()
+    assert app.selectbox(key="objective").value == "latency"
+    assert app.number_input(key="budget_params").value == 7_000
+
+
+def test_a_run_without_a_cost_has_no_field_to_bound_it(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", pictures=False)
+    table = pd.read_parquet(run.metrics_path)
+    kept = table[~table["metric"].isin(["memory_bytes", "parameters"])]
+    kept.attrs = table.attrs
+    kept.to_parquet(run.metrics_path)
+    app = visit(tmp_path, kept_budget_memory=1.0)
+    assert app.number_input(key="budget_memory").disabled
+    assert not app.number_input(key="budget_flops").disabled
+    assert list(app.selectbox(key="objective").options) == [
+        "fewest parameters", "fewest FLOPs", "lowest latency", "highest accuracy",
+    ]  # fmt: skip
+    assert "Chosen by: fewest stages (parameters were not measured) of all depths that are enough." in said(app)
+    assert "No recommendation" not in said(app)

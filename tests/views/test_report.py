@@ -139,6 +139,7 @@ def test_a_section_that_cannot_be_drawn_becomes_a_line(tmp_path: Path, monkeypat
         "depth_figure",
         "separability_figure",
         "cost_figure",
+        "pareto_figure",
         "training_figure",
         "embedding_overview",
         "attribution_grid_html",
@@ -284,3 +285,55 @@ def test_measures_of_a_thousand_classes_leave_the_report_small(tmp_path: Path) -
     parts = [base.assign(**{"class": name, "metric": metric}) for name in classes for metric in names]
     rewrite(run, lambda table: pd.concat([table, *parts]))
     assert len(render_report(run)) < size + 200_000
+
+
+def test_the_report_sets_accuracy_against_cost(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", pictures=False)
+    said = Page(render_report(run)).said()
+    start = said.index("Accuracy against cost Stop early: block4 (depth 5 of 6). Chosen by: fewest parameters of all")
+    part = said[start : said.index("Separability over depth")]
+    assert "latency (ms) memory (MiB) on the front of enough 1 stem" in part
+    assert all(f"{depth} {stage} 0." in part for depth, stage in enumerate(STAGES, start=1))
+    assert "the tolerance of 0.5 points" in part
+    assert "memory saved" in said
+    assert "90 % interval" in said
+
+
+def test_prospects_are_shown_where_the_full_depth_is_advised(tmp_path: Path) -> None:
+    rising = [0.3, 0.45, 0.6, 0.75, 0.85, 0.97]
+    said = Page(render_report(make_run(tmp_path / "run", accuracy=rising, pictures=False))).said()
+    assert "Accuracy against cost" in said
+    assert "Stop early" not in said
+
+
+def test_nothing_is_set_against_cost_without_a_signal(tmp_path: Path) -> None:
+    said = Page(render_report(make_run(tmp_path / "run", accuracy=[0.1] * 6, pictures=False))).said()
+    assert "No signal to decide on" in said
+    assert "Accuracy against cost" not in said
+    assert "could not be read" not in said
+
+
+def test_the_report_keeps_objective_and_budgets_of_the_recommendation_on_file(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", pictures=False)
+    run.write_json("analysis/recommendation.json", {"objective": "accuracy", "budgets": {"params": 25_000}})
+    said = Page(render_report(run)).said()
+    assert "Chosen by: highest expected accuracy of the depths within 25,000 parameters." in said
+    assert "depth 3 of 6" in said
+
+
+@pytest.mark.parametrize(
+    "given", [{"objective": "speed", "budgets": {"flops": -1}}, {"objective": None, "budgets": [1]}, ["odd"]]
+)
+def test_an_odd_recommendation_on_file_is_as_if_it_were_not_there(tmp_path: Path, given) -> None:
+    run = make_run(tmp_path / "run", pictures=False)
+    run.write_json("analysis/recommendation.json", given)
+    said = Page(render_report(run)).said()
+    assert "Chosen by: fewest parameters of all depths that are enough." in said
+    assert "tolerance 0.5 points" in said
+
+
+def test_budgets_on_file_that_nothing_fits_any_more_are_said(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", pictures=False)
+    run.write_json("analysis/recommendation.json", {"budgets": {"latency": 1e-6}})
+    said = Page(render_report(run)).said()
+    assert "No recommendation: no depth keeps latency within 0.001 ms: the least is 0.4 ms" in said
