@@ -87,7 +87,7 @@ def main() -> None:
     kinds = [(control, strategy) for control in ("planted", "rising", "random_labels") for strategy in STRATEGIES]
     items = [(*kind, seed) for kind in kinds for seed in range(options.seeds)]
     rows = []
-    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn"), max_tasks_per_child=20) as pool:
+    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
         for row in pool.map(partial(advised, out=options.out), items):
             print(*(row[key] for key in ("control", "strategy", "seed", "verdict", "depth", "right")), flush=True)
             rows.append(row)

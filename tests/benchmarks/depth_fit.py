@@ -8,7 +8,7 @@ import numpy as np
 from depth_cases import TOLERANCE, Case, Unit
 
 from lwexplain.advice.curve import DepthCurve, bootstrap_curve
-from lwexplain.advice.depth_model import MIN_ERROR, DepthModel, SourceModel, log_error_ratio
+from lwexplain.advice.depth_model import MIN_ERROR, DepthModel, SourceModel
 from lwexplain.advice.evidence import Evidence
 from lwexplain.advice.outlook import Outlook, outlook_of
 
@@ -59,17 +59,13 @@ def fit_source(source: str, cases: Sequence[Case]) -> SourceModel:
 
 def _ratios(model: SourceModel, case: Case) -> tuple[np.ndarray, np.ndarray]:
     """(units, S) ``log e_d / e_S`` as the model has it from val, and (S,) as it was."""
-    found = [observed(unit) for unit in case.units]
-    modelled = np.stack(
-        [
-            log_error_ratio(
-                model, seen.curve.accuracy, seen.evidence.curve("receptive_field", "none"), seen.evidence.side or 1
-            )
-            for seen in found
-        ]
-    )
-    error = np.maximum(1 - case.accuracy, MIN_ERROR)
-    return modelled, np.log(error / error[-1])
+    modelled = np.stack([_log_errors(outlook_at(model, unit).predicted) for unit in case.units])
+    truth = _log_errors(case.accuracy)
+    return modelled - modelled[:, -1:], truth - truth[-1]
+
+
+def _log_errors(accuracy: np.ndarray) -> np.ndarray:
+    return np.log(np.maximum(1 - accuracy, MIN_ERROR))
 
 
 def _misfit(model: SourceModel, cases: Sequence[Case]) -> float:
@@ -92,7 +88,7 @@ def _with_spread(model: SourceModel, cases: Sequence[Case]) -> SourceModel:
     gaps, sizes = [], []
     for case in cases:
         modelled, _ = _ratios(model, case)
-        errors = np.log(np.maximum(1 - np.stack([unit.test_accuracy for unit in case.units]), MIN_ERROR))
+        errors = _log_errors(np.stack([unit.test_accuracy for unit in case.units]))
         for row, own in enumerate(modelled):
             for other, truth in enumerate(errors):
                 if other != row or len(errors) == 1:

@@ -150,7 +150,7 @@ def main() -> None:
     chosen = [task for task in TASKS if not options.only or task.name in options.only.split(",")]
     if not options.write:
         units = [(task, seed) for seed in range(max(t.seeds for t in chosen)) for task in chosen if seed < task.seeds]
-        with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn"), max_tasks_per_child=8) as pool:
+        with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
             for future in as_completed([pool.submit(run_unit, task, seed, options.out) for task, seed in units]):
                 print(future.result(), flush=True)
     for task in chosen:

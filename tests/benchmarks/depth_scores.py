@@ -1,0 +1,198 @@
+"""How often depth advice is right: lwexplain's and that of the simple rules, on the tasks of the oracle sweep.
+
+    python tests/benchmarks/depth_scores.py             # results/depth_scores.json from results/depth_oracle/*.json
+    python tests/benchmarks/depth_scores.py --fit       # also lwexplain/advice/depth_model.json, fitted on all tasks
+
+Two questions. T2, from one finished run: which is the cheapest depth whose network, trained anew, is within half a
+point of the best depth? The truth is the mean test accuracy of the networks retrained at every depth; every task is
+advised on with coefficients fitted on the other tasks alone, once from each of its seeds. Regret is the accuracy of the
+oracle's depth less that of the recommended one. T1, while training layer-wise: is another stage worth it? Loss is the
+test accuracy of the best depth of all stages, chosen on val, less that of the stages trained; saved is the share of
+seconds. The random-label tasks have no answer and count only for the verdict ``no_signal``.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from depth_cases import TOLERANCE, Case, Unit, read_cases
+from depth_fit import fit_depth_model
+from result_file import write_result
+
+from lwexplain.advice.depth_model import COEFFICIENTS, DepthModel
+from lwexplain.advice.evidence import Evidence
+from lwexplain.advice.recommend import Recommendation, recommend
+from lwexplain.advice.rules import stop_training
+from lwexplain.advice.simple_rules import SIMPLE_RULES
+from lwexplain.run import atomic_path
+
+OURS = "lwexplain"
+RANDOM = "random_labels"
+
+
+def rule_score(name: str, cases: list[Case], positions: Callable[[Case], list[int]]) -> dict[str, Any]:
+    """One rule over all tasks, which count alike: figures are means over a task's seeds, then over the tasks."""
+    rows = []
+    for case in cases:
+        chosen = positions(case)
+        off = np.array(chosen) - case.oracle
+        regret = np.array([case.regret(position) for position in chosen])
+        rows.append(
+            {
+                "regret": regret.mean(),
+                "worst_run": regret.max(),
+                "within_one": (np.abs(off) <= 1).mean(),
+                "too_deep": (off > 0).mean(),
+                "too_shallow": (off < 0).mean(),
+                "stages_off": np.abs(off).mean(),
+                "log_parameters": np.log(case.parameters[chosen] / case.parameters[case.oracle]).mean(),
+                "parameters_of_full": (case.parameters[chosen] / case.parameters[-1]).mean(),
+            }
+        )
+    frame = pd.DataFrame(rows)
+    means = frame.mean()
+    return {
+        "rule": name,
+        "mean_regret": means["regret"],
+        "worst_regret": frame["regret"].max(),
+        "worst_regret_of_a_run": frame["worst_run"].max(),
+        **{key: means[key] for key in ("within_one", "too_deep", "too_shallow", "stages_off", "parameters_of_full")},
+        "parameters_of_oracle": float(np.exp(means["log_parameters"])),
+        "tasks_within_one": float((frame["within_one"] > 0.5).mean()),
+    }
+
+
+def rule_positions(rule: Callable[[Evidence], int | None]) -> Callable[[Case], list[int]]:
+    """A simple rule on every seed; where its evidence is missing it keeps the full depth."""
+
+    def positions(case: Case) -> list[int]:
+        found = [rule(Evidence.of(unit.table)) for unit in case.units]
+        return [len(case.accuracy) - 1 if position is None else position for position in found]
+
+    return positions
+
+
+def advise(case: Case, model: DepthModel) -> list[Recommendation]:
+    return [recommend(unit.table, TOLERANCE, model=model) for unit in case.units]
+
+
+def position_of(advice: Recommendation) -> int:
+    """Position of the recommended depth; the full one where the advice names none."""
+    return (advice.depth or advice.full_depth) - 1
+
+
+def coverage(case: Case, advices: Iterable[Recommendation]) -> tuple[int, int]:
+    """How many networks, of all depths and of the other seeds, lie in their 90 % interval, and how many there are."""
+    inside = count = 0
+    for unit, advice in zip(case.units, advices, strict=True):
+        for other in case.units:
+            if other.seed != unit.seed and advice.prospects:
+                pairs = zip(advice.prospects, other.test_accuracy, strict=True)
+                intervals = [(prospect.expected_accuracy_interval, accuracy) for prospect, accuracy in pairs]
+                inside += sum(low <= accuracy <= high for (low, high), accuracy in intervals)
+                count += len(intervals)
+    return inside, count
+
+
+def task_row(case: Case, advices: list[Recommendation]) -> dict[str, Any]:
+    inside, count = coverage(case, advices)
+    positions = [position_of(advice) for advice in advices]
+    return {
+        "name": case.name,
+        "title": case.title,
+        "strategy": case.strategy,
+        "control": case.control,
+        "stages": len(case.accuracy),
+        "test_accuracy": [round(float(value), 5) for value in case.accuracy],
+        "oracle_depth": case.oracle + 1,
+        "recommended_depths": [position + 1 for position in positions],
+        "verdicts": [advice.verdict for advice in advices],
+        "intervals": [advice.depth_interval for advice in advices],
+        "regret": float(np.mean([case.regret(position) for position in positions])),
+        "in_interval": inside / count if count else None,
+    }
+
+
+# ---------------------------------------------------------------------- T1: while training layer-wise
+
+
+def stopping_row(case: Case) -> dict[str, Any]:
+    """Where training would have stopped by itself, seed by seed, and what that saves and loses."""
+    stopped = [stopped_after(unit) for unit in case.units]
+    saved, lost = [], []
+    for unit, depth in zip(case.units, stopped, strict=True):
+        chosen = int(np.argmax(unit.val_accuracy[:depth]))
+        best = int(np.argmax(unit.val_accuracy))
+        saved.append(float(unit.seconds[depth:].sum() / unit.seconds.sum()))
+        lost.append(float(unit.test_accuracy[best] - unit.test_accuracy[chosen]))
+    return {
+        "name": case.name,
+        "title": case.title,
+        "stages": len(case.accuracy),
+        "stopped_after": stopped,
+        "saved": float(np.mean(saved)),
+        "lost": float(np.mean(lost)),
+    }
+
+
+def stopped_after(unit: Unit) -> int:
+    """Number of stages that ``training.stop=auto`` would have trained."""
+    pattern = unit.table.attrs["patterns"]["head"]
+    counts = list(pattern["counts"].values())
+    right = np.repeat([[character == "1" for character in key] for key in pattern["counts"]], counts, axis=0)
+    for depth in range(1, right.shape[1] + 1):
+        if stop_training(list(right[:, :depth].T), float(unit.table.attrs["chance"])) is not None:
+            return depth
+    return int(right.shape[1])
+
+
+def scores(cases: list[Case]) -> dict[str, Any]:
+    """Everything that the result file holds."""
+    answerable = [case for case in cases if case.control != RANDOM]
+    advices = {}
+    for case in cases:
+        others = [other for other in answerable if other is not case]
+        advices[case.name] = advise(case, fit_depth_model(others))
+    rules = [rule_score(OURS, answerable, lambda case: [position_of(advice) for advice in advices[case.name]])]
+    rules += [rule_score(name, answerable, rule_positions(rule)) for name, rule in SIMPLE_RULES.items()]
+    covered = np.array([coverage(case, advices[case.name]) for case in answerable])
+    layerwise = [case for case in answerable if case.strategy == "greedy"]
+    stops = [stopping_row(case) for case in layerwise]
+    return {
+        "tolerance": TOLERANCE,
+        "runs": sum(len(case.units) for case in answerable),
+        "rules": rules,
+        "tasks": [task_row(case, advices[case.name]) for case in cases],
+        "coverage": {"inside": int(covered[:, 0].sum()), "of": int(covered[:, 1].sum())},
+        "stopping": {
+            "tasks": stops,
+            "saved": float(np.mean([row["saved"] for row in stops])),
+            "lost": float(np.mean([row["lost"] for row in stops])),
+        },
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--fit", action="store_true", help="also write the coefficients that the package ships")
+    options = parser.parse_args()
+    cases = read_cases()
+    if options.fit:
+        with atomic_path(COEFFICIENTS) as temporary:
+            temporary.write_text(json.dumps(fit_depth_model(cases).to_dict(), indent=1) + "\n", encoding="utf-8")
+        print(COEFFICIENTS)
+    found = scores(cases)
+    for row in found["rules"]:
+        print(
+            f"{row['rule']:40s} regret {100 * row['mean_regret']:6.2f}  worst {100 * row['worst_regret']:6.2f}  "
+            f"within one {row['within_one']:.2f}  parameters of the oracle's {row['parameters_of_oracle']:.2f}"
+        )
+    print("coverage", found["coverage"], "stopping", {key: found["stopping"][key] for key in ("saved", "lost")})
+    print(write_result("depth_scores", found))
+
+
+if __name__ == "__main__":
+    main()
