@@ -59,7 +59,7 @@ def show(runs: dict[str, str]) -> None:
     st.plotly_chart(figure, theme=None, key="comparison", config=CHART)
     st.subheader("Recommendations")
     st.caption(
-        f"★ marks the recommended depth for {describe(aim)} (set on Overview); accuracies are with 90 % intervals. "
+        f"★ marks the recommended depth for {describe(aim)} (set on Overview); accuracies with 90\u00a0% intervals. "
         "Runs judged by different accuracies (a trained head, a linear probe) do not compare one to one."
     )
     rows = [_row(name, tables[name], advice) for name, (advice, _) in advised.items()]

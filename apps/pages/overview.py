@@ -52,7 +52,7 @@ def show(run: Run, table: pd.DataFrame) -> None:
         else:
             show_card(advice, table)
     _show_failures(table)
-    _show_depths(table, advice, aim.tolerance, outlook.source if outlook else None)
+    _show_depths(table, advice, outlook.source if outlook else None)
     with friendly("Accuracy against cost"):
         _show_against_cost(outlook, advice, aim)
     _show_measures(table, advice.depth if advice else None)
@@ -86,7 +86,7 @@ def show_card(advice: Any, table: pd.DataFrame) -> None:
     st.markdown(plain(advice.reason))
     numbers = contents.advice_numbers(advice, table)
     if numbers:
-        widths = [max(len(remark), 20) for _, _, remark in numbers]
+        widths = [max(len(remark), 19) for _, _, remark in numbers]
         for column, (title, value, remark) in zip(st.columns(widths, gap="small"), numbers, strict=True):
             column.metric(title[0].upper() + title[1:], value)
             column.caption(plain(remark))
@@ -118,7 +118,7 @@ def _show_failures(table: pd.DataFrame) -> None:
         st.dataframe(failed, hide_index=True)
 
 
-def _show_depths(table: pd.DataFrame, advice: Any, tolerance: float, source: str | None) -> None:
+def _show_depths(table: pd.DataFrame, advice: Any, source: str | None) -> None:
     heading, curves, control = st.columns([4, 2, 1.5], vertical_alignment="bottom")
     heading.subheader("Accuracy over depth")
     with curves:
@@ -138,7 +138,7 @@ def _show_depths(table: pd.DataFrame, advice: Any, tolerance: float, source: str
     figure = depth_figure(
         table,
         recommendation=advice,
-        tolerance=tolerance if advice and on_val else None,
+        tolerance=contents.band(advice) if on_val else None,
         split=split,
         metrics=[f"{source}_accuracy"] if source and keep("curves") == DECIDING else None,
     )

@@ -40,7 +40,10 @@ OBJECTIVES = {
 }
 
 # Accuracy of these sources decides; a recommendation names one of them.
-SOURCES = {"head": "the trained head of each stage", "linear_probe": "a linear probe on each stage"}
+SOURCES = {
+    "head": "the trained head of each stage",
+    "linear_probe": "linear probes and receptive fields, as a model of retrained networks weighs them",
+}
 
 
 def checked_metrics(run: Run) -> pd.DataFrame:
@@ -239,6 +242,11 @@ def saving(ratio: float | None) -> str | None:
     return None if ratio is None or pd.isna(ratio) else f"{100 * (1 - ratio):.0f} %"
 
 
+def band(advice: Any) -> float | None:
+    """The tolerance to draw around the best of the curve that decides; None where more than that curve decides."""
+    return advice.tolerance if advice is not None and advice.source == "head" else None
+
+
 def judged_by(advice: Any) -> str:
     """Whose accuracy decided, as the charts call it: ``trained head`` or ``linear probe``."""
     return metric_name(f"{advice.source}_accuracy")
@@ -275,7 +283,7 @@ def advice_numbers(advice: Any, table: pd.DataFrame) -> list[tuple[str, str, str
     for title, ratio in ratios:
         saved = saving(ratio)
         if shorter and saved is not None:
-            numbers.append((f"{title} saved", saved, f"{ratio:.3g} of full depth"))
+            numbers.append((f"{title} saved", saved, f"{ratio:.2g} of full depth"))
     return numbers
 
 

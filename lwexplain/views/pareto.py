@@ -166,7 +166,7 @@ def _points(members: Sequence[tuple[float, Prospect]], kind: str) -> go.Scatter:
         name=kind,
         showlegend=False,
         text=[_short_name(prospect, kind) for prospect in shown],
-        textposition="top left",
+        textposition="bottom right" if kind == "recommended" else "top left",
         textfont={"size": 12, "color": MUTED if kind == "beaten by another depth" else colour},
         marker={
             "symbol": [symbol if prospect.sufficient else f"{symbol}-open" for prospect in shown],

@@ -82,7 +82,7 @@ def render_report(run: Run) -> str:
     advice, no_advice = attempt("Recommendation", lambda: _advice(table, asked)) or unread
     depth = advice.depth if advice else None
     numbers = attempt("Recommendation", lambda: contents.advice_numbers(advice, table)) or []
-    within = advice.tolerance if advice else None
+    within = contents.band(advice)
     page = {
         "name": run.path.resolve().name,
         "strategy": table.attrs.get("strategy"),

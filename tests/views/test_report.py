@@ -337,3 +337,14 @@ def test_budgets_on_file_that_nothing_fits_any_more_are_said(tmp_path: Path) -> 
     run.write_json("analysis/recommendation.json", {"budgets": {"latency": 1e-6}})
     said = Page(render_report(run)).said()
     assert "No recommendation: no depth keeps latency within 0.001 ms: the least is 0.4 ms" in said
+
+
+def test_the_tolerance_is_drawn_around_the_best_only_where_that_curve_alone_decides(tmp_path: Path) -> None:
+    by_heads = render_report(make_run(tmp_path / "greedy", pictures=False))
+    by_probes = render_report(make_run(tmp_path / "bp", strategy="bp", pictures=False))
+    assert "within 0.5 points of the best" in by_heads
+    assert 'within 0.5 points of the best"' not in by_probes
+    assert "The accuracy that decides" in by_heads
+    said = Page(by_probes).said()
+    assert "The linear probe, from which the expected accuracy is worked out" in said
+    assert "by linear probes and receptive fields, as a model of retrained networks weighs them" in said
