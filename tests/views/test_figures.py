@@ -94,6 +94,7 @@ def test_costs_are_the_table_s(table: pd.DataFrame) -> None:
     assert list(parameters.y)[:2] == [1000, 6000]
     assert parameters.marker.color[2] != parameters.marker.color[1]
     assert line(figure, "latency (ms)").y[0] == pytest.approx(0.4)
+    assert line(figure, "memory (MiB)").y[0] == pytest.approx((4 * 1000 + 50_000) / 2**20)
 
 
 def test_embedding_points_carry_their_sample_and_axes_do_not_move(run) -> None:
@@ -218,6 +219,7 @@ def test_the_depth_table_has_a_row_a_depth(table: pd.DataFrame) -> None:
     assert list(frame["stage"]) == STAGES
     assert list(frame.columns[:3]) == ["depth", "stage", "trained head"]
     assert frame["parameters"].iloc[-1] == 1_400_000
+    assert list(frame.columns[-4:]) == ["parameters", "FLOPs", "latency (ms)", "memory (MiB)"]
 
 
 def test_views_load_no_torch() -> None:
