@@ -17,7 +17,7 @@ from lwexplain.export.early_exit import calibrated_policy
 from lwexplain.export.exit_files import EarlyExit, ExitFiles, write_exits
 from lwexplain.export.formats import Runner, format_of, open_network, require_packages, write_network
 from lwexplain.export.fresh_head import heads_after
-from lwexplain.export.measured import Accuracy, NetworkFigures, count_right, eager_logits, pixel_batches
+from lwexplain.export.measured import Accuracy, NetworkFigures, count_right, eager_logits
 from lwexplain.export.shorter import ShorterNetwork, StageHead, portable
 from lwexplain.export.trained import TrainedRun, depth_of, load_run
 from lwexplain.progress import Progress
@@ -32,8 +32,8 @@ class Exported:
     ``short`` is the written network, its test accuracy measured with the file itself; ``full`` the run's network at the
     full depth with its own head, on the same images. Latencies of both were measured in turns on ``device``. ``parity``
     is the largest absolute difference of logits between file and network by batch size; ``bytes`` the size of the file.
-    ``verdict`` and ``reason`` are those of the recommendation where that chose the depth. ``early_exit`` where asked
-    for.
+    ``verdict``, ``reason`` and the accuracy to expect (with its interval) are those of the recommendation where that
+    chose the depth, ``early_exit`` is there where it was asked for.
     """
 
     path: str
@@ -48,6 +48,8 @@ class Exported:
     head_note: str
     verdict: str | None
     reason: str | None
+    expected_accuracy: float | None
+    expected_accuracy_interval: tuple[float, float] | None
     early_exit: EarlyExit | None
 
     @property
@@ -110,6 +112,12 @@ def export_run(
     out = Path(out)
     file_format = format_of(out, format)
     require_packages(file_format)
+    if out.is_dir():
+        raise ExportError(f"{out} is a folder; name the file to write, such as {out / f'network.{file_format}'}")
+    if not 0 <= tolerance < 1:
+        raise ExportError(
+            f"tolerance is a difference of accuracies in [0, 1), found {tolerance!r}; 0.005 is half a point"
+        )
     advice = _advised(run, tolerance, objective, budgets) if depth == "auto" else None
     with Progress("export", 4, quiet=quiet) as progress:
 
@@ -124,7 +132,7 @@ def export_run(
         heads = _heads(trained, cut, head, early_exit)
         policy = None
         if early_exit:
-            val = pixel_batches(trained.data.val, trained.batch_size)
+            val = trained.pixels("val")
             policy = calibrated_policy(trained.model, heads, trained.normalisation, val, tolerance)
         tell("writing", 2)
         with ExitStack() as pending:
@@ -141,10 +149,8 @@ def export_run(
 
 def _advised(run: Run, tolerance: float, objective: str, budgets: Mapping[str, float] | None) -> Recommendation:
     """The recommendation for an analyzed run; raises ExportError where it names no depth."""
-    choice: dict[str, Any] = {}
-    if objective != "params" or budgets:
-        choice = {"objective": objective, "budgets": budgets or {}}
-    advice = recommend(read_metrics(run), tolerance, **choice)
+    table = read_metrics(run)
+    advice = recommend(table, tolerance, objective=objective, budgets=budgets, retrain=False)  # it is cut as it stands
     if advice.depth is None:
         raise ExportError(f"{advice.reason} Name a stage to cut {run.path} at in place of auto")
     return advice
@@ -161,11 +167,13 @@ def _heads(trained: TrainedRun, depth: int, kind: str, early_exit: bool) -> list
             f"early exit needs heads at two depths or more up to {trained.model.names[depth - 1]!r}; "
             "cut at a deeper stage, or use head=fresh or head=auto, which fit the heads that are missing"
         )
-    return heads_after(trained.model, depths, kind, trained.data, batch_size=trained.batch_size, seed=trained.seed)
+    return heads_after(trained, depths, kind)
 
 
 @dataclass(frozen=True)
 class _Written:
+    """The shorter network's file as a function, its size, and its parity."""
+
     run: Runner
     bytes: int
     parity: dict[int, float]
@@ -222,7 +230,7 @@ def _measured(
     assert data.test is not None
     right = {"short": 0, "full": 0, "exits": 0}
     left_at = []
-    for images, labels in pixel_batches(data.test, trained.batch_size):
+    for images, labels in trained.pixels("test"):
         right["short"] += count_right(written.run(images)[0], labels)
         right["full"] += count_right(eager_logits(full_network, images, trained.device), labels)
         if exits is not None:
@@ -251,5 +259,7 @@ def _measured(
         head_note=head.note,
         verdict=advice.verdict if advice is not None else None,
         reason=advice.reason if advice is not None else None,
+        expected_accuracy=advice.expected_accuracy if advice is not None else None,
+        expected_accuracy_interval=advice.expected_accuracy_interval if advice is not None else None,
         early_exit=early,
     )

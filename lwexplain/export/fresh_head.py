@@ -8,13 +8,12 @@ from torch import nn
 
 from lwexplain.capture.extract import Captured, extract
 from lwexplain.data.batches import Batches
-from lwexplain.data.dataset import DataSplits
 from lwexplain.errors import ExportError
 from lwexplain.export.shorter import StageHead
+from lwexplain.export.trained import TrainedRun
 from lwexplain.memory import working_bytes
 from lwexplain.models.heads.linear import LinearHead
 from lwexplain.models.site import Site
-from lwexplain.models.staged import StagedModel
 from lwexplain.probes.base import StageData
 from lwexplain.probes.linear.probe import GRID, LinearProbe, fit_linear_probe, fit_linear_probes
 from lwexplain.training.distributed import World
@@ -22,9 +21,7 @@ from lwexplain.training.distributed import World
 HEAD_KINDS = ("auto", "local", "fresh")
 
 
-def heads_after(
-    model: StagedModel, depths: Sequence[int], kind: str, data: DataSplits, *, batch_size: int, seed: int
-) -> list[StageHead]:
+def heads_after(trained: TrainedRun, depths: Sequence[int], kind: str) -> list[StageHead]:
     """A head after each of ``depths``: the stage's own (``local``), a ``fresh`` one, or, with ``auto``, the stage's own
     where there is one.
 
@@ -32,19 +29,18 @@ def heads_after(
     """
     if kind not in HEAD_KINDS:
         raise ExportError(f"head is {kind!r}; choose one of {', '.join(HEAD_KINDS)}")
+    model = trained.model
     missing = [depth for depth in depths if depth not in model.head_depths]
     if kind == "local" and missing:
         raise ExportError(
             f"stage {model.names[missing[0] - 1]!r} was trained without a head of its own; "
             "use head=fresh, which fits one, or head=auto"
         )
-    fitted = fresh_heads(model, depths if kind == "fresh" else missing, data, batch_size=batch_size, seed=seed)
+    fitted = fresh_heads(trained, depths if kind == "fresh" else missing)
     return [fitted[depth] if depth in fitted else StageHead(depth, model.head(depth), "local") for depth in depths]
 
 
-def fresh_heads(
-    model: StagedModel, depths: Sequence[int], data: DataSplits, *, batch_size: int, seed: int
-) -> dict[int, StageHead]:
+def fresh_heads(trained: TrainedRun, depths: Sequence[int]) -> dict[int, StageHead]:
     """Average pool and one linear layer after each of ``depths``, on the features as they are.
 
     The linear layer is the linear probe (multinomial logistic regression on standardised features of all train images,
@@ -52,21 +48,26 @@ def fresh_heads(
     """
     if not depths:
         return {}
+    model, data, device = trained.model, trained.data, trained.device
     names = [model.names[depth - 1] for depth in depths]
-    device = next(model.parameters()).device
     with tempfile.TemporaryDirectory() as folder:
         captured: dict[str, Captured] = {}
         for split in ("train", "val"):
             images = getattr(data, split)
             batches = Batches(
-                images, batch_size, mean=data.mean, std=data.std, seed=seed, device=device, channels_last=True
+                images,
+                trained.batch_size,
+                mean=data.mean,
+                std=data.std,
+                seed=trained.seed,
+                device=device,
+                workers=trained.workers,
+                channels_last=True,
             )
             modules = {name: model.stages[name] for name in names}
             store = f"{folder}/{split}"
             captured[split] = extract(model, batches, names, modules=modules, device=device, store=store)
-        stages = [
-            _stage(name, depth, captured, data, seed, str(device)) for name, depth in zip(names, depths, strict=True)
-        ]
+        stages = [_stage(name, depth, captured, trained) for name, depth in zip(names, depths, strict=True)]
         fit_linear_probes(stages, GRID, World())
         probes = [fit_linear_probe(stage) for stage in stages]
     sites = model.sites()
@@ -85,16 +86,14 @@ def as_head(probe: LinearProbe, site: Site) -> nn.Module:
     return head.eval().requires_grad_(False)
 
 
-def _stage(
-    name: str, depth: int, captured: Mapping[str, Captured], data: DataSplits, seed: int, device: str
-) -> StageData:
+def _stage(name: str, depth: int, captured: Mapping[str, Captured], trained: TrainedRun) -> StageData:
     return StageData(
         name=name,
         depth=depth,
         features={split: part.features[name] for split, part in captured.items()},
         labels={split: part.labels for split, part in captured.items()},
-        classes=data.classes,
-        seed=seed,
-        device=device,
+        classes=trained.data.classes,
+        seed=trained.seed,
+        device=str(trained.device),
         memory_bytes=working_bytes(None),
     )

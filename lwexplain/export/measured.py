@@ -45,10 +45,10 @@ class NetworkFigures:
         return cls(stage, depth, head, accuracy, cost.parameters, cost.flops, cost.latency_seconds, cost.latency_high)
 
 
-def pixel_batches(images: Images, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+def pixel_batches(images: Images, batch_size: int, workers: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
     """Images float32 (B, C, H, W) with pixel values in [0, 1] and labels (B,), on the CPU, in the split's order."""
     channels = images.shape[0]
-    batches = Batches(images, batch_size, mean=[0.0] * channels, std=[1.0] * channels, seed=0)
+    batches = Batches(images, batch_size, mean=[0.0] * channels, std=[1.0] * channels, seed=0, workers=workers)
     for x, y, _ in batches:
         yield x, y
 

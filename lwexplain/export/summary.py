@@ -41,6 +41,10 @@ def lines_of(exported: Exported) -> list[str]:
         f"parity of file and network: largest difference of a logit {differences}",
         f"file: {exported.path} ({exported.format}, {exported.bytes:,} bytes)",
     ]
+    if exported.expected_accuracy is not None and exported.expected_accuracy_interval is not None:
+        low, high = exported.expected_accuracy_interval
+        lines.insert(0, f"recommended: {exported.reason}")
+        lines[1] += f"; the recommendation expected {exported.expected_accuracy:.4f} ({low:.4f} to {high:.4f})"
     early = exported.early_exit
     if early is not None:
         lines.append(

@@ -1,5 +1,6 @@
 """What is exported from: the trained stages of a run, its images, and how it saw them."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -20,14 +21,19 @@ from lwexplain.training.devices import pick_device
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """The trained stages of a run on ``device`` with the heads they have, and its images."""
+    """The trained stages of a run on ``device`` with the heads they have, and its images, read as in its training."""
 
     model: StagedModel
     normalisation: Normalisation
     data: DataSplits
     device: torch.device
     batch_size: int
+    workers: int
     seed: int
+
+    def pixels(self, split: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images (B, C, H, W) float32 in [0, 1] and labels (B,) of a split, on the CPU."""
+        return pixel_batches(getattr(self.data, split), self.batch_size, self.workers)
 
     @property
     def some_images(self) -> Tensor:
@@ -48,7 +54,7 @@ def load_run(run: Run, device: str | None) -> TrainedRun:
     model, _ = load_trained(run, data, where)
     model = trained_stages(model, run.manifest["trained_depth"])
     normalisation = Normalisation(data.mean, data.std).to(where)
-    return TrainedRun(model, normalisation, data, where, config.data.batch_size, config.seed)
+    return TrainedRun(model, normalisation, data, where, config.data.batch_size, config.data.workers, config.seed)
 
 
 def depth_of(model: StagedModel, asked: int | str) -> int:
