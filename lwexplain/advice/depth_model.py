@@ -41,7 +41,8 @@ class SourceModel:
 
     ``spread`` and ``spread_slope``: standard deviation of ``log e_d`` around the model, ``spread`` + ``spread_slope`` *
     ``log e_d / e_S``; ``width``: how many standard deviations the 90 % interval of an accuracy reaches to either side;
-    ``confidence``: the probability with which a depth must be sufficient to be recommended.
+    ``confidence``: the probability with which a depth must be sufficient to be recommended. ``slope`` and ``reach`` as
+    above; without ``reach`` the accuracies of the source are those of the networks, as those of local heads are.
     """
 
     spread: float
@@ -88,15 +89,12 @@ def shipped_model() -> DepthModel:
 def log_error_ratio(model: SourceModel, accuracy: np.ndarray, field: np.ndarray | None, side: float) -> np.ndarray:
     """``log e_d / e_S`` (..., S) of networks retrained at every depth, from the accuracies (..., S) of their probes.
 
-    ``field`` (S,) the receptive fields in pixels and ``side`` that of the image, or None where they are not known.
-    For sources with no ``reach`` (a stage's own head) it is the ratio of the errors themselves.
+    ``field`` (S,) the receptive fields in pixels and ``side`` that of the image, or ``field`` None where they are not
+    known.
     """
     error = np.maximum(1 - accuracy, MIN_ERROR)
-    ratio = np.log(error / error[..., -1:])
-    if model.reach is None:
-        return ratio
-    gap = np.maximum(ratio, 0)
-    if field is None:
+    gap = np.maximum(np.log(error / error[..., -1:]), 0)
+    if field is None or model.reach is None:
         return gap
     return model.slope * gap * np.maximum(np.log(model.reach * side / field), 0)
 

@@ -45,31 +45,45 @@ class Outlook:
 def outlook_of(
     evidence: Evidence, curve: DepthCurve, model: SourceModel, tolerance: float, *, seed: int = 0
 ) -> Outlook:
-    """The outlook from one analysis; ``curve`` is the bootstrap of its source on val."""
+    """The outlook from one analysis; ``curve`` is the bootstrap of its source on val.
+
+    A model without ``reach`` takes the accuracies of the source for those of the networks.
+    """
     chosen = np.array(curve.depths) - 1
     field = evidence.curve("receptive_field", "none")[chosen]
     known = bool(np.isfinite(field).all() and evidence.side is not None)
-    side = float(evidence.side or 1)
 
-    def ratio_of(accuracy: np.ndarray) -> np.ndarray:
-        return log_error_ratio(model, accuracy, field if known else None, side)
+    def log_errors(accuracy: np.ndarray, full: float) -> np.ndarray:
+        """(..., S) of the networks of each depth, from accuracies (..., S) of the source and that of the whole one."""
+        if model.reach is None:
+            return np.log(_error(accuracy))
+        ratio = log_error_ratio(model, accuracy, field if known else None, float(evidence.side or 1))
+        return np.log(_error(np.array(full))) + ratio
 
-    ratio = ratio_of(curve.accuracy)
-    full = _full_accuracy(evidence, curve, chosen, "val")
-    predicted = 1 - np.minimum(_error(full) * np.exp(ratio), 1)
-    drawn = _draws(curve, model, ratio_of(curve.resampled), full, seed)
+    def with_own_head(accuracy: np.ndarray, split: str) -> tuple[np.ndarray, float]:
+        """Accuracies whose last one is that of the network's own head where it was measured, and that one."""
+        own = evidence.curve("head_accuracy", split)[chosen[-1]]
+        full = float(own if np.isfinite(own) else accuracy[-1])
+        return (np.append(accuracy[:-1], full) if model.reach is None else accuracy), full
+
+    measured, full = with_own_head(curve.accuracy, "val")
+    log_error = log_errors(measured, full)
+    predicted = 1 - np.minimum(np.exp(log_error), 1)
+    resampled = np.clip(curve.resampled + (measured - curve.accuracy), 0, 1)
+    drawn = _with_spread(log_errors(resampled, full), model, seed)
     enough = drawn[:, [int(np.argmax(predicted))]] - drawn <= tolerance + SLACK
     sufficiency = enough.mean(axis=0)
     within = drawn.max(axis=1, keepdims=True) - drawn <= tolerance + SLACK
     low, high = np.quantile(within.argmax(axis=1), [0.05, 0.95], method="nearest")
 
-    split = "test" if np.isfinite(evidence.curve(f"{curve.source}_accuracy", "test")[chosen]).all() else "val"
-    accuracy = evidence.curve(f"{curve.source}_accuracy", split)[chosen]
-    reported = _full_accuracy(evidence, curve, chosen, split)
-    shown = ratio_of(accuracy)
-    expected = 1 - np.minimum(_error(reported) * np.exp(shown), 1)
-    count = evidence.counts.get((f"{curve.source}_accuracy", split), curve.n)
-    deviation = np.sqrt(((1 - expected) * spread_of(model, shown)) ** 2 + expected * (1 - expected) / count)
+    metric = f"{curve.source}_accuracy"
+    split = "test" if np.isfinite(evidence.curve(metric, "test")[chosen]).all() else "val"
+    measured, reported = with_own_head(evidence.curve(metric, split)[chosen], split)
+    log_error = log_errors(measured, reported)
+    expected = 1 - np.minimum(np.exp(log_error), 1)
+    spread = spread_of(model, log_error - log_error[-1])
+    count = evidence.counts.get((metric, split), curve.n)
+    deviation = np.sqrt(((1 - expected) * spread) ** 2 + expected * (1 - expected) / count)
     return Outlook(
         predicted=predicted,
         drawn=drawn,
@@ -84,21 +98,12 @@ def outlook_of(
     )
 
 
-def _full_accuracy(evidence: Evidence, curve: DepthCurve, chosen: np.ndarray, split: str) -> float:
-    """Accuracy of the whole network: of its own head, or of the probe where it has none that was measured."""
-    for metric in ("head_accuracy", f"{curve.source}_accuracy"):
-        value = evidence.curve(metric, split)[chosen[-1]]
-        if np.isfinite(value):
-            return float(value)
-    return float(curve.accuracy[-1])
+def _error(accuracy: np.ndarray) -> np.ndarray:
+    return np.maximum(1 - accuracy, MIN_ERROR)
 
 
-def _error(accuracy: float) -> float:
-    return max(1 - accuracy, MIN_ERROR)
-
-
-def _draws(curve: DepthCurve, model: SourceModel, ratio: np.ndarray, full: float, seed: int) -> np.ndarray:
-    """Accuracies (B, S): errors relative to the full depth's, each with what the model leaves open about it."""
-    noise = np.random.default_rng(seed + 1).standard_normal(ratio.shape)
-    error = _error(full) * np.exp(ratio + spread_of(model, ratio) * noise)
-    return 1 - np.minimum(error, 1)
+def _with_spread(log_error: np.ndarray, model: SourceModel, seed: int) -> np.ndarray:
+    """Accuracies (B, S) of networks whose log errors lie around the given ones as the model leaves it open."""
+    noise = np.random.default_rng(seed + 1).standard_normal(log_error.shape)
+    spread = spread_of(model, log_error - log_error[:, [-1]])
+    return 1 - np.minimum(np.exp(log_error + spread * noise), 1)

@@ -62,10 +62,15 @@ def recommend(
     *,
     objective: str = "params",
     budgets: Mapping[str, float] | None = None,
+    retrain: bool = True,
     model: DepthModel | None = None,
     seed: int = 0,
 ) -> Recommendation:
     """The cheapest depth whose network, trained anew, is not worse than the best depth's by more than ``tolerance``.
+
+    With ``retrain`` False: where the trained network can be cut as it stands. In layer-wise runs that is the same
+    question; in others the cut network gets a fresh linear head, which reads less out of early stages than training
+    them for it would.
 
     ``table`` is what ``lw.analyze`` returned, or part of its stages. Layer-wise runs, where every stage has a head, are
     judged by their heads; others by linear probes, receptive fields and a model fitted to networks that were retrained
@@ -91,7 +96,7 @@ def recommend(
     evidence = Evidence.of(table)
     if not has_signal(curve, evidence.chance):
         return _silent(evidence, curve, asked)
-    coefficients = (model or shipped_model()).of(curve.source)
+    coefficients = (model or shipped_model()).of(curve.source if retrain else "head")
     outlook = outlook_of(evidence, curve, coefficients, tolerance, seed=seed)
     prospects = _prospects(evidence, curve, outlook)
     position = choose(prospects, asked["objective"], asked["budgets"])
@@ -107,7 +112,7 @@ def recommend(
         expected_accuracy=chosen.expected_accuracy,
         expected_accuracy_interval=chosen.expected_accuracy_interval,
         full_accuracy=outlook.full,
-        reason=_reason(verdict, evidence, curve, outlook, position, asked),
+        reason=_reason(verdict, evidence, curve, outlook, position, asked, retrain=retrain),
         source=curve.source,
         full_depth=full.depth,
         prospects=prospects,
@@ -156,10 +161,17 @@ def _still_rising(outlook: Outlook, tolerance: float) -> bool:
 
 
 def _reason(
-    verdict: str, evidence: Evidence, curve: DepthCurve, outlook: Outlook, position: int, asked: dict[str, Any]
+    verdict: str,
+    evidence: Evidence,
+    curve: DepthCurve,
+    outlook: Outlook,
+    position: int,
+    asked: dict[str, Any],
+    *,
+    retrain: bool,
 ) -> str:
     best, points = outlook.best, f"{100 * asked['tolerance']:g} points"
-    sentence = f"{_measured(evidence, curve, outlook, position)}, "
+    sentence = f"{_measured(evidence, curve, outlook, position, retrain=retrain)}, "
     if position == best:
         sentence += "the best of all depths"
     else:
@@ -174,7 +186,7 @@ def _reason(
         if outlook.sufficient[position - 1]:
             sentence += f"; {before} would be enough, too"
         else:
-            sentence += f"; {before} stays within {points} of the best with only {chance}"
+            sentence += f"; {before} stays within {points} of the best with a probability of only {chance}"
     if not outlook.sufficient[position] and asked["budgets"]:
         within = " and ".join(amount(cost, most) for cost, most in asked["budgets"].items())
         return f"{sentence}: within {within} no depth is surely good enough, and this is the most accurate."
@@ -189,12 +201,13 @@ def _reason(
     return f"{sentence}: {ending}."
 
 
-def _measured(evidence: Evidence, curve: DepthCurve, outlook: Outlook, position: int) -> str:
+def _measured(evidence: Evidence, curve: DepthCurve, outlook: Outlook, position: int, *, retrain: bool) -> str:
     """What the accuracy of a depth is and what it comes from."""
     where = f"{curve.stages[position]} (stage {curve.depths[position]} of {curve.depths[-1]})"
     accuracy = _percent(outlook.predicted[position])
-    if curve.source == "head":
-        return f"With its own head, {where} reaches {accuracy} on {curve.n:,} val samples"
+    if curve.source == "head" or not retrain:
+        head = "its own head" if curve.source == "head" else "a linear probe for a head"
+        return f"With {head}, {where} reaches {accuracy} on {curve.n:,} val samples"
     if position == len(curve.stages) - 1:
         return f"The full depth, {where}, reaches {accuracy} on {curve.n:,} val samples"
     seen = "its receptive field is not known"

@@ -7,11 +7,13 @@ Gaussian noise of standard deviation ``noise``, independent by pixel, is added, 
 stored as uint8.
 
 Why that plants a depth. The dots inside a window whose side is at most the distance come from different pairs, or are
-one dot of a pair: they lie independently and uniformly, whatever the direction. So no function of such windows, and no
-average of such functions over all positions, says anything about the direction. A network that averages over positions
-and classifies linearly tells the two directions of a distance apart only once the receptive field of its last stage is
-wider than the distance. Images of distances beyond the field all look alike. With m distances, v of them inside the
-field, the best accuracy is (2 v + 1) / (2 m) while v < m, and then near 1.
+one dot of a pair: they lie independently and uniformly, whatever the direction. So any function of such windows has the
+same expected value, and its average over all positions the same mean, in both directions. A network that averages over
+positions and classifies linearly has nothing to go by until the receptive field of its last stage is wider than the
+distance. Images of distances beyond the field all look alike to it. With m distances, v of them inside the field, its
+best accuracy is (2 v + 1) / (2 m) while v < m, and then near 1. (The averages of several pairs in one image vary
+together in a way that depends on the direction: classifiers that are not linear can make something of that, and with
+``pairs`` = 1 there is nothing of the kind.)
 """
 
 from collections.abc import Sequence
