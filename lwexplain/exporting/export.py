@@ -12,14 +12,14 @@ import lwexplain
 from lwexplain.advice.cost import measure_costs
 from lwexplain.advice.recommend import Recommendation, recommend
 from lwexplain.errors import ExportError
-from lwexplain.export.check import parity, require_parity
-from lwexplain.export.early_exit import calibrated_policy
-from lwexplain.export.exit_files import EarlyExit, ExitFiles, write_exits
-from lwexplain.export.formats import Runner, format_of, open_network, require_packages, write_network
-from lwexplain.export.fresh_head import heads_after
-from lwexplain.export.measured import Accuracy, NetworkFigures, count_right, eager_logits
-from lwexplain.export.shorter import ShorterNetwork, StageHead, portable
-from lwexplain.export.trained import TrainedRun, depth_of, load_run
+from lwexplain.exporting.check import parity, require_parity
+from lwexplain.exporting.early_exit import calibrated_policy
+from lwexplain.exporting.exit_files import EarlyExit, ExitFiles, write_exits
+from lwexplain.exporting.formats import Runner, format_of, open_network, require_packages, write_network
+from lwexplain.exporting.fresh_head import heads_after
+from lwexplain.exporting.measured import Accuracy, NetworkFigures, count_right, eager_logits
+from lwexplain.exporting.shorter import ShorterNetwork, StageHead, portable
+from lwexplain.exporting.trained import TrainedRun, depth_of, load_run
 from lwexplain.progress import Progress
 from lwexplain.results import read_metrics
 from lwexplain.run import Run, atomic_path

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from lwexplain.advice.cost import measure_costs
-from lwexplain.export.shorter import Normalisation, ShorterNetwork, StageHead
-from lwexplain.export.thresholds import NEVER, ExitScores, calibrated, leaving
+from lwexplain.exporting.shorter import Normalisation, ShorterNetwork, StageHead
+from lwexplain.exporting.thresholds import NEVER, ExitScores, calibrated, leaving
 from lwexplain.models.staged import StagedModel, as_tuple, features_of
 
 

@@ -15,9 +15,9 @@ from lwexplain.config import load_config
 from lwexplain.data.batches import Batches
 from lwexplain.data.load import load_data
 from lwexplain.errors import ExportError, ModelError, RunError
-from lwexplain.export.check import LARGEST_DIFFERENCE
-from lwexplain.export.export import export_run
-from lwexplain.export.summary import lines_of, table_of
+from lwexplain.exporting.check import LARGEST_DIFFERENCE
+from lwexplain.exporting.export import export_run
+from lwexplain.exporting.summary import lines_of, table_of
 from lwexplain.results import read_metrics
 from lwexplain.run import Run
 
@@ -126,7 +126,7 @@ def test_without_a_signal_there_is_no_depth_to_export(analyzed, tmp_path, monkey
     silent = dataclasses.replace(
         recommend(read_metrics(analyzed)), verdict="no_signal", depth=None, stage=None, reason="No better than chance."
     )
-    monkeypatch.setattr("lwexplain.export.export.recommend", lambda *_args, **_kwargs: silent)
+    monkeypatch.setattr("lwexplain.exporting.export.recommend", lambda *_args, **_kwargs: silent)
     with pytest.raises(ExportError, match=r"No better than chance\. Name a stage"):
         export_run(analyzed, tmp_path / "net.pt2")
     assert list(tmp_path.iterdir()) == []
@@ -178,7 +178,7 @@ def test_other_images_than_those_of_the_training_are_refused(trained, tmp_path):
 def test_a_file_that_differs_from_the_network_is_not_kept(trained, tmp_path, monkeypatch, early_exit):
     out = tmp_path / "net.pt2"
     out.write_text("from before")
-    monkeypatch.setattr("lwexplain.export.check.LARGEST_DIFFERENCE", -1.0)
+    monkeypatch.setattr("lwexplain.exporting.check.LARGEST_DIFFERENCE", -1.0)
     with pytest.raises(ExportError, match="differs from the network"):
         export_run(trained(), out, depth=2, early_exit=early_exit)
     assert [path.name for path in tmp_path.iterdir()] == ["net.pt2"]
@@ -189,7 +189,7 @@ def test_an_error_while_measuring_leaves_no_file(trained, tmp_path, monkeypatch)
     def broken(*_args):
         raise RuntimeError("on purpose")
 
-    monkeypatch.setattr("lwexplain.export.export.measure_costs", broken)
+    monkeypatch.setattr("lwexplain.exporting.export.measure_costs", broken)
     with pytest.raises(RuntimeError, match="on purpose"):
         export_run(trained(), tmp_path / "net.pt2", depth=2, early_exit=False)
     assert list(tmp_path.iterdir()) == []

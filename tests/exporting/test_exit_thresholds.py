@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lwexplain.export.thresholds import NEVER, ExitScores, calibrated, leaving
+from lwexplain.exporting.thresholds import NEVER, ExitScores, calibrated, leaving
 
 
 def random_scores(seed, exits, n, levels=None):

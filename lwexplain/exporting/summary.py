@@ -1,6 +1,6 @@
 """An export in a small table for a person: the shorter network beside the full one."""
 
-from lwexplain.export.export import Exported
+from lwexplain.exporting.export import Exported
 
 
 def table_of(exported: Exported) -> tuple[list[str], list[list[str]]]:

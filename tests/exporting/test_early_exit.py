@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from lwexplain.errors import ExportError
-from lwexplain.export.export import export_run
-from lwexplain.export.summary import exits_table_of, lines_of
+from lwexplain.exporting.export import export_run
+from lwexplain.exporting.summary import exits_table_of, lines_of
 
 
 @pytest.mark.parametrize(

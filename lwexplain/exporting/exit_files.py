@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lwexplain.export.check import parity, require_parity
-from lwexplain.export.early_exit import Policy
-from lwexplain.export.formats import Runner, open_network, write_network
-from lwexplain.export.measured import Accuracy
-from lwexplain.export.shorter import Normalisation, portable
-from lwexplain.export.thresholds import shares_of
+from lwexplain.exporting.check import parity, require_parity
+from lwexplain.exporting.early_exit import Policy
+from lwexplain.exporting.formats import Runner, open_network, write_network
+from lwexplain.exporting.measured import Accuracy
+from lwexplain.exporting.shorter import Normalisation, portable
+from lwexplain.exporting.thresholds import shares_of
 from lwexplain.models.staged import StagedModel
 from lwexplain.run import atomic_path
 

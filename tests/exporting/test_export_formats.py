@@ -7,9 +7,9 @@ import torch
 
 from lwexplain.config import ModelConfig
 from lwexplain.errors import ExportError
-from lwexplain.export.check import parity
-from lwexplain.export.formats import format_of, open_network, write_network
-from lwexplain.export.shorter import Normalisation, ShorterNetwork, StageHead, portable
+from lwexplain.exporting.check import parity
+from lwexplain.exporting.formats import format_of, open_network, write_network
+from lwexplain.exporting.shorter import Normalisation, ShorterNetwork, StageHead, portable
 from lwexplain.models.build import build_model
 from lwexplain.models.heads.base import HEADS
 

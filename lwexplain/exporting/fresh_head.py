@@ -9,8 +9,8 @@ from torch import nn
 from lwexplain.capture.extract import Captured, extract
 from lwexplain.data.batches import Batches
 from lwexplain.errors import ExportError
-from lwexplain.export.shorter import StageHead
-from lwexplain.export.trained import TrainedRun
+from lwexplain.exporting.shorter import StageHead
+from lwexplain.exporting.trained import TrainedRun
 from lwexplain.memory import working_bytes
 from lwexplain.models.heads.linear import LinearHead
 from lwexplain.models.site import Site

@@ -11,9 +11,9 @@ from lwexplain.config import load_config
 from lwexplain.data.dataset import DataSplits
 from lwexplain.data.load import load_data
 from lwexplain.errors import RunError
-from lwexplain.export.check import PARITY_BATCHES
-from lwexplain.export.measured import pixel_batches
-from lwexplain.export.shorter import Normalisation
+from lwexplain.exporting.check import PARITY_BATCHES
+from lwexplain.exporting.measured import pixel_batches
+from lwexplain.exporting.shorter import Normalisation
 from lwexplain.models.staged import StagedModel
 from lwexplain.run import Run
 from lwexplain.training.devices import pick_device
