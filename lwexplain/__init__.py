@@ -14,6 +14,7 @@ _HOMES = {
     "analyze": "lwexplain.api",
     "analyze_model": "lwexplain.api",
     "recommend": "lwexplain.api",
+    "export": "lwexplain.api",
     "report": "lwexplain.api",
     "compare": "lwexplain.api",
     "similarity": "lwexplain.api",
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from lwexplain.api import analyze as analyze
     from lwexplain.api import analyze_model as analyze_model
     from lwexplain.api import compare as compare
+    from lwexplain.api import export as export
     from lwexplain.api import recommend as recommend
     from lwexplain.api import report as report
     from lwexplain.api import similarity as similarity

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from lwexplain.advice.recommend import Recommendation
+    from lwexplain.exporting.export import Exported
     from lwexplain.probes.base import Probe
     from lwexplain.training.distributed import World
 
@@ -176,21 +177,74 @@ def analyze_model(
     return result.metrics
 
 
-def recommend(table: "pd.DataFrame | Run | str | Path", tolerance: float = 0.005) -> "Recommendation":
+def recommend(
+    table: "pd.DataFrame | Run | str | Path",
+    tolerance: float = 0.005,
+    *,
+    objective: str = "params",
+    budgets: Mapping[str, float] | None = None,
+    retrain: bool = True,
+) -> "Recommendation":
     """Advice on depth from an analysis table or an analyzed run; see ``lwexplain.advice.recommend``.
 
+    The cheapest depth by ``objective`` (``params``, ``flops``, ``latency``, ``memory``) whose network, trained anew
+    with that depth, is expected to lose no more than ``tolerance`` against the best depth, or with the objective
+    ``accuracy`` the most accurate one; within ``budgets`` such as ``{"params": 1e6, "latency": 0.002}`` (parameters,
+    FLOPs, seconds, bytes, for one image). ``retrain`` False asks where the trained network can be cut as it stands.
+
     For a run that can be written to, the recommendation is also kept in ``analysis/recommendation.json``.
+
+    How often that is right was measured on tasks retrained at every depth, each with coefficients fitted on the other
+    tasks alone (``tests/benchmarks/depth_scores.py``):
+
     """
     from lwexplain.advice.recommend import recommend as advise
     from lwexplain.results import read_metrics
 
+    options: dict[str, Any] = {"objective": objective, "budgets": budgets, "retrain": retrain}
     if isinstance(table, pd.DataFrame):
-        return advise(table, tolerance)
+        return advise(table, tolerance, **options)
     run = _open(table)
-    advice = advise(read_metrics(run), tolerance)
+    advice = advise(read_metrics(run), tolerance, **options)
     if os.access(run.analysis, os.W_OK):  # a run that somebody only lets us read is still advised on
         run.write_json("analysis/recommendation.json", advice.to_dict())
     return advice
+
+
+def export(
+    run: "Run | str | Path",
+    out: str | Path,
+    *,
+    depth: int | str = "auto",
+    format: str | None = None,
+    head: str = "auto",
+    early_exit: bool = False,
+    tolerance: float = 0.005,
+    objective: str = "params",
+    budgets: Mapping[str, float] | None = None,
+    device: str | None = None,
+    quiet: bool | None = None,
+) -> "Exported":
+    """Write the network of a trained run, cut at ``depth``, as ``.pt2`` or ONNX; see ``lwexplain.exporting.export``.
+
+    The file holds normalisation, stages and head, takes images float32 (N, C, H, W) in [0, 1], returns logits (N, K)
+    and needs no lwexplain. It is checked against the network and measured on test beside the full one.
+    """
+    from lwexplain.exporting.export import export_run
+
+    return export_run(
+        _open(run),
+        out,
+        depth=depth,
+        format=format,
+        head=head,
+        early_exit=early_exit,
+        tolerance=tolerance,
+        objective=objective,
+        budgets=budgets,
+        device=device,
+        quiet=quiet,
+    )
 
 
 def report(run: "Run | str | Path", out: str | Path | None = None) -> Path:

@@ -26,6 +26,13 @@ app = typer.Typer(
 RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory made by lwexplain train.")]
 Tolerance = Annotated[float, typer.Option(help="Accuracy one is willing to lose, in [0, 1): 0.005 is half a point.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Objective = Annotated[
+    str, typer.Option(help="What is best among what is good enough: params, flops, latency, memory; or accuracy.")
+]
+MaxParams = Annotated[float | None, typer.Option(help="Most parameters, e.g. 1e6.")]
+MaxFlops = Annotated[float | None, typer.Option(help="Most FLOPs an image.")]
+MaxLatency = Annotated[float | None, typer.Option(help="Longest median latency of one image, in milliseconds.")]
+MaxMemory = Annotated[str | None, typer.Option(help="Most memory for one image, e.g. 4MB.")]
 
 
 class Kind(StrEnum):
@@ -115,15 +122,84 @@ def analyze(
 
 
 @app.command()
-def recommend(run_dir: RunDir, tolerance: Tolerance = 0.005, as_json: AsJson = False) -> None:
-    """Recommend the stage to stop at, with the reason."""
+def recommend(
+    run_dir: RunDir,
+    tolerance: Tolerance = 0.005,
+    objective: Objective = "params",
+    max_params: MaxParams = None,
+    max_flops: MaxFlops = None,
+    max_latency: MaxLatency = None,
+    max_memory: MaxMemory = None,
+    as_is: Annotated[
+        bool, typer.Option("--as-is", help="Where to cut the trained network as it stands, not which depth to train.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Recommend the stage to stop at, with the reason, what is to be expected of every depth, and what it costs."""
     from lwexplain import api
 
-    advice = api.recommend(run_dir, tolerance)
+    budgets = _budgets(max_params, max_flops, max_latency, max_memory)
+    advice = api.recommend(run_dir, tolerance, objective=objective, budgets=budgets, retrain=not as_is)
     if as_json:
         typer.echo(json.dumps(advice.to_dict(), indent=2))
-    else:
-        _print_advice(advice)
+        return
+    _print_advice(advice)
+    _print_prospects(advice)
+    if not as_is and advice.source != "head" and advice.verdict == "stop_here":
+        config = shlex.quote(str(run_dir / "config.yaml"))
+        typer.echo(f"next: lwexplain train {config} model.depth={advice.depth} --run-dir NEW_DIR")
+
+
+@app.command()
+def export(
+    run_dir: RunDir,
+    out: Annotated[Path, typer.Option(help="File to write: NAME.pt2 or NAME.onnx.")],
+    depth: Annotated[str, typer.Option(help="auto, a stage or a number of stages.")] = "auto",
+    file_format: Annotated[str | None, typer.Option("--format", help="pt2 or onnx (default: by the suffix).")] = None,
+    head: Annotated[
+        str, typer.Option(help="local (as trained), fresh (fitted anew), auto (local where there is one).")
+    ] = "auto",
+    early_exit: Annotated[
+        bool, typer.Option("--early-exit", help="Also write segments between which an image may leave early.")
+    ] = False,
+    tolerance: Tolerance = 0.005,
+    objective: Objective = "params",
+    max_params: MaxParams = None,
+    max_flops: MaxFlops = None,
+    max_latency: MaxLatency = None,
+    max_memory: MaxMemory = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps (default: as trained).")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the shorter network to a file that runs without lwexplain, check it, and measure it beside the full one."""
+    from lwexplain import api
+    from lwexplain.exporting.summary import exits_table_of, lines_of, table_of
+
+    exported = api.export(
+        run_dir,
+        out,
+        depth=depth,
+        format=file_format,
+        head=head,
+        early_exit=early_exit,
+        tolerance=tolerance,
+        objective=objective,
+        budgets=_budgets(max_params, max_flops, max_latency, max_memory),
+        device=device,
+    )
+    if as_json:
+        typer.echo(json.dumps(exported.to_dict(), indent=2))
+        return
+    _print_grid(*table_of(exported))
+    header, rows = exits_table_of(exported)
+    if rows:
+        typer.echo("")
+        _print_grid(header, rows)
+    for line in lines_of(exported):
+        typer.echo(line)
+    if exported.head == "fresh":
+        run = shlex.quote(str(run_dir))
+        typer.echo(f"a network trained anew may need fewer stages for the same accuracy: lwexplain recommend {run}")
 
 
 @app.command()
@@ -317,12 +393,36 @@ def _print_advice(advice: Any) -> None:
     if advice.expected_accuracy is not None:
         low, high = advice.expected_accuracy_interval
         full = "" if advice.full_accuracy is None else f"; full depth {_share(advice.full_accuracy)}"
-        typer.echo(f"  test accuracy {_share(advice.expected_accuracy)} ({_share(low)} to {_share(high)}){full}")
+        interval = f"90 % interval {_share(low)} to {_share(high)}"
+        typer.echo(f"  expected test accuracy {_share(advice.expected_accuracy)} ({interval}){full}")
     if advice.params_ratio is not None:
         typer.echo(
             f"  of the full network's cost: parameters {_ratio(advice.params_ratio)}, "
-            f"FLOPs {_ratio(advice.flops_ratio)}, latency {_ratio(advice.latency_ratio)}"
+            f"FLOPs {_ratio(advice.flops_ratio)}, latency {_ratio(advice.latency_ratio)}, "
+            f"memory {_ratio(advice.memory_ratio)}"
         )
+
+
+def _print_prospects(advice: Any) -> None:
+    from lwexplain.views.pareto import pareto_table
+
+    if advice.prospects:
+        typer.echo("")
+        table = pareto_table(advice.prospects)
+        _print_grid(table.header, table.rows)
+
+
+def _budgets(params: float | None, flops: float | None, latency: float | None, memory: str | None) -> dict[str, float]:
+    """Budgets in the units of the Python interface: parameters, FLOPs, seconds, bytes."""
+    from lwexplain.memory import parse_size
+
+    asked = {
+        "params": params,
+        "flops": flops,
+        "latency": None if latency is None else latency / 1000,
+        "memory": None if memory is None else float(parse_size(memory)),
+    }
+    return {name: value for name, value in asked.items() if value is not None}
 
 
 def _print_grid(header: list[str], rows: list[list[str]]) -> None:

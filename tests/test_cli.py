@@ -96,6 +96,61 @@ def test_recommend_json_has_the_agreed_keys(trained):
     assert json.loads((trained / "analysis/recommendation.json").read_text()) == advice
 
 
+def test_recommend_lists_what_every_depth_promises_and_costs(trained):
+    done = lwexplain("recommend", trained, check=0)
+    header = next(line for line in done.stdout.splitlines() if line.startswith("depth"))
+    assert "expected accuracy" in header
+    assert "memory (MiB)" in header
+    assert len(re.findall(r"^ +\d  conv\d  0\.\d{4}  \[", done.stdout, re.MULTILINE)) == 3
+
+
+def test_a_budget_bounds_the_recommended_depth(trained):
+    costs = {row["depth"]: row["parameters"] for row in advice_of(trained)["prospects"]}
+    within = advice_of(trained, "--max-params", costs[2] + 1, "--objective", "accuracy")
+    assert within["depth"] <= 2
+    assert within["budgets"] == {"params": costs[2] + 1}
+    bound = advice_of(trained, "--max-latency", 1000, "--max-memory", "1GB", "--max-flops", "1e12")["budgets"]
+    assert bound == {"latency": 1.0, "memory": 1e9, "flops": 1e12}
+
+
+def test_a_budget_that_nothing_keeps_is_a_clear_error(trained):
+    done = lwexplain("recommend", trained, "--max-params", 3, check=2)
+    assert re.search(r"error: no depth keeps params within 3 parameters: the least is [\d,]+ parameters", done.stderr)
+    done = lwexplain("recommend", trained, "--objective", "speed", check=2)
+    assert "no objective 'speed'" in done.stderr
+
+
+def advice_of(run, *options):
+    return json.loads(lwexplain("recommend", run, *options, "--json", check=0).stdout)
+
+
+@pytest.mark.parametrize("suffix", ["pt2", "onnx"])
+def test_export_prints_both_networks_side_by_side(trained, tmp_path, suffix):
+    file = tmp_path / f"net.{suffix}"
+    done = lwexplain("export", trained, "--depth", "conv2", "--out", file, check=0)
+    assert file.exists()
+    assert re.search(r"shorter \(conv2\) +full \(conv3\)", done.stdout)
+    for row in ("accuracy on test", "parameters", "FLOPs an image", "latency, median", "latency, 95th percentile"):
+        assert row in done.stdout
+    assert "at batch 1" in done.stdout
+    assert "at batch 7" in done.stdout
+
+
+def test_export_takes_a_number_of_stages_and_prints_json(trained, tmp_path):
+    done = lwexplain("export", trained, "--depth", 1, "--head", "fresh", "--out", tmp_path / "n.pt2", "--json", check=0)
+    found = json.loads(done.stdout)
+    assert (found["depth"], found["stage"], found["head"]) == (1, "conv1", "fresh")
+    assert max(found["parity"].values()) <= 1e-4
+
+
+def test_export_to_a_stage_or_format_that_is_not_there_leaves_nothing(trained, tmp_path):
+    done = lwexplain("export", trained, "--depth", "conv9", "--out", tmp_path / "net.pt2", check=2)
+    assert "no stage 'conv9'" in done.stderr
+    done = lwexplain("export", trained, "--out", tmp_path / "net.bin", check=2)
+    assert "pt2" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_recommend_in_words_names_stage_and_reason(trained):
     done = lwexplain("recommend", trained, "--tolerance", "0.2", check=0)
     assert re.search(r"recommendation: \w+ - conv\d, depth \d of 3", done.stdout)

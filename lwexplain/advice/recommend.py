@@ -178,11 +178,11 @@ def _reason(
         sentence += (
             f"{100 * (outlook.predicted[best] - outlook.predicted[position]):.2f} points below the best depth "
             f"({curve.stages[best]}, {_percent(outlook.predicted[best])}) and within {points} of it with a probability "
-            f"of {outlook.sufficiency[position]:.0%}"
+            f"of {100 * outlook.sufficiency[position]:.0f} %"
         )
     if position > 0:
         before = f"one stage less ({curve.stages[position - 1]}, {_percent(outlook.predicted[position - 1])})"
-        chance = f"{outlook.sufficiency[position - 1]:.0%}"
+        chance = f"{100 * outlook.sufficiency[position - 1]:.0f} %"
         if outlook.sufficient[position - 1]:
             sentence += f"; {before} would be enough, too"
         else:
