@@ -194,9 +194,12 @@ def recommend(
 
     For a run that can be written to, the recommendation is also kept in ``analysis/recommendation.json``.
 
-    How often that is right was measured on tasks retrained at every depth, each with coefficients fitted on the other
-    tasks alone (``tests/benchmarks/depth_scores.py``):
+    How often that is right was measured on tasks whose networks were retrained at every depth, at a tolerance of half a
+    point, each task advised on with coefficients fitted on the others alone (tests/benchmarks/depth_scores.py). Regret
+    is the accuracy lost against the cheapest depth that is enough, in points:
 
+    .. table: depth_rules
+    .. end of table
     """
     from lwexplain.advice.recommend import recommend as advise
     from lwexplain.results import read_metrics
@@ -206,7 +209,7 @@ def recommend(
         return advise(table, tolerance, **options)
     run = _open(table)
     advice = advise(read_metrics(run), tolerance, **options)
-    if os.access(run.analysis, os.W_OK):  # a run that somebody only lets us read is still advised on
+    if retrain and os.access(run.analysis, os.W_OK):  # a run that somebody only lets us read is still advised on
         run.write_json("analysis/recommendation.json", advice.to_dict())
     return advice
 

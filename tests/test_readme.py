@@ -48,4 +48,6 @@ def test_the_tables_of_the_readme_are_those_of_the_result_files():
     module = importlib.util.module_from_spec(script)
     script.loader.exec_module(module)
     assert re.findall(r"<!-- table: (\w+) -->", README) == list(module.TABLES)
-    assert module.with_tables(README) == README
+    for path in module.FILES:
+        text = path.read_text(encoding="utf-8")
+        assert module.with_tables(text) == text, path.name

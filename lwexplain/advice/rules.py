@@ -22,9 +22,9 @@ def stop_training(hits: list[np.ndarray], chance: float, tolerance: float = 0.00
     """Whether greedy training may stop after the stages so far; the reason, or None to go on.
 
     ``hits``: which val samples (N,) bool each trained stage got right. Training stops at once where the stages find no
-    signal, and where the last ``patience`` stages together gain less than ``tolerance``: in more than half of the
-    paired bootstrap resamples the last stage is not that much better than the one ``patience`` before it. (AutoGrow,
-    Wen et al. 2020, stops on such a gain too, but reads the accuracy on test.)
+    signal, and where the last ``patience`` stages gain less than ``tolerance`` each: in more than half of the paired
+    bootstrap resamples the last stage is not ``patience`` times that much better than the one ``patience`` before it.
+    (AutoGrow, Wen et al. 2020, stops on such a gain too, but reads the accuracy on test.)
     """
     curve = curve_of_hits(hits)
     if not has_signal(curve, chance):
@@ -32,11 +32,11 @@ def stop_training(hits: list[np.ndarray], chance: float, tolerance: float = 0.00
     if len(hits) <= patience:
         return None
     gain = curve.resampled[:, -1] - curve.resampled[:, -1 - patience]
-    if (gain < tolerance).mean() <= 0.5:
+    if (gain < patience * tolerance).mean() <= 0.5:
         return None
     return (
         f"the last {patience} stages together gain {100 * (curve.accuracy[-1] - curve.accuracy[-1 - patience]):.2f} "
-        f"points on val, less than {100 * tolerance:g}"
+        f"points on val, less than {100 * tolerance:g} each"
     )
 
 

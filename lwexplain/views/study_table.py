@@ -22,7 +22,7 @@ def summary_table(rows: Sequence[Mapping[str, Any]]) -> TextTable:
     """A line an experiment: accuracy, parameters, memory, time and the chosen depth of each seed."""
     header = [
         "", "test accuracy", "parameters", "seconds", "activation MiB", "peak MiB",
-        "chosen depth", "test accuracy there", "parameters there",
+        "chosen depth", "expected accuracy there", "parameters there",
     ]  # fmt: skip
     lines = []
     for row in rows:

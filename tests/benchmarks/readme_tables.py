@@ -1,8 +1,9 @@
-"""The tables of the README, made from the result files.
+"""The tables of the README and of docstrings, made from the result files.
 
-    python tests/benchmarks/readme_tables.py            # write them into README.md, between their markers
+    python tests/benchmarks/readme_tables.py            # write them, between their markers
 
-A marker is ``<!-- table: NAME -->`` before and ``<!-- end of table -->`` behind.
+In markdown a marker is ``<!-- table: NAME -->`` before and ``<!-- end of table -->`` behind, in a docstring
+``.. table: NAME`` before and ``.. end of table`` behind.
 """
 
 import json
@@ -14,7 +15,9 @@ from typing import Any
 
 from lwexplain.views.study_table import TextTable, accuracy, mebibytes, number
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+FILES = (README, ROOT / "lwexplain" / "api.py")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -114,6 +117,73 @@ def analysis_memory(result: dict[str, Any]) -> TextTable:
     return TextTable(["samples", "peak MB", "ratio", "seconds"], lines)
 
 
+def depth_rules(result: dict[str, Any]) -> TextTable:
+    """A line a rule: regret, how often it is near, too deep or too shallow, and the parameters it keeps."""
+    lines = [
+        [
+            row["rule"],
+            f"{100 * row['mean_regret']:.2f}",
+            f"{100 * row['worst_regret']:.2f}",
+            f"{100 * row['within_one']:.0f} %",
+            f"{100 * row['too_deep']:.0f} %",
+            f"{100 * row['too_shallow']:.0f} %",
+            f"{row['parameters_of_oracle']:.2f}",
+        ]
+        for row in result["rules"]
+    ]
+    header = [
+        "rule",
+        "mean regret",
+        "worst",
+        "within one stage",
+        "too deep",
+        "too shallow",
+        "parameters to the oracle's",
+    ]
+    return TextTable(header, lines)
+
+
+def depth_tasks(result: dict[str, Any]) -> TextTable:
+    """A line a task: the oracle's depth, what was recommended from each seed, regret and verdicts."""
+    lines = []
+    for row in result["tasks"]:
+        no_answer = row["control"] == "random_labels"
+        verdicts = sorted(set(row["verdicts"]), key=row["verdicts"].index)
+        lines.append(
+            [
+                f"{row['title']}, {row['strategy']}",
+                str(row["stages"]),
+                "-" if no_answer else str(row["oracle_depth"]),
+                "-" if no_answer else ", ".join(map(str, row["recommended_depths"])),
+                "-" if no_answer else f"{100 * row['regret']:+.2f}",
+                ", ".join(verdicts),
+            ]
+        )
+    return TextTable(["task", "stages", "oracle", "recommended", "regret", "verdicts"], lines)
+
+
+def depth_stopping(result: dict[str, Any]) -> TextTable:
+    """A line a layer-wise task: after which stage training would have stopped, seconds saved, accuracy lost."""
+    stopping = result["stopping"]
+    lines = [
+        [
+            row["title"],
+            ", ".join(map(str, row["stopped_after"])) + f" of {row['stages']}",
+            f"{100 * row['saved']:.0f} %",
+            f"{100 * row['lost']:.2f}",
+        ]
+        for row in stopping["tasks"]
+    ]
+    lines.append(["mean", "", f"{100 * stopping['saved']:.0f} %", f"{100 * stopping['lost']:.2f}"])
+    return TextTable(["task", "stopped after stage", "time saved", "test points lost"], lines)
+
+
+def depth_controls(result: dict[str, Any]) -> TextTable:
+    """A line a control: how many seeds were answered right."""
+    lines = [[f"{row['control']}, {row['strategy']}", f"{row['right']} of {row['seeds']}"] for row in result["counts"]]
+    return TextTable(["control", "right"], lines)
+
+
 def mebibytes_with_point(found: dict[str, Any]) -> str:
     """Mean of bytes in MiB, with one decimal."""
     return f"{found['mean'] / 2**20:,.1f}" if found["mean"] < 100 * 2**20 else mebibytes(found)
@@ -126,20 +196,31 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], TextTable]]] = {
     "activation_bytes": ("activation_bytes", activation_bytes),
     "analysis_speed": ("analysis_speed", analysis_speed),
     "analysis_memory": ("analysis_memory", analysis_memory),
+    "depth_rules": ("depth_scores", depth_rules),
+    "depth_tasks": ("depth_scores", depth_tasks),
+    "depth_stopping": ("depth_scores", depth_stopping),
+    "depth_controls": ("depth_controls", depth_controls),
 }
 """Each table by name: its result file, and what makes it."""
 
 
 def with_tables(text: str) -> str:
-    """The text with every marked table made anew."""
+    """The text with every marked table made anew, as indented as its marker."""
 
     def made(match: re.Match[str]) -> str:
-        file, table = TABLES[match[1]]
-        result = json.loads((RESULTS / f"{file}.json").read_text(encoding="utf-8"))
-        return f"<!-- table: {match[1]} -->\n{table(result).markdown()}<!-- end of table -->"
+        indent, before, name, after = match["indent"], match["before"], match["name"], match["after"]
+        file, table = TABLES[name]
+        lines = table(json.loads((RESULTS / f"{file}.json").read_text(encoding="utf-8"))).markdown().splitlines()
+        blank = [""] if indent else []  # a docstring's comment ends with a blank line
+        return "\n".join(indent + line if line else line for line in [before, *blank, *lines, *blank, after])
 
-    return re.sub(r"<!-- table: (\w+) -->\n.*?<!-- end of table -->", made, text, flags=re.DOTALL)
+    for start, end in (("<!-- table: {} -->", "<!-- end of table -->"), (".. table: {}", ".. end of table")):
+        before = re.escape(start).replace(r"\{\}", r"(?P<name>\w+)")
+        pattern = rf"^(?P<indent> *)(?P<before>{before})\n.*?^ *(?P<after>{re.escape(end)})$"
+        text = re.sub(pattern, made, text, flags=re.DOTALL | re.MULTILINE)
+    return text
 
 
 if __name__ == "__main__":
-    README.write_text(with_tables(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for path in FILES:
+        path.write_text(with_tables(path.read_text(encoding="utf-8")), encoding="utf-8")
