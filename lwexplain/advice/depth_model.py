@@ -13,7 +13,7 @@ A stage whose probe is as good as the last one's needs nothing more, nor does on
 times the image; between these the gap of the probe counts the more, the less of the image the stage sees. Where the
 receptive field is not known the gap counts in full (log e_d / e_S = log+ p_d / p_S), which never promises too much.
 
-``slope``, ``reach``, the spread of the truth around the model and the confidence that a decision asks for are fitted to
+``slope``, ``reach``, the spread of the truth around the model and the margin that a decision keeps are fitted to
 networks that were retrained at every depth, by ``tests/benchmarks/depth_scores.py --fit``, and lie in
 ``depth_model.json`` beside this file.
 """
@@ -41,14 +41,15 @@ class SourceModel:
 
     ``spread`` and ``spread_slope``: standard deviation of ``log e_d`` around the model, ``spread`` + ``spread_slope`` *
     ``log e_d / e_S``; ``width``: how many standard deviations the 90 % interval of an accuracy reaches to either side;
-    ``confidence``: the probability with which a depth must be sufficient to be recommended. ``slope`` and ``reach`` as
-    above; without ``reach`` the accuracies of the source are those of the networks, as those of local heads are.
+    ``margin``: the share of the tolerance that a predicted loss may take, the rest being left to what is not known.
+    ``slope`` and ``reach`` as above; without ``reach`` the accuracies of the source are those of the networks, as those
+    of local heads are.
     """
 
     spread: float
     spread_slope: float
     width: float
-    confidence: float
+    margin: float
     slope: float = 1.0
     reach: float | None = None
 

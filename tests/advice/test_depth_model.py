@@ -9,7 +9,7 @@ from lwexplain.advice import depth_model
 from lwexplain.advice.depth_model import DepthModel, SourceModel, log_error_ratio, shipped_model, spread_of
 from lwexplain.errors import AdviceError
 
-MODEL = SourceModel(spread=0.03, spread_slope=0.5, width=1.6, confidence=0.6, slope=0.5, reach=2.0)
+MODEL = SourceModel(spread=0.03, spread_slope=0.5, width=1.6, margin=0.5, slope=0.5, reach=2.0)
 ACCURACY = np.array([0.6, 0.8, 0.9])
 
 
@@ -54,7 +54,7 @@ def test_the_shipped_coefficients_are_those_of_many_tasks_and_survive_json():
     assert len(model.tasks) >= 16
     for source in ("head", "linear_probe"):
         found = model.of(source)
-        assert 0 < found.confidence < 1
+        assert 0 < found.margin <= 1
         assert found.spread > 0
         assert found.width > 0
     assert model.linear_probe.reach is not None

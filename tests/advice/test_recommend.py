@@ -49,7 +49,8 @@ def test_a_larger_tolerance_never_asks_for_more_depth(make_table):
     table = make_table([0.6, 0.8, 0.85, 0.88, 0.89, 0.895])
     depths = [recommend(table, tolerance=tolerance).depth for tolerance in (0.0, 0.005, 0.02, 0.05, 0.2, 0.5)]
     assert depths == sorted(depths, reverse=True)
-    assert depths[-1] == 1
+    assert depths[0] == 6
+    assert depths[-1] <= 2
 
 
 def test_the_decision_does_not_look_at_test(make_table):

@@ -3,20 +3,24 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import product
 
 import numpy as np
 from depth_cases import TOLERANCE, Case, Unit
 
 from lwexplain.advice.curve import DepthCurve, bootstrap_curve
-from lwexplain.advice.depth_model import MIN_ERROR, DepthModel, SourceModel
+from lwexplain.advice.depth_model import MIN_ERROR, DepthModel, SourceModel, log_error_ratio
 from lwexplain.advice.evidence import Evidence
 from lwexplain.advice.outlook import Outlook, outlook_of
 
-SLOPES = tuple(round(0.05 * step, 2) for step in range(4, 21))
-REACHES = tuple(round(0.25 * step, 2) for step in range(4, 21))
-CONFIDENCES = tuple(round(0.02 * step, 2) for step in range(10, 48))
+SLOPES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
+REACHES = tuple(0.25 * step for step in range(4, 21))
+MARGINS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 BLUNDER = 0.005
-"""What a recommendation that is off by more than one stage costs in the choice of the confidence, as accuracy."""
+"""What a recommendation that is off by more than one stage costs, as accuracy."""
+
+MISFIT = 0.01
+"""What a misfit of 1 costs, as accuracy: it decides between coefficients that advise alike."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,52 +36,64 @@ def observed(unit: Unit) -> Observation:
     return Observation(bootstrap_curve(unit.table), Evidence.of(unit.table))
 
 
+def outlook_at(model: SourceModel, unit: Unit) -> Outlook:
+    seen = observed(unit)
+    return outlook_of(seen.evidence, seen.curve, model, TOLERANCE)
+
+
 def fit_depth_model(cases: Sequence[Case]) -> DepthModel:
     """The coefficients for both sources from the tasks in which there is something to learn."""
     usable = [case for case in cases if case.control != "random_labels"]
-    by_source = {
-        source: [case for case in usable if observed(case.units[0]).curve.source == source]
-        for source in ("head", "linear_probe")
-    }
-    sources = {
-        source: fit_source(source, found) if found else SourceModel(0.03, 0, 1.6, 0.6)
-        for source, found in by_source.items()
-    }
+    sources = {}
+    for source in ("head", "linear_probe"):
+        sources[source] = fit_source(source, [c for c in usable if observed(c.units[0]).curve.source == source])
     return DepthModel(**sources, tasks=tuple(case.name for case in usable))
 
 
 def fit_source(source: str, cases: Sequence[Case]) -> SourceModel:
-    """Mean, spread, interval and confidence, one after the other."""
-    model = SourceModel(spread=0.0, spread_slope=0.0, width=1.0, confidence=0.5)
-    if source == "linear_probe":
-        grid = [replace(model, slope=slope, reach=reach) for slope in SLOPES for reach in REACHES]
-        model = min(grid, key=lambda found: _misfit(found, cases))
-    model = _with_spread(model, cases)
-    model = replace(model, width=_width(model, cases))
-    return replace(model, confidence=_confidence(model, cases))
+    """First what decides (slope, reach, margin), then what the truth spreads around it, then the interval."""
+    start = SourceModel(spread=0.0, spread_slope=0.0, width=1.0, margin=1.0)
+    slopes, reaches = ((1.0,), (None,)) if source == "head" else (SLOPES, REACHES)
+    grid = [
+        replace(start, slope=slope, reach=reach, margin=margin)
+        for slope, reach, margin in product(slopes, reaches, MARGINS)
+    ]
+    costs = np.array([_cost(model, cases) for model in grid])
+    equal = np.flatnonzero(costs <= costs.min() + 1e-9)
+    model = _with_spread(grid[int(equal[len(equal) // 2])], cases)
+    return replace(model, width=_width(model, cases))
 
 
-def _ratios(model: SourceModel, case: Case) -> tuple[np.ndarray, np.ndarray]:
-    """(units, S) ``log e_d / e_S`` as the model has it from val, and (S,) as it was."""
-    modelled = np.stack([_log_errors(outlook_at(model, unit).predicted) for unit in case.units])
-    truth = _log_errors(case.accuracy)
-    return modelled - modelled[:, -1:], truth - truth[-1]
-
-
-def _log_errors(accuracy: np.ndarray) -> np.ndarray:
-    return np.log(np.maximum(1 - accuracy, MIN_ERROR))
-
-
-def _misfit(model: SourceModel, cases: Sequence[Case]) -> float:
-    """Mean over the tasks of |modelled - true| / (0.1 + |modelled| + |true|) of the logarithms of the error ratios.
-
-    So a gap of 10 % counts, and whether a hopeless depth has twice or three times the error does not.
-    """
+def _cost(model: SourceModel, cases: Sequence[Case]) -> float:
+    """Mean over the tasks of regret, blunders and misfit."""
     total = 0.0
     for case in cases:
-        modelled, truth = _ratios(model, case)
-        total += float((np.abs(modelled - truth) / (0.1 + np.abs(modelled) + np.abs(truth))).mean())
+        truth = np.log(_error(case.accuracy) / _error(case.accuracy)[-1])
+        for unit in case.units:
+            ratio, error = modelled(model, unit)
+            loss = error * (np.exp(ratio) - np.exp(ratio.min()))
+            position = int(np.argmax(loss <= model.margin * TOLERANCE + 1e-9))
+            regret = max(case.regret(position), 0) + BLUNDER * (abs(position - case.oracle) > 1)
+            misfit = np.mean(np.abs(ratio - truth) / (0.1 + np.abs(ratio) + np.abs(truth)))
+            total += (regret + MISFIT * misfit) / len(case.units)
     return total / len(cases)
+
+
+def modelled(model: SourceModel, unit: Unit) -> tuple[np.ndarray, float]:
+    """``log e_d / e_S`` (S,) as the model has it from val, and the error of the full depth."""
+    accuracy, field, side, full = _inputs(unit)
+    if model.reach is None:
+        error = _error(accuracy)
+        return np.log(error / error[-1]), float(error[-1])
+    return log_error_ratio(model, accuracy, field, side), float(_error(np.array(full)))
+
+
+@cache
+def _inputs(unit: Unit) -> tuple[np.ndarray, np.ndarray, float, float]:
+    """Accuracies of the source on val, receptive fields, side of the images, accuracy of the full depth's own head."""
+    seen = observed(unit)
+    field, side = seen.evidence.curve("receptive_field", "none"), float(seen.evidence.side or 1)
+    return seen.curve.accuracy, field, side, float(seen.evidence.curve("head_accuracy")[-1])
 
 
 def _with_spread(model: SourceModel, cases: Sequence[Case]) -> SourceModel:
@@ -85,19 +101,17 @@ def _with_spread(model: SourceModel, cases: Sequence[Case]) -> SourceModel:
 
     The networks of other seeds than the analyzed one count, since in a layer-wise run its own are the analyzed ones.
     """
-    gaps, sizes = [], []
+    gaps, sizes, weights = [], [], []
     for case in cases:
-        modelled, _ = _ratios(model, case)
-        errors = _log_errors(np.stack([unit.test_accuracy for unit in case.units]))
-        for row, own in enumerate(modelled):
-            for other, truth in enumerate(errors):
-                if other != row or len(errors) == 1:
-                    gaps.append(np.abs(truth - errors[row, -1] - own) * np.sqrt(np.pi / 2))
-                    sizes.append(np.abs(own))
-    size, gap = np.concatenate(sizes), np.concatenate(gaps)
-    if size.max() == 0:
-        return replace(model, spread=round(float(gap.mean()), 4))
-    slope, level = np.polyfit(size, gap, 1, w=1 / (0.1 + size))
+        errors = np.log([_error(unit.test_accuracy) for unit in case.units])
+        pairs = [(row, other) for row in range(len(errors)) for other in range(len(errors)) if other != row]
+        for row, other in pairs:
+            own, _ = modelled(model, case.units[row])
+            gaps.append(np.abs(errors[other] - errors[row, -1] - own) * np.sqrt(np.pi / 2))
+            sizes.append(np.abs(own))
+            weights.append(1 / np.sqrt(len(pairs)) / (0.1 + np.abs(own)))
+    size, gap, weight = np.concatenate(sizes), np.concatenate(gaps), np.concatenate(weights)
+    slope, level = np.polyfit(size, gap, 1, w=weight)
     return replace(model, spread=round(max(float(level), 0.01), 4), spread_slope=round(max(float(slope), 0.0), 4))
 
 
@@ -108,34 +122,15 @@ def _width(model: SourceModel, cases: Sequence[Case]) -> float:
         found = []
         for unit in case.units:
             outlook = outlook_at(model, unit)
-            half = np.maximum(outlook.high - outlook.expected, outlook.expected - outlook.low)
-            for other in case.units:
-                if other.seed != unit.seed or len(case.units) == 1:
-                    found.append(np.abs(other.test_accuracy - outlook.expected) / np.maximum(half, 1e-6))
-        distances = np.concatenate(found)
-        values.append(distances)
-        weights.append(np.full(len(distances), 1 / len(distances)))
+            half = np.maximum(np.maximum(outlook.high - outlook.expected, outlook.expected - outlook.low), 1e-6)
+            found += [np.abs(o.test_accuracy - outlook.expected) / half for o in case.units if o.seed != unit.seed]
+        values.append(np.concatenate(found))
+        weights.append(np.full(len(values[-1]), 1 / len(values[-1])))
     value, weight = np.concatenate(values), np.concatenate(weights)
     order = np.argsort(value)
     reached = np.cumsum(weight[order]) / weight.sum()
     return round(model.width * float(value[order][np.searchsorted(reached, 0.9)]), 3)
 
 
-def _confidence(model: SourceModel, cases: Sequence[Case]) -> float:
-    """The confidence with the least regret and the fewest blunders; of equally good ones the middle."""
-    costs = np.zeros(len(CONFIDENCES))
-    for case in cases:
-        for unit in case.units:
-            sufficiency = outlook_at(model, unit).sufficiency
-            for index, confidence in enumerate(CONFIDENCES):
-                position = int(np.argmax(sufficiency >= confidence)) if (sufficiency >= confidence).any() else -1
-                position %= len(sufficiency)
-                blunder = BLUNDER * (abs(position - case.oracle) > 1)
-                costs[index] += (max(case.regret(position), 0) + blunder) / len(case.units)
-    best = np.flatnonzero(costs <= costs.min() + 1e-12)
-    return CONFIDENCES[int(best[len(best) // 2])]
-
-
-def outlook_at(model: SourceModel, unit: Unit) -> Outlook:
-    seen = observed(unit)
-    return outlook_of(seen.evidence, seen.curve, model, TOLERANCE)
+def _error(accuracy: np.ndarray) -> np.ndarray:
+    return np.maximum(1 - accuracy, MIN_ERROR)

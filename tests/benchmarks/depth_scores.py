@@ -31,6 +31,7 @@ from lwexplain.run import atomic_path
 
 OURS = "lwexplain"
 RANDOM = "random_labels"
+PROMISES = (0.005, 0.01, 0.02, 0.05)
 
 
 def rule_score(name: str, cases: list[Case], positions: Callable[[Case], list[int]]) -> dict[str, Any]:
@@ -116,6 +117,21 @@ def task_row(case: Case, advices: list[Recommendation]) -> dict[str, Any]:
     }
 
 
+def promise(tolerance: float, cases: list[Case], models: dict[str, DepthModel]) -> dict[str, Any]:
+    """How often the recommended depth, trained anew, really lies within the tolerance of the best depth on test."""
+    kept, parameters = [], []
+    for case in cases:
+        advices = [recommend(unit.table, tolerance, model=models[case.name]) for unit in case.units]
+        positions = [position_of(advice) for advice in advices]
+        kept.append(np.mean([case.accuracy.max() - case.accuracy[position] <= tolerance for position in positions]))
+        parameters.append(np.mean(case.parameters[positions] / case.parameters[-1]))
+    return {
+        "tolerance": tolerance,
+        "kept": float(np.mean(kept)),
+        "parameters_of_full": float(np.mean(parameters)),
+    }
+
+
 # ---------------------------------------------------------------------- T1: while training layer-wise
 
 
@@ -152,10 +168,8 @@ def stopped_after(unit: Unit) -> int:
 def scores(cases: list[Case]) -> dict[str, Any]:
     """Everything that the result file holds."""
     answerable = [case for case in cases if case.control != RANDOM]
-    advices = {}
-    for case in cases:
-        others = [other for other in answerable if other is not case]
-        advices[case.name] = advise(case, fit_depth_model(others))
+    models = {case.name: fit_depth_model([other for other in answerable if other is not case]) for case in cases}
+    advices = {case.name: advise(case, models[case.name]) for case in cases}
     rules = [rule_score(OURS, answerable, lambda case: [position_of(advice) for advice in advices[case.name]])]
     rules += [rule_score(name, answerable, rule_positions(rule)) for name, rule in SIMPLE_RULES.items()]
     covered = np.array([coverage(case, advices[case.name]) for case in answerable])
@@ -166,6 +180,7 @@ def scores(cases: list[Case]) -> dict[str, Any]:
         "runs": sum(len(case.units) for case in answerable),
         "rules": rules,
         "tasks": [task_row(case, advices[case.name]) for case in cases],
+        "promises": [promise(tolerance, answerable, models) for tolerance in PROMISES],
         "coverage": {"inside": int(covered[:, 0].sum()), "of": int(covered[:, 1].sum())},
         "stopping": {
             "tasks": stops,
