@@ -23,7 +23,8 @@ VERDICTS = ("stop_here", "use_full_depth", "go_deeper", "heads_too_weak", "no_si
 class Recommendation:
     """Depth advice.
 
-    ``stage`` and ``depth`` (from 1) of the last stage to keep, None where the verdict is ``no_signal``;
+    ``stage`` and ``depth`` (from 1) of the last stage to keep, None where nothing beats guessing (``no_signal``, or
+    ``heads_too_weak`` where linear probes do);
     ``depth_interval`` the central 90 % of the depths that draws of the evidence would choose. ``expected_accuracy`` in
     [0, 1] is that of the shorter network once it is trained as the analyzed one was, with its 90 % interval, and
     ``full_accuracy`` that of the analyzed network; both on test (val where there is no test split), which takes no part
@@ -95,7 +96,7 @@ def recommend(
     curve = bootstrap_curve(table, seed=seed)
     evidence = Evidence.of(table)
     if not has_signal(curve, evidence.chance):
-        return _silent(evidence, curve, asked)
+        return _silent(table, evidence, curve, asked)
     coefficients = (model or shipped_model()).of(curve.source if retrain else "head")
     outlook = outlook_of(evidence, curve, coefficients, tolerance, seed=seed)
     prospects = _prospects(evidence, curve, outlook)
@@ -220,16 +221,21 @@ def _measured(evidence: Evidence, curve: DepthCurve, outlook: Outlook, position:
     )
 
 
-def _silent(evidence: Evidence, curve: DepthCurve, asked: dict[str, Any]) -> Recommendation:
+def _silent(table: pd.DataFrame, evidence: Evidence, curve: DepthCurve, asked: dict[str, Any]) -> Recommendation:
     reason = (
         f"The best depth reaches {_percent(curve.accuracy[curve.best])} on {curve.n:,} val samples, which is not above "
-        f"the {_percent(evidence.chance)} of always guessing the most frequent class: there is no signal to choose a "
-        "depth by."
+        f"the {_percent(evidence.chance)} of always guessing the most frequent class"
     )
+    weak = curve.source == "head" and _probe_beats_heads(table, asked["tolerance"])
+    if weak:
+        best = np.nanmax(evidence.curve("linear_probe_accuracy"))
+        reason += f", but a linear probe on the features reaches {_percent(best)}: the heads hold the network back."
+    else:
+        reason += ": there is no signal to choose a depth by."
     reported = [evidence.curve(f"{curve.source}_accuracy", split)[curve.depths[-1] - 1] for split in ("test", "val")]
     full = next((float(value) for value in reported if np.isfinite(value)), None)
     return Recommendation(
-        verdict="no_signal",
+        verdict="heads_too_weak" if weak else "no_signal",
         stage=None,
         depth=None,
         depth_interval=None,

@@ -45,6 +45,12 @@ def test_heads_below_the_probe_on_their_own_features_are_called_too_weak(make_ta
     assert recommend(table).verdict == "stop_here"
 
 
+def test_heads_that_guess_on_features_that_a_probe_can_read_are_no_missing_signal(make_table):
+    advice = recommend(make_table([0.1, 0.1, 0.1], others={("linear_probe_accuracy", "val"): [0.5, 0.7, 0.8]}))
+    assert (advice.verdict, advice.depth) == ("heads_too_weak", None)
+    assert "a linear probe on the features reaches 80.00 %" in advice.reason
+
+
 def test_a_larger_tolerance_never_asks_for_more_depth(make_table):
     table = make_table([0.6, 0.8, 0.85, 0.88, 0.89, 0.895])
     depths = [recommend(table, tolerance=tolerance).depth for tolerance in (0.0, 0.005, 0.02, 0.05, 0.2, 0.5)]

@@ -6,9 +6,10 @@ planted         dot pairs at distances 1, 3 and 5 need a receptive field wider t
                 convolutions is the first to have: right is depth 3 or 4
 rising          the same with distances up to 9, but only three convolutions: right is the verdict go_deeper
 random_labels   digits whose labels are drawn anew: right is the verdict no_signal
+weak_heads      digits layer-wise with one epoch a stage, too little for the heads: right is the verdict heads_too_weak
 
-Each by global back-propagation and layer-wise. The advice is made from one run with the shipped coefficients. Runs that
-are done are kept, a second call goes on.
+The first three by global back-propagation and layer-wise. The advice is made from one run with the shipped coefficients.
+Runs that are done are kept, a second call goes on.
 """
 
 import argparse
@@ -47,8 +48,10 @@ def config_of(control: str, strategy: str, seed: int) -> Config:
         "planted": (dot_pairs(1, 3, 5, seed=seed), cnn(16, depth=6, every=20), 10),
         "rising": (dot_pairs(1, 3, 5, 7, 9, seed=seed), cnn(16, depth=3, every=20), 10),
         "random_labels": ({"name": "digits", "val_fraction": 0.3, "label_noise": 1.0}, cnn(8, depth=4), 10),
+        "weak_heads": ({"name": "digits", "val_fraction": 0.3}, cnn(16, depth=4), 1),
     }[control]
-    recipe = {"epochs": epochs, "precision": "bf16", "optimizer": {"lr": 0.05}, "schedule": {"warmup_epochs": 1}}
+    rate = 0.02 if control == "weak_heads" else 0.05
+    recipe = {"epochs": epochs, "precision": "bf16", "optimizer": {"lr": rate}, "schedule": {"warmup_epochs": 1}}
     tree = {
         "seed": seed,
         "device": "cpu",
@@ -75,7 +78,8 @@ def is_right(control: str, advice: Any) -> bool:
     """Whether the advice is the known answer."""
     if control == "planted":
         return advice.depth in (3, 4)
-    return bool(advice.verdict == {"rising": "go_deeper", "random_labels": "no_signal"}[control])
+    verdicts = {"rising": "go_deeper", "random_labels": "no_signal", "weak_heads": "heads_too_weak"}
+    return bool(advice.verdict == verdicts[control])
 
 
 def main() -> None:
@@ -85,6 +89,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
     kinds = [(control, strategy) for control in ("planted", "rising", "random_labels") for strategy in STRATEGIES]
+    kinds.append(("weak_heads", "greedy"))
     items = [(*kind, seed) for kind in kinds for seed in range(options.seeds)]
     rows = []
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:

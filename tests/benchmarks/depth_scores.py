@@ -98,6 +98,12 @@ def coverage(case: Case, advices: Iterable[Recommendation]) -> tuple[int, int]:
     return inside, count
 
 
+def interval_share(case: Case, advices: list[Recommendation]) -> float:
+    """Share of the recommendations whose 90 % interval of depths holds the oracle's."""
+    intervals = [advice.depth_interval or (1, advice.full_depth) for advice in advices]
+    return float(np.mean([low <= case.oracle + 1 <= high for low, high in intervals]))
+
+
 def task_row(case: Case, advices: list[Recommendation]) -> dict[str, Any]:
     inside, count = coverage(case, advices)
     positions = [position_of(advice) for advice in advices]
@@ -180,6 +186,7 @@ def scores(cases: list[Case]) -> dict[str, Any]:
         "runs": sum(len(case.units) for case in answerable),
         "rules": rules,
         "tasks": [task_row(case, advices[case.name]) for case in cases],
+        "oracle_in_depth_interval": float(np.mean([interval_share(case, advices[case.name]) for case in answerable])),
         "promises": [promise(tolerance, answerable, models) for tolerance in PROMISES],
         "coverage": {"inside": int(covered[:, 0].sum()), "of": int(covered[:, 1].sum())},
         "stopping": {
