@@ -8,7 +8,7 @@ rising          the same with distances up to 9, but only three convolutions: ri
 random_labels   digits whose labels are drawn anew: right is the verdict no_signal
 weak_heads      digits layer-wise with one epoch a stage, too little for the heads: right is the verdict heads_too_weak
 
-The first three by global back-propagation and layer-wise. The advice is made from one run with the shipped coefficients.
+The first three by global back-propagation and layer-wise; the advice is that of one run with the shipped coefficients.
 Runs that are done are kept, a second call goes on.
 """
 

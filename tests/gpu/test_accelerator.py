@@ -106,3 +106,15 @@ def test_an_analysis_on_cuda_finds_what_one_on_the_cpu_finds(tmp_path):
     apart = (cpu["value"] - cuda["value"]).abs() / cpu["value"].abs().clip(lower=1e-3)
     assert apart.median() < 1e-5
     assert (apart < 0.05).all()
+
+
+@pytest.mark.parametrize("head", ["local", "fresh"])
+def test_a_network_exported_from_cuda_runs_on_the_cpu_as_it_did_there(tmp_path, head):
+    run = lw.train(TINY, {"device": "cuda", "training.strategy": "greedy"}, run_dir=tmp_path / "run", quiet=True)
+    exported = lw.export(run, tmp_path / "net.pt2", depth=3, head=head, device="cuda", quiet=True)
+    assert max(exported.parity.values()) <= 1e-4
+    assert exported.device.startswith("cuda")
+    images = load_data(load_config(run.config()).data, 0).test.images[:7].float() / 255
+    logits = torch.export.load(tmp_path / "net.pt2").module()(images)
+    assert logits.shape == (7, 3)
+    assert logits.device.type == "cpu"
