@@ -56,10 +56,12 @@ class SourceModel:
 
 @dataclass(frozen=True)
 class DepthModel:
-    """The coefficients of both sources, and the tasks they were fitted on."""
+    """The coefficients of both sources, the gain of accuracy a stage must bring for layer-wise training to go on
+    (``rules.stop_training``), and the tasks all were fitted on."""
 
     head: SourceModel
     linear_probe: SourceModel
+    stop_gain: float
     tasks: tuple[str, ...] = ()
 
     def of(self, source: str) -> SourceModel:
@@ -73,7 +75,7 @@ class DepthModel:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "DepthModel":
         sources = {name: SourceModel(**content[name]) for name in ("head", "linear_probe")}
-        return cls(**sources, tasks=tuple(content["tasks"]))
+        return cls(**sources, stop_gain=float(content["stop_gain"]), tasks=tuple(content["tasks"]))
 
 
 @cache

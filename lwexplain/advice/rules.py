@@ -3,6 +3,7 @@
 import numpy as np
 
 from lwexplain.advice.curve import DepthCurve, curve_of_hits
+from lwexplain.advice.depth_model import shipped_model
 
 CONFIDENCE = 0.9
 """How sure a verdict must be that calls for more than it has seen."""
@@ -18,25 +19,27 @@ def has_signal(curve: DepthCurve, chance: float) -> bool:
     return bool(accuracy > chance + 3 * error)
 
 
-def stop_training(hits: list[np.ndarray], chance: float, tolerance: float = 0.005, patience: int = 2) -> str | None:
+def stop_training(hits: list[np.ndarray], chance: float, gain: float | None = None, patience: int = 2) -> str | None:
     """Whether greedy training may stop after the stages so far; the reason, or None to go on.
 
     ``hits``: which val samples (N,) bool each trained stage got right. Training stops at once where the stages find no
-    signal, and where the last ``patience`` stages gain less than ``tolerance`` each: in more than half of the paired
-    bootstrap resamples the last stage is not ``patience`` times that much better than the one ``patience`` before it.
-    (AutoGrow, Wen et al. 2020, stops on such a gain too, but reads the accuracy on test.)
+    signal, and where the last ``patience`` stages bring less than ``gain`` each (by default the fitted one, see
+    ``depth_model.py``): in more than half of the paired bootstrap resamples the last stage is not ``patience`` times
+    that much better than the one ``patience`` before it. (AutoGrow, Wen et al. 2020, stops on such a gain too, but
+    reads the accuracy on test.)
     """
+    least = shipped_model().stop_gain if gain is None else gain
     curve = curve_of_hits(hits)
     if not has_signal(curve, chance):
         return f"no signal: {curve.accuracy.max():.1%} on val after {_stages(len(hits))}, by chance {chance:.1%}"
     if len(hits) <= patience:
         return None
-    gain = curve.resampled[:, -1] - curve.resampled[:, -1 - patience]
-    if (gain < patience * tolerance).mean() <= 0.5:
+    gained = curve.resampled[:, -1] - curve.resampled[:, -1 - patience]
+    if (gained < patience * least).mean() <= 0.5:
         return None
     return (
         f"the last {patience} stages together gain {100 * (curve.accuracy[-1] - curve.accuracy[-1 - patience]):.2f} "
-        f"points on val, less than {100 * tolerance:g} each"
+        f"points on val, less than {100 * least:g} each"
     )
 
 

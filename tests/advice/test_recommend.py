@@ -139,7 +139,7 @@ def hits(shares, n=6000):
 def test_training_goes_on_while_it_pays_and_stops_on_the_plateau():
     assert stop_training(hits([0.5]), 0.1) is None
     assert stop_training(hits([0.5, 0.7, 0.8]), 0.1) is None
-    assert "the last 2 stages together gain 0.00 points" in stop_training(hits([0.5, 0.7, 0.8, 0.801, 0.8]), 0.1)
+    assert "the last 2 stages together gain 0.00 points" in stop_training(hits([0.5, 0.7, 0.8, 0.801, 0.8]), 0.1, 0.005)
 
 
 def test_training_on_noise_stops_at_once_and_says_so():
@@ -148,5 +148,14 @@ def test_training_on_noise_stops_at_once_and_says_so():
 
 
 def test_training_goes_on_through_one_weak_stage_between_two_good_ones():
-    assert stop_training(hits([0.8, 0.85, 0.849, 0.865]), 0.1) is None
-    assert "gain 0.37 points on val, less than 0.5 each" in stop_training(hits([0.8, 0.85, 0.86, 0.854]), 0.1)
+    assert stop_training(hits([0.8, 0.85, 0.849, 0.865]), 0.1, 0.005) is None
+    assert "gain 0.37 points on val, less than 0.5 each" in stop_training(hits([0.8, 0.85, 0.86, 0.854]), 0.1, 0.005)
+
+
+def test_a_larger_gain_asked_of_a_stage_stops_earlier():
+    stages = hits([0.8, 0.83, 0.85, 0.86, 0.862])
+    stopped = [
+        next((k for k in range(1, 6) if stop_training(stages[:k], 0.1, gain) is not None), 6)
+        for gain in (0.001, 0.009, 0.02, 0.03)
+    ]
+    assert stopped == [6, 5, 4, 3]

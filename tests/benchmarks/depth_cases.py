@@ -24,6 +24,7 @@ class Unit:
     val_accuracy: np.ndarray
     test_accuracy: np.ndarray
     seconds: np.ndarray
+    n_test: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +69,7 @@ def case_of(content: dict[str, Any]) -> Case:
     for seed in content["seeds"]:
         rows = sorted(seed["retrained"], key=lambda row: row["depth"])
         columns = [np.array([row[key] for row in rows]) for key in ("val_accuracy", "test_accuracy", "seconds")]
-        units.append(Unit(seed["seed"], table_of(seed["evidence"]), *columns))
+        units.append(Unit(seed["seed"], table_of(seed["evidence"]), *columns, n_test=rows[0]["n_test"]))
     return Case(about["name"], about["title"], about["strategy"], about["control"], tuple(units))
 
 

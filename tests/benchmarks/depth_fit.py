@@ -7,6 +7,7 @@ from itertools import product
 
 import numpy as np
 from depth_cases import TOLERANCE, Case, Unit
+from depth_stopping import fit_stop_gain
 
 from lwexplain.advice.curve import DepthCurve, bootstrap_curve
 from lwexplain.advice.depth_model import MIN_ERROR, DepthModel, SourceModel, log_error_ratio
@@ -18,6 +19,9 @@ REACHES = tuple(0.25 * step for step in range(4, 21))
 MARGINS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 BLUNDER = 0.005
 """What a recommendation that is off by more than one stage costs, as accuracy."""
+
+SAMPLING = 0.001
+"""A sampling variance of log errors that is small: 3 %."""
 
 MISFIT = 0.01
 """What a misfit of 1 costs, as accuracy: it decides between coefficients that advise alike."""
@@ -47,7 +51,8 @@ def fit_depth_model(cases: Sequence[Case]) -> DepthModel:
     sources = {}
     for source in ("head", "linear_probe"):
         sources[source] = fit_source(source, [c for c in usable if observed(c.units[0]).curve.source == source])
-    return DepthModel(**sources, tasks=tuple(case.name for case in usable))
+    gain = fit_stop_gain([case for case in usable if case.strategy == "greedy"])
+    return DepthModel(**sources, stop_gain=gain, tasks=tuple(case.name for case in usable))
 
 
 def fit_source(source: str, cases: Sequence[Case]) -> SourceModel:
@@ -100,16 +105,19 @@ def _with_spread(model: SourceModel, cases: Sequence[Case]) -> SourceModel:
     """Standard deviation of the retrained networks' log errors around the model: a line in the modelled ratio.
 
     The networks of other seeds than the analyzed one count, since in a layer-wise run its own are the analyzed ones.
+    The few errors of very accurate networks say little: a gap weighs the less, the larger the sampling error of the
+    logarithm of an error e, (1 - e) / (e n) in variance.
     """
     gaps, sizes, weights = [], [], []
     for case in cases:
-        errors = np.log([_error(unit.test_accuracy) for unit in case.units])
+        errors = np.array([_error(unit.test_accuracy) for unit in case.units])
         pairs = [(row, other) for row in range(len(errors)) for other in range(len(errors)) if other != row]
         for row, other in pairs:
             own, _ = modelled(model, case.units[row])
-            gaps.append(np.abs(errors[other] - errors[row, -1] - own) * np.sqrt(np.pi / 2))
+            gaps.append(np.abs(np.log(errors[other] / errors[row, -1]) - own) * np.sqrt(np.pi / 2))
             sizes.append(np.abs(own))
-            weights.append(1 / np.sqrt(len(pairs)) / (0.1 + np.abs(own)))
+            sampling = (1 - errors[other]) / (errors[other] * case.units[other].n_test)
+            weights.append(1 / np.sqrt(len(pairs)) / (0.1 + np.abs(own)) / (1 + sampling / SAMPLING))
     size, gap, weight = np.concatenate(sizes), np.concatenate(gaps), np.concatenate(weights)
     slope, level = np.polyfit(size, gap, 1, w=weight)
     return replace(model, spread=round(max(float(level), 0.01), 4), spread_slope=round(max(float(slope), 0.0), 4))

@@ -18,14 +18,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from depth_cases import TOLERANCE, Case, Unit, read_cases
+from depth_cases import TOLERANCE, Case, read_cases
 from depth_fit import fit_depth_model
+from depth_stopping import saved_and_lost, stopped_after
 from result_file import write_result
 
 from lwexplain.advice.depth_model import COEFFICIENTS, DepthModel
 from lwexplain.advice.evidence import Evidence
 from lwexplain.advice.recommend import Recommendation, recommend
-from lwexplain.advice.rules import stop_training
 from lwexplain.advice.simple_rules import SIMPLE_RULES
 from lwexplain.run import atomic_path
 
@@ -141,34 +141,20 @@ def promise(tolerance: float, cases: list[Case], models: dict[str, DepthModel]) 
 # ---------------------------------------------------------------------- T1: while training layer-wise
 
 
-def stopping_row(case: Case) -> dict[str, Any]:
+def stopping_row(case: Case, gain: float) -> dict[str, Any]:
     """Where training would have stopped by itself, seed by seed, and what that saves and loses."""
-    stopped = [stopped_after(unit) for unit in case.units]
-    saved, lost = [], []
-    for unit, depth in zip(case.units, stopped, strict=True):
-        chosen = int(np.argmax(unit.val_accuracy[:depth]))
-        best = int(np.argmax(unit.val_accuracy))
-        saved.append(float(unit.seconds[depth:].sum() / unit.seconds.sum()))
-        lost.append(float(unit.test_accuracy[best] - unit.test_accuracy[chosen]))
+    stopped = [stopped_after(unit, gain) for unit in case.units]
+    found = [saved_and_lost(unit, depth) for unit, depth in zip(case.units, stopped, strict=True)]
+    saved, lost = np.mean(found, axis=0)
     return {
         "name": case.name,
         "title": case.title,
         "stages": len(case.accuracy),
+        "gain": gain,
         "stopped_after": stopped,
-        "saved": float(np.mean(saved)),
-        "lost": float(np.mean(lost)),
+        "saved": float(saved),
+        "lost": float(lost),
     }
-
-
-def stopped_after(unit: Unit) -> int:
-    """Number of stages that ``training.stop=auto`` would have trained."""
-    pattern = unit.table.attrs["patterns"]["head"]
-    counts = list(pattern["counts"].values())
-    right = np.repeat([[character == "1" for character in key] for key in pattern["counts"]], counts, axis=0)
-    for depth in range(1, right.shape[1] + 1):
-        if stop_training(list(right[:, :depth].T), float(unit.table.attrs["chance"])) is not None:
-            return depth
-    return int(right.shape[1])
 
 
 def scores(cases: list[Case]) -> dict[str, Any]:
@@ -179,8 +165,7 @@ def scores(cases: list[Case]) -> dict[str, Any]:
     rules = [rule_score(OURS, answerable, lambda case: [position_of(advice) for advice in advices[case.name]])]
     rules += [rule_score(name, answerable, rule_positions(rule)) for name, rule in SIMPLE_RULES.items()]
     covered = np.array([coverage(case, advices[case.name]) for case in answerable])
-    layerwise = [case for case in answerable if case.strategy == "greedy"]
-    stops = [stopping_row(case) for case in layerwise]
+    stops = [stopping_row(case, models[case.name].stop_gain) for case in answerable if case.strategy == "greedy"]
     return {
         "tolerance": TOLERANCE,
         "runs": sum(len(case.units) for case in answerable),

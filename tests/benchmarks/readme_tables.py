@@ -43,22 +43,6 @@ def strategies(result: dict[str, Any]) -> TextTable:
     return TextTable(header, lines)
 
 
-def stopping(result: dict[str, Any]) -> TextTable:
-    """A line a seed: where greedy training stopped by itself, what that saved and what it lost."""
-    lines = [
-        [
-            str(row["seed"]),
-            f"{row['stopped_after']} of {row['stages']}",
-            f"{100 * row['saved_of_stage_seconds']:.0f} %",
-            f"{100 * row['lost_at_best_depth']:.2f}",
-            f"{row['random_labels_stopped_after']} of {row['stages']}",
-        ]
-        for row in result["stopping"]
-    ]
-    header = ["seed", "stopped after stage", "time saved", "val points lost", "on random labels"]
-    return TextTable(header, lines)
-
-
 def activation_bytes(result: dict[str, Any]) -> TextTable:
     """A line a strategy: activation memory of a step and its share of that of bp."""
     lines = [
@@ -191,7 +175,6 @@ def mebibytes_with_point(found: dict[str, Any]) -> str:
 
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], TextTable]]] = {
     "strategies": ("strategies", strategies),
-    "stopping": ("strategies", stopping),
     "prefix_cache": ("prefix_cache", prefix_cache),
     "activation_bytes": ("activation_bytes", activation_bytes),
     "analysis_speed": ("analysis_speed", analysis_speed),
