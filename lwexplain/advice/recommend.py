@@ -140,11 +140,13 @@ def _prospects(evidence: Evidence, curve: DepthCurve, outlook: Outlook) -> list[
 
 
 def _verdict(table: pd.DataFrame, curve: DepthCurve, outlook: Outlook, position: int, tolerance: float) -> str:
+    """Where accuracy still rises, weak heads are not what stops it; where it stands still, they may be."""
+    is_last = position == len(curve.stages) - 1
+    if is_last and _still_rising(outlook, tolerance):
+        return "go_deeper"
     if curve.source == "head" and _probe_beats_heads(table, tolerance):
         return "heads_too_weak"
-    if position < len(curve.stages) - 1:
-        return "stop_here"
-    return "go_deeper" if _still_rising(outlook, tolerance) else "use_full_depth"
+    return "use_full_depth" if is_last else "stop_here"
 
 
 def _probe_beats_heads(table: pd.DataFrame, tolerance: float) -> bool:

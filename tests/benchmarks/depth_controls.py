@@ -37,16 +37,23 @@ STRATEGIES: dict[str, dict[str, Any]] = {
 }
 
 
-def dot_pairs(*distances: int, seed: int) -> dict[str, Any]:
-    options = {"distances": list(distances), "samples": 8000, "seed": seed}
+def dot_pairs(*distances: int, size: int, seed: int) -> dict[str, Any]:
+    options = {
+        "distances": list(distances),
+        "size": size,
+        "pairs": 8,
+        "samples": 8000,
+        "noise": 0.05,
+        "seed": seed,
+    }
     return {"name": "dot_pairs", "val_fraction": 0.3, "test_fraction": 0.2, "options": options}
 
 
 def config_of(control: str, strategy: str, seed: int) -> Config:
     """One run of a control; the generated images change with the seed, too."""
     data, model, epochs = {
-        "planted": (dot_pairs(1, 3, 5, seed=seed), cnn(16, depth=6, every=20), 10),
-        "rising": (dot_pairs(1, 3, 5, 7, 9, seed=seed), cnn(16, depth=3, every=20), 10),
+        "planted": (dot_pairs(1, 3, 5, size=16, seed=seed), cnn(32, depth=6, every=20), 10),
+        "rising": (dot_pairs(1, 3, 5, 7, 9, size=20, seed=seed), cnn(16, depth=3, every=20), 10),
         "random_labels": ({"name": "digits", "val_fraction": 0.3, "label_noise": 1.0}, cnn(8, depth=4), 10),
         "weak_heads": ({"name": "digits", "val_fraction": 0.3}, cnn(16, depth=4), 1),
     }[control]
