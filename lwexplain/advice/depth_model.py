@@ -13,9 +13,9 @@ A stage whose probe is as good as the last one's needs nothing more, nor does on
 times the image; between these the gap of the probe counts the more, the less of the image the stage sees. Where the
 receptive field is not known the gap counts in full (log e_d / e_S = log+ p_d / p_S), which never promises too much.
 
-``slope``, ``reach``, the spread of the truth around the model and the margin that a decision keeps are fitted to
-networks that were retrained at every depth, by ``tests/benchmarks/depth_scores.py --fit``, and lie in
-``depth_model.json`` beside this file.
+``slope``, ``reach``, the spread of the truth around the model and the margin that a decision keeps (of heads: half of
+the tolerance, whatever the tasks say) are fitted to networks that were retrained at every depth, by
+``tests/benchmarks/depth_scores.py --fit``, and lie in ``depth_model.json`` beside this file.
 """
 
 import json
