@@ -199,6 +199,22 @@ def recommend(
     is the accuracy lost against the cheapest depth that is enough, in points:
 
     .. table: depth_rules
+
+    | rule | mean regret | worst | within one stage | too deep | too shallow | parameters to the oracle's |
+    | --- | ---: | ---: | ---: | ---: | ---: | ---: |
+    | lwexplain | 0.09 | 0.70 | 93 % | 22 % | 11 % | 1.21 |
+    | always full | 0.26 | 1.64 | 43 % | 83 % | 0 % | 3.37 |
+    | middle | 1.93 | 12.91 | 61 % | 13 % | 70 % | 0.45 |
+    | probe at 98 % of best | 0.61 | 2.27 | 86 % | 35 % | 47 % | 1.07 |
+    | one standard error | 0.40 | 1.77 | 76 % | 53 % | 22 % | 1.61 |
+    | nearest-class-mean effective depth | 0.24 | 1.64 | 66 % | 67 % | 1 % | 2.38 |
+    | saturation tail | 0.22 | 1.64 | 49 % | 83 % | 0 % | 3.16 |
+    | receptive-field border | 0.28 | 1.98 | 57 % | 65 % | 13 % | 2.38 |
+    | knee of GDV | 2.30 | 8.37 | 37 % | 43 % | 43 % | 0.80 |
+    | plateau of separability index | 0.27 | 1.64 | 75 % | 53 % | 12 % | 1.80 |
+    | break of separation law | 0.32 | 1.64 | 71 % | 64 % | 14 % | 2.17 |
+    | gain below threshold | 1.01 | 8.80 | 77 % | 52 % | 22 % | 1.49 |
+
     .. end of table
     """
     from lwexplain.advice.recommend import recommend as advise

@@ -13,9 +13,9 @@ A stage whose probe is as good as the last one's needs nothing more, nor does on
 times the image; between these the gap of the probe counts the more, the less of the image the stage sees. Where the
 receptive field is not known the gap counts in full (log e_d / e_S = log+ p_d / p_S), which never promises too much.
 
-``slope``, ``reach``, the spread of the truth around the model and the margin that a decision keeps (of heads: half of
-the tolerance, whatever the tasks say) are fitted to networks that were retrained at every depth, by
-``tests/benchmarks/depth_scores.py --fit``, and lie in ``depth_model.json`` beside this file.
+``slope``, ``reach``, the spread of the truth around the model and the caution of a decision (of heads: set, not fitted)
+come from networks that were retrained at every depth, by ``tests/benchmarks/depth_scores.py --fit``, and lie in
+``depth_model.json`` beside this file.
 """
 
 import json
@@ -31,6 +31,12 @@ from lwexplain.errors import AdviceError
 
 COEFFICIENTS = Path(__file__).with_name("depth_model.json")
 
+TIE = 0.005
+"""Modelled ratios below this, half a percent of an error, are none."""
+
+SLACK = 1e-9
+"""Room for rounding where a number lies on its limit exactly."""
+
 MIN_ERROR = 1e-3
 """Errors below are taken as this: a perfect score on val is no perfect network."""
 
@@ -41,15 +47,15 @@ class SourceModel:
 
     ``spread`` and ``spread_slope``: standard deviation of ``log e_d`` around the model, ``spread`` + ``spread_slope`` *
     ``log e_d / e_S``; ``width``: how many standard deviations the 90 % interval of an accuracy reaches to either side;
-    ``margin``: the share of the tolerance that a predicted loss may take, the rest being left to what is not known.
-    ``slope`` and ``reach`` as above; without ``reach`` the accuracies of the source are those of the networks, as those
-    of local heads are.
+    ``caution``: how many of them are added to a predicted loss before it is held against the tolerance. ``slope`` and
+    ``reach`` as above; without ``reach`` the accuracies of the source are those of the networks, as those of local
+    heads are.
     """
 
     spread: float
     spread_slope: float
     width: float
-    margin: float
+    caution: float
     slope: float = 1.0
     reach: float | None = None
 
@@ -99,7 +105,20 @@ def log_error_ratio(model: SourceModel, accuracy: np.ndarray, field: np.ndarray 
     gap = np.maximum(np.log(error / error[..., -1:]), 0)
     if field is None or model.reach is None:
         return gap
-    return model.slope * gap * np.maximum(np.log(model.reach * side / field), 0)
+    ratio = model.slope * gap * np.maximum(np.log(model.reach * side / field), 0)
+    return np.where(ratio < TIE, 0.0, ratio)
+
+
+def is_enough(model: SourceModel, log_error: np.ndarray, tolerance: float) -> np.ndarray:
+    """Which of S depths (S,) bool lose no more than ``tolerance`` against the best one, with the model's caution.
+
+    ``log_error`` (S,) is what the model predicts. The loss held against the tolerance is that of a depth whose log
+    error lies ``caution`` standard deviations above the predicted one; the best depth, and any that is predicted to be
+    as good, is enough.
+    """
+    behind = log_error - log_error.min()
+    loss = np.exp(log_error.min()) * (np.exp(behind + model.caution * spread_of(model, behind)) - 1)
+    return (behind <= SLACK) | (loss <= tolerance + SLACK)
 
 
 def spread_of(model: SourceModel, log_ratio: np.ndarray) -> np.ndarray:

@@ -5,11 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from lwexplain.advice.curve import DepthCurve
-from lwexplain.advice.depth_model import MIN_ERROR, SourceModel, log_error_ratio, spread_of
+from lwexplain.advice.depth_model import MIN_ERROR, SLACK, SourceModel, is_enough, log_error_ratio, spread_of
 from lwexplain.advice.evidence import Evidence
-
-SLACK = 1e-9
-"""Room for rounding where an accuracy lies on the tolerance exactly."""
 
 
 @dataclass(frozen=True)
@@ -17,12 +14,12 @@ class Outlook:
     """Networks of each of S depths, trained as the analyzed one was.
 
     ``predicted`` (S,) their accuracy on val, on which depth is decided; ``drawn`` (B, S) draws of it, which vary the
-    val samples (paired bootstrap) and what the depth model leaves open. ``sufficient`` (S,) says which depths are
-    predicted to lose no more than the model's margin of the tolerance against the best one, ``sufficiency`` (S,) is the
-    probability that the loss stays within the tolerance, ``interval`` holds the central 90 % of the smallest depths for
-    which it does in single draws. ``expected``, ``low`` and ``high`` (S,) are the accuracy to report and its 90 %
-    interval, ``full`` that of the analyzed network: on test, on val where there is no test split. ``field_known`` is
-    False where the receptive fields were needed but not measured.
+    val samples (paired bootstrap) and what the depth model leaves open. ``sufficient`` (S,) says which depths are held
+    to lose no more than the tolerance against the best one, ``sufficiency`` (S,) is the probability that the loss stays
+    within it, ``interval`` holds the central 90 % of the smallest depths for which it does in single draws.
+    ``expected``, ``low`` and ``high`` (S,) are the accuracy to report and its 90 % interval, ``full`` that of the
+    analyzed network: on test, on val where there is no test split. ``field_known`` is False where the receptive fields
+    were needed but not measured.
     """
 
     predicted: np.ndarray
@@ -71,6 +68,7 @@ def outlook_of(
     predicted = 1 - np.minimum(np.exp(log_error), 1)
     resampled = np.clip(curve.resampled + (measured - curve.accuracy), 0, 1)
     drawn = _with_spread(log_errors(resampled, full), model, seed)
+    enough = is_enough(model, log_error, tolerance)
     best = int(np.argmax(predicted))
     sufficiency = (drawn[:, [best]] - drawn <= tolerance + SLACK).mean(axis=0)
     within = drawn.max(axis=1, keepdims=True) - drawn <= tolerance + SLACK
@@ -88,7 +86,7 @@ def outlook_of(
         predicted=predicted,
         drawn=drawn,
         sufficiency=sufficiency,
-        sufficient=predicted[best] - predicted <= model.margin * tolerance + SLACK,
+        sufficient=enough,
         interval=(curve.depths[int(low)], curve.depths[int(high)]),
         expected=expected,
         low=np.clip(expected - model.width * deviation, 0, 1),

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 
 from lwexplain.advice.curve import DepthCurve, bootstrap_curve, depth_curve
-from lwexplain.advice.depth_model import DepthModel, shipped_model
+from lwexplain.advice.depth_model import SLACK, DepthModel, shipped_model
 from lwexplain.advice.evidence import Evidence
 from lwexplain.advice.objective import amount, check_budgets, check_objective, choose
-from lwexplain.advice.outlook import SLACK, Outlook, outlook_of
+from lwexplain.advice.outlook import Outlook, outlook_of
 from lwexplain.advice.prospects import COSTS, Prospect
 from lwexplain.advice.rules import CONFIDENCE, has_signal
 from lwexplain.errors import AdviceError
@@ -140,13 +140,23 @@ def _prospects(evidence: Evidence, curve: DepthCurve, outlook: Outlook) -> list[
 
 
 def _verdict(table: pd.DataFrame, curve: DepthCurve, outlook: Outlook, position: int, tolerance: float) -> str:
-    """Where accuracy still rises, weak heads are not what stops it; where it stands still, they may be."""
     is_last = position == len(curve.stages) - 1
-    if is_last and _still_rising(outlook, tolerance):
-        return "go_deeper"
-    if curve.source == "head" and _probe_beats_heads(table, tolerance):
+    rising = is_last and _still_rising(outlook, tolerance)
+    if (
+        curve.source == "head"
+        and _probe_beats_heads(table, tolerance)
+        and not (rising and _probe_rises(table, tolerance))
+    ):
         return "heads_too_weak"
+    if rising:
+        return "go_deeper"
     return "use_full_depth" if is_last else "stop_here"
+
+
+def _probe_rises(table: pd.DataFrame, tolerance: float) -> bool:
+    """True where the last stage has by far the best linear probe: then what the heads lack does not hide a plateau."""
+    accuracy = depth_curve(table, "val", "linear_probe")["accuracy"].to_numpy()
+    return len(accuracy) > 1 and bool(accuracy[-1] > accuracy[:-1].max() + tolerance)
 
 
 def _probe_beats_heads(table: pd.DataFrame, tolerance: float) -> bool:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,10 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lwexplain.advice import depth_model
-from lwexplain.advice.depth_model import DepthModel, SourceModel, log_error_ratio, shipped_model, spread_of
+from lwexplain.advice.depth_model import (
+    DepthModel,
+    SourceModel,
+    is_enough,
+    log_error_ratio,
+    shipped_model,
+    spread_of,
+)
 from lwexplain.errors import AdviceError
 
-MODEL = SourceModel(spread=0.03, spread_slope=0.5, width=1.6, margin=0.5, slope=0.5, reach=2.0)
+MODEL = SourceModel(spread=0.03, spread_slope=0.5, width=1.6, caution=0.2, slope=0.5, reach=2.0)
 ACCURACY = np.array([0.6, 0.8, 0.9])
 
 
@@ -48,13 +56,28 @@ def test_the_spread_grows_with_the_distance_from_the_full_depth():
     assert spread_of(MODEL, np.array([0.4, -0.4, 0.0])) == pytest.approx([0.23, 0.23, 0.03])
 
 
+def test_what_is_enough_is_judged_with_caution():
+    """Worked by hand: errors 0.12, 0.104 and 0.1, spreads 0.03 + 0.5 * log ratio, caution 1 and 0."""
+    log_error = np.log([0.12, 0.104, 0.1])
+    bold, careful = (replace(MODEL, caution=caution) for caution in (0.0, 1.0))
+    assert is_enough(bold, log_error, 0.005).tolist() == [False, True, True]
+    assert is_enough(careful, log_error, 0.005).tolist() == [False, False, True]
+    loss = 0.1 * (np.exp(np.log(1.04) * 1.5 + 0.03) - 1)
+    assert is_enough(careful, log_error, loss + 1e-6)[1]
+    assert not is_enough(careful, log_error, loss - 1e-6)[1]
+
+
+def test_depths_that_are_predicted_to_be_as_good_as_the_best_are_enough_at_any_tolerance():
+    assert is_enough(MODEL, np.log([0.2, 0.1, 0.1]), 0.0).tolist() == [False, True, True]
+
+
 def test_the_shipped_coefficients_are_those_of_many_tasks_and_survive_json():
     model = shipped_model()
     assert DepthModel.from_dict(json.loads(json.dumps(model.to_dict()))) == model
     assert len(model.tasks) >= 16
     for source in ("head", "linear_probe"):
         found = model.of(source)
-        assert 0 < found.margin <= 1
+        assert 0 <= found.caution <= 1
         assert found.spread > 0
         assert found.width > 0
     assert model.linear_probe.reach is not None

@@ -7,8 +7,8 @@ from lwexplain.advice.depth_model import SourceModel
 from lwexplain.advice.evidence import Evidence
 from lwexplain.advice.outlook import outlook_of
 
-HEADS = SourceModel(spread=0.0, spread_slope=0.0, width=1.645, margin=0.5)
-PROBES = SourceModel(spread=0.02, spread_slope=0.2, width=1.645, margin=0.5, slope=0.5, reach=2.0)
+HEADS = SourceModel(spread=0.0, spread_slope=0.0, width=1.645, caution=0.2)
+PROBES = SourceModel(spread=0.02, spread_slope=0.2, width=1.645, caution=0.2, slope=0.5, reach=2.0)
 
 
 def outlook(accuracy, model=HEADS, tolerance=0.005, *, side=None, fields=None, **options):
@@ -63,7 +63,7 @@ def test_the_interval_holds_what_the_sample_size_and_the_spread_leave_open():
     few, many = outlook([0.8], n=100), outlook([0.8], n=10_000)
     assert (few.high - few.low)[0] == pytest.approx(2 * 1.645 * np.sqrt(0.79 * 0.21 / 100), rel=0.02)
     assert (many.high - many.low)[0] < (few.high - few.low)[0] / 5
-    loose = SourceModel(spread=0.3, spread_slope=0.0, width=1.645, margin=0.5)
+    loose = SourceModel(spread=0.3, spread_slope=0.0, width=1.645, caution=0.2)
     table = table_of([0.8], n=10_000)
     wide = outlook_of(Evidence.of(table), bootstrap_curve(table), loose, 0.005)
     assert (wide.high - wide.low)[0] == pytest.approx(2 * 1.645 * 0.3 * 0.21, rel=0.02)

@@ -45,6 +45,13 @@ def test_heads_below_the_probe_on_their_own_features_are_called_too_weak(make_ta
     assert recommend(table).verdict == "stop_here"
 
 
+def test_where_probes_still_rise_with_the_heads_depth_comes_before_the_heads(make_table):
+    rising = {("linear_probe_accuracy", "val"): [0.4, 0.65, 0.85]}
+    assert recommend(make_table([0.3, 0.5, 0.7], others=rising)).verdict == "go_deeper"
+    flat = {("linear_probe_accuracy", "val"): [0.84, 0.85, 0.85]}
+    assert recommend(make_table([0.3, 0.5, 0.7], others=flat)).verdict == "heads_too_weak"
+
+
 def test_heads_that_guess_on_features_that_a_probe_can_read_are_no_missing_signal(make_table):
     advice = recommend(make_table([0.1, 0.1, 0.1], others={("linear_probe_accuracy", "val"): [0.5, 0.7, 0.8]}))
     assert (advice.verdict, advice.depth) == ("heads_too_weak", None)

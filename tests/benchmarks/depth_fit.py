@@ -10,16 +10,16 @@ from depth_cases import TOLERANCE, Case, Unit
 from depth_stopping import fit_stop_gain
 
 from lwexplain.advice.curve import DepthCurve, bootstrap_curve
-from lwexplain.advice.depth_model import MIN_ERROR, DepthModel, SourceModel, log_error_ratio
+from lwexplain.advice.depth_model import MIN_ERROR, DepthModel, SourceModel, is_enough, log_error_ratio
 from lwexplain.advice.evidence import Evidence
 from lwexplain.advice.outlook import Outlook, outlook_of
 
-SLOPES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
-REACHES = tuple(0.25 * step for step in range(4, 21))
-MARGINS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
-HEAD_MARGIN = 0.5
-"""Half of the tolerance. It is not fitted: on the layer-wise tasks regret hardly changes between 0.3 and 0.7, and a
-fitted margin would jump with every task that is left out."""
+SLOPES = (0.4, 0.5, 0.6, 0.7, 0.8)
+REACHES = (1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0, 3.5)
+CAUTIONS = (0.2, 0.3, 0.4, 0.5, 0.7)
+HEAD_CAUTION = 0.2
+"""Set, not fitted: on the layer-wise tasks regret hardly changes between 0.1 and 0.4, and a fitted value would jump
+with every task that is left out."""
 
 BLUNDER = 0.005
 """What a recommendation that is off by more than one stage costs, as accuracy."""
@@ -60,17 +60,17 @@ def fit_depth_model(cases: Sequence[Case]) -> DepthModel:
 
 
 def fit_source(source: str, cases: Sequence[Case]) -> SourceModel:
-    """First what decides (slope, reach, margin), then what the truth spreads around it, then the interval."""
-    start = SourceModel(spread=0.0, spread_slope=0.0, width=1.0, margin=1.0)
+    """What decides (slope, reach, caution) with the spread that belongs to it, then the interval."""
+    start = SourceModel(spread=0.0, spread_slope=0.0, width=1.0, caution=HEAD_CAUTION)
     if source == "head":
-        model = replace(start, margin=HEAD_MARGIN)
+        model = _with_spread(start, cases)
     else:
-        found = product(SLOPES, REACHES, MARGINS)
-        grid = [replace(start, slope=slope, reach=reach, margin=margin) for slope, reach, margin in found]
+        shapes = [replace(start, slope=slope, reach=reach) for slope, reach in product(SLOPES, REACHES)]
+        spread = [_with_spread(model, cases) for model in shapes]
+        grid = [replace(model, caution=caution) for model, caution in product(spread, CAUTIONS)]
         costs = np.array([_cost(model, cases) for model in grid])
         equal = np.flatnonzero(costs <= costs.min() + 1e-9)
         model = grid[int(equal[len(equal) // 2])]
-    model = _with_spread(model, cases)
     return replace(model, width=_width(model, cases))
 
 
@@ -81,8 +81,7 @@ def _cost(model: SourceModel, cases: Sequence[Case]) -> float:
         truth = np.log(_error(case.accuracy) / _error(case.accuracy)[-1])
         for unit in case.units:
             ratio, error = modelled(model, unit)
-            loss = error * (np.exp(ratio) - np.exp(ratio.min()))
-            position = int(np.argmax(loss <= model.margin * TOLERANCE + 1e-9))
+            position = int(np.argmax(is_enough(model, np.log(error) + ratio, TOLERANCE)))
             regret = max(case.regret(position), 0) + BLUNDER * (abs(position - case.oracle) > 1)
             misfit = np.mean(np.abs(ratio - truth) / (0.1 + np.abs(ratio) + np.abs(truth)))
             total += (regret + MISFIT * misfit) / len(case.units)
