@@ -146,6 +146,27 @@ def depth_tasks(result: dict[str, Any]) -> TextTable:
     return TextTable(["task", "stages", "oracle", "recommended", "regret", "verdicts"], lines)
 
 
+def depth_promises(result: dict[str, Any]) -> TextTable:
+    """How often intervals and tolerances held what they promise."""
+    covered = result["coverage"]
+    lines = [
+        [
+            f"the 90 % interval of accuracy holds a network retrained with another seed ({covered['of']:,} of them)",
+            f"{100 * covered['inside'] / covered['of']:.0f} %",
+        ],
+        ["the 90 % interval of depths holds the oracle's", f"{100 * result['oracle_in_depth_interval']:.0f} %"],
+    ]
+    for row in result["promises"]:
+        lines.append(
+            [
+                f"tolerance {100 * row['tolerance']:g}: the recommended depth is within it "
+                f"({100 * row['parameters_of_full']:.0f} % of the parameters are kept)",
+                f"{100 * row['kept']:.0f} %",
+            ]
+        )
+    return TextTable(["promise", "kept"], lines)
+
+
 def depth_stopping(result: dict[str, Any]) -> TextTable:
     """A line a layer-wise task: after which stage training would have stopped, seconds saved, accuracy lost."""
     stopping = result["stopping"]
@@ -181,6 +202,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], TextTable]]] = {
     "analysis_memory": ("analysis_memory", analysis_memory),
     "depth_rules": ("depth_scores", depth_rules),
     "depth_tasks": ("depth_scores", depth_tasks),
+    "depth_promises": ("depth_scores", depth_promises),
     "depth_stopping": ("depth_scores", depth_stopping),
     "depth_controls": ("depth_controls", depth_controls),
 }
