@@ -137,7 +137,8 @@ def write(task: Task, out: Path) -> str | None:
         config["data"].pop(key)
     about = {"name": task.name, "title": task.title, "strategy": task.strategy, "control": task.control}
     seeds = [{key: unit[key] for key in ("seed", "retrained", "evidence")} for unit in units]
-    return str(write_result(f"depth_oracle/{task.name}", {"task": about | {"config": config}, "seeds": seeds}))
+    content = {"task": about | {"config": config}, "seeds": seeds}
+    return str(write_result(f"depth_oracle/{task.name}", content, indent=None))
 
 
 def main() -> None:

@@ -14,8 +14,8 @@ from lwexplain.run import atomic_path, describe_environment
 RESULTS = Path(__file__).parent / "results"
 
 
-def write_result(name: str, content: dict[str, Any]) -> Path:
-    """Write ``results/NAME.json``; returns its path."""
+def write_result(name: str, content: dict[str, Any], *, indent: int | None = 1) -> Path:
+    """Write ``results/NAME.json``, on one line where ``indent`` is None; returns its path."""
     path = RESULTS / f"{name}.json"
     machine = {
         **{key: value for key, value in describe_environment().items() if key not in ("command", "platform")},
@@ -25,7 +25,7 @@ def write_result(name: str, content: dict[str, Any]) -> Path:
         "date": datetime.now(UTC).date().isoformat(),
     }
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps({"machine": machine, **content}, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps({"machine": machine, **content}, indent=indent) + "\n", encoding="utf-8")
     return path
 
 
