@@ -199,7 +199,7 @@ def _reason(
         if outlook.sufficient[position - 1]:
             sentence += f"; {before} would be enough, too"
         else:
-            sentence += f"; {before} stays within {points} of the best with a probability of only {chance}"
+            sentence += f"; {before} stays within {points} of the best with a probability of {chance}"
     if not outlook.sufficient[position] and asked["budgets"]:
         within = " and ".join(amount(cost, most) for cost, most in asked["budgets"].items())
         return f"{sentence}: within {within} no depth is surely good enough, and this is the most accurate."
