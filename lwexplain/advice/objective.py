@@ -98,10 +98,7 @@ def amount(cost: str, value: float) -> str:
     """A cost as text for a person: ``12,345 parameters``, ``1.24 ms``, ``3.1 MiB``, rounded up."""
     if cost in ("params", "flops"):
         return f"{math.ceil(value):,} {UNITS[cost]}"
-    if cost == "latency":
-        number, unit = 1e3 * value, "ms"
-    else:
-        number, unit = (value / 2**20, "MiB") if value >= 2**20 else (value / 2**10, "KiB")
+    number, unit = (1e3 * value, "ms") if cost == "latency" else (value / 2**20, "MiB")
     step = 10.0 ** (math.floor(math.log10(number)) - 2) if number > 0 else 1.0
     return f"{math.ceil(number / step - 1e-9) * step:.6g} {unit}"
 
