@@ -2,6 +2,9 @@
 
     python tests/benchmarks/depth_oracle.py --out runs/depth_oracle --jobs 2      # results/depth_oracle/TASK.json
 
+Fashion-MNIST is found where its Debian package puts it; the environment variable CIFAR10_JPEG names the folder with the
+JPEG copy of CIFAR-10.
+
 A unit of work is one task with one seed, in a process with one thread: the network of full depth is trained and
 analyzed; under global back-propagation it is then trained anew at every smaller depth with the same recipe, while one
 layer-wise run gives every depth at once. What is done is kept, a second call goes on; ``--write`` only writes the

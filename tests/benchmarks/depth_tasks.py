@@ -1,13 +1,13 @@
 """The tasks on which depth advice is scored: data set x network x strategy x control."""
 
+import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from lwexplain.config import Config, load_config
 
-FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
-CIFAR10_JPEG = Path("~/data/cifar10-jpeg")
+CIFAR10_JPEG = os.environ.get("CIFAR10_JPEG", "data/cifar10-jpeg")
+"""The folder with the JPEG copy of CIFAR-10: ``train/CLASS/*.jpg`` and ``test/CLASS/*.jpg``."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,6 @@ def fashion(images: int, **options: Any) -> dict[str, Any]:
     """3,000 images of val and the 10,000 of test, whatever the size of train."""
     return {
         "name": "fashion_mnist",
-        "root": str(FASHION_MNIST),
         "train_size": images,
         "val_fraction": 0.05,
         "augment": {"crop": 2, "flip": True},
@@ -64,7 +63,7 @@ def cifar(images: int, size: int, channels: int, **options: Any) -> dict[str, An
     """CIFAR-10 (JPEG copy): 3,000 images of val and the 10,000 of test."""
     return {
         "name": "folder",
-        "root": str(CIFAR10_JPEG),
+        "root": CIFAR10_JPEG,
         "train_size": images,
         "val_fraction": 0.06,
         "image_size": size,
