@@ -179,9 +179,10 @@ def kept_analysis(run: Run, key: AnalysisKey, probes: list[str] | None) -> pd.Da
     lasting = summary.get("lasting", [])
     enough = summary.get("complete") if probes is None else set(probes) <= set(lasting)
     try:
-        return read_metrics(run) if enough else None
+        table = read_metrics(run) if enough else None
     except RunError:
         return None
+    return table if table is not None and "input_shape" in table.attrs else None  # older ones do not say it
 
 
 def _sizes(run: Run) -> dict[str, int]:

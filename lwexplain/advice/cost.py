@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
@@ -66,7 +66,7 @@ class CostProbe:
     def settings(self) -> dict[str, Any]:
         """What decides the costs, besides the weights."""
         device = None if isinstance(self.model, ModelError) else str(_device_of(self.model))
-        return {"stages": self.stages, "device": device}
+        return {"stages": self.stages, "device": device, "costs": [field.name for field in fields(Cost)]}
 
     def measure_all(self, stages: list[StageData]) -> dict[str, list[Measurement]]:
         """Parameters, FLOPs, memory and latency by stage name, on the device where the model lies."""

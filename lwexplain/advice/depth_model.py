@@ -11,7 +11,8 @@ retrained networks, the errors p of the probes and the receptive field f of stag
 
 A stage whose probe is as good as the last one's needs nothing more, nor does one whose receptive field is ``reach``
 times the image; between these the gap of the probe counts the more, the less of the image the stage sees. Where the
-receptive field is not known the gap counts in full (log e_d / e_S = log+ p_d / p_S), which never promises too much.
+receptive field is not known the gap counts in full (log e_d / e_S = log+ p_d / p_S), as for a stage that sees a small
+part of the image.
 
 ``slope``, ``reach``, the spread of the truth around the model and the caution of a decision (of heads: set, not fitted)
 come from networks that were retrained at every depth, by ``tests/benchmarks/depth_scores.py --fit``, and lie in
