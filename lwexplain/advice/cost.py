@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lwexplain.errors import ModelError
 from lwexplain.models.activations import ActivationMeter
 from lwexplain.models.heads.base import HEADS
+from lwexplain.models.modules import in_evaluation
 from lwexplain.models.site import Site
 from lwexplain.models.staged import StagedModel
 from lwexplain.probes.base import Measurement, StageData
@@ -45,7 +46,7 @@ def network_of_depth(model: StagedModel, site: Site) -> StagedModel:
     head = None
     if site.depth not in model.head_depths:
         head = HEADS.create("linear", site).to(_device_of(model))
-    return model.truncated(site.depth, head).eval()
+    return model.truncated(site.depth, head)
 
 
 class CostProbe:
@@ -72,23 +73,19 @@ class CostProbe:
         """Parameters, FLOPs, memory and latency by stage name, on the device where the model lies."""
         if isinstance(self.model, ModelError):
             raise self.model
-        model, was_training = self.model, self.model.training
-        device = _device_of(model)
+        model, device = self.model, _device_of(self.model)
         sites = model.sites()[: len(self.stages)]
-        try:
-            networks = [network_of_depth(model, site) for site in sites]
-            costs = measure_costs(networks, model.input_shape)
-        finally:
-            model.train(was_training)
+        costs = measure_costs([network_of_depth(model, site) for site in sites], model.input_shape)
         return {name: measurements(cost, str(device)) for name, cost in zip(self.stages, costs, strict=True)}
 
 
 def measure_costs(networks: Sequence[nn.Module], input_shape: tuple[int, ...]) -> list[Cost]:
-    """Costs of networks in evaluation mode for one image (C, H, W); they take turns on the clock."""
+    """Costs of networks in evaluation mode for one image (C, H, W). They take turns on the clock, and are left as they
+    were."""
     device = _device_of(networks[0])
     image = torch.zeros(1, *input_shape, device=device)
     costs = []
-    with torch.no_grad():
+    with in_evaluation(*networks), torch.no_grad():
         seconds = _latencies([partial(network, image) for network in networks], device)
         for network, times in zip(networks, seconds, strict=True):
             with _every_operation_visible(), FlopCounterMode(display=False) as counter:

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from lwexplain.capture.hooks import as_parameters, find_modules, path_and_call, undisturbed, unwrap
+from lwexplain.capture.hooks import as_parameters, find_modules, path_and_call, unwrap
 from lwexplain.errors import ModelError
+from lwexplain.models.modules import in_evaluation
 from lwexplain.models.receptive_field import ReceptiveField, StageField, receptive_fields
 from lwexplain.models.staged import StagedModel
 from lwexplain.probes.base import Measurement, StageData
@@ -51,7 +52,7 @@ class ReceptiveFieldProbe:
         calls = {name: (module, path_and_call(name)[1] or 1) for name, module in modules.items()}
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
         image = as_parameters(torch.zeros(1, *self.input_shape, device=device), model)
-        with undisturbed([model]):
+        with in_evaluation(model):
             fields = receptive_fields(model, calls, image)
         return {name: measurements(field, self.input_shape[1:]) for name, field in fields.items()}
 

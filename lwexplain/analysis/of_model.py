@@ -19,6 +19,7 @@ from lwexplain.capture.hooks import output_of, unwrap
 from lwexplain.capture.pooling import Pooling
 from lwexplain.errors import CaptureError, ModelError
 from lwexplain.memory import working_bytes
+from lwexplain.models.modules import undisturbed
 from lwexplain.models.wrap import stage_by_names
 from lwexplain.probes.base import Probe, StageData
 from lwexplain.probes.engine import built_in_probes
@@ -51,7 +52,7 @@ def analyze_model(
     memory = working_bytes(mem_limit)
     shapes: list[tuple[int, ...]] = []
     samples = SampleImages()
-    with tempfile.TemporaryDirectory(prefix="lwexplain-features-") as folder:
+    with undisturbed(model), tempfile.TemporaryDirectory(prefix="lwexplain-features-") as folder:
         captured = {
             split: extract(
                 model,

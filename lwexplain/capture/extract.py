@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from lwexplain.capture.hooks import Call, StageTap, find_modules, undisturbed, unwrap
+from lwexplain.capture.hooks import Call, StageTap, find_modules, unwrap
 from lwexplain.capture.pooling import Pooling, pool
 from lwexplain.errors import CaptureError
+from lwexplain.models.modules import in_evaluation
 
 
 @dataclass
@@ -146,7 +147,7 @@ def capturing(
         return batch
 
     parts = [model, *found.values(), *(head for head in heads.values() if isinstance(head, nn.Module))]
-    with undisturbed(parts, device), torch.no_grad(), StageTap(found, receive) as tap:
+    with in_evaluation(*parts, device=device), torch.no_grad(), StageTap(found, receive) as tap:
         yield read
 
 

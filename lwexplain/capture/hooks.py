@@ -1,15 +1,14 @@
 """Forward hooks on named modules that leave no trace behind."""
 
 import contextlib
-import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from lwexplain.errors import CaptureError
+from lwexplain.models.modules import in_evaluation
 from lwexplain.registry import nearest
 
 
@@ -205,75 +204,6 @@ def output_of(
             found.append(raw.clone())
             raise _Enough
 
-    with undisturbed([model], device), StageTap(modules, receive) as tap, contextlib.suppress(_Enough):
+    with in_evaluation(model, device=device), StageTap(modules, receive) as tap, contextlib.suppress(_Enough):
         tap.run(model, x)
     return found[0]
-
-
-@contextlib.contextmanager
-def undisturbed(modules: Iterable[nn.Module], device: torch.device | str | None = None) -> Iterator[None]:
-    """Evaluation mode and ``device`` for ``modules`` inside; mode, device and random state as before after
-    it.
-
-    Modes are set flag by flag: a ``train()`` that a model overrides is not called. Compiled parts run
-    eagerly, for their hooks would be ignored. Raises CaptureError where modules on several devices would
-    have to move.
-    """
-    everything = {id(part): part for module in modules for part in module.modules()}
-    modes = [(part, part.training) for part in everything.values()]
-    compiled = any(hasattr(p, "_orig_mod") or p._compiled_call_impl is not None for p in everything.values())
-    away = _away_from(everything.values(), device)
-    rng = _rng_state()
-    try:
-        for part, _ in modes:
-            part.training = False
-        for part, _ in away:
-            _move(part, device)
-        with torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext():
-            yield
-    finally:
-        for part, home in away:
-            _move(part, home)
-        for part, mode in modes:
-            part.training = mode
-        _restore_rng(rng)
-
-
-def _away_from(parts: Iterable[nn.Module], device: torch.device | str | None) -> list[tuple[nn.Module, torch.device]]:
-    """Modules whose own tensors do not lie on ``device``, each with the one device they lie on."""
-    if device is None:
-        return []
-    wanted = torch.empty(0, device=device).device
-    away = []
-    for part in parts:
-        places = {t.device for t in (*part._parameters.values(), *part._buffers.values()) if t is not None}
-        if len(places) > 1:
-            raise CaptureError(
-                f"{type(part).__name__} lies on several devices {sorted(map(str, places))}; move it first"
-            )
-        if places and places != {wanted}:
-            away.append((part, places.pop()))
-    return away
-
-
-def _move(part: nn.Module, device: torch.device | str | None) -> None:
-    """Move a module's own parameters and buffers, not those of its children."""
-    children, part._modules = part._modules, {}
-    try:
-        part.to(device)
-    finally:
-        part._modules = children
-
-
-def _rng_state() -> tuple[Any, ...]:
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
-    return random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda
-
-
-def _restore_rng(state: tuple[Any, ...]) -> None:
-    python, numpy, cpu, cuda = state
-    random.setstate(python)
-    np.random.set_state(numpy)
-    torch.set_rng_state(cpu)
-    if cuda is not None:
-        torch.cuda.set_rng_state_all(cuda)

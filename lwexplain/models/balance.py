@@ -6,10 +6,10 @@ from itertools import accumulate, pairwise
 
 import torch
 from torch import nn
-from torch.func import functional_call
 
 from lwexplain.errors import ModelError
 from lwexplain.models.activations import ActivationMeter
+from lwexplain.models.modules import undisturbed
 from lwexplain.models.staged import StagedModel, State
 
 IMAGES = 2
@@ -90,23 +90,17 @@ def activation_bytes(model: StagedModel) -> list[int]:
     ModelError where a stage cannot take the images.
     """
     parameter = next(model.parameters(), torch.empty(0))
-    buffers = [{name: buffer.clone() for name, buffer in stage.named_buffers()} for stage in model.body]
-    modes = {module: module.training for module in model.modules()}
     kept = [0]
-    with torch.random.fork_rng(devices=[parameter.device] if parameter.is_cuda else []), torch.enable_grad():
+    with undisturbed(model), torch.enable_grad():
         state: State = torch.randn(IMAGES, *model.input_shape, device=parameter.device, dtype=parameter.dtype)
         model.train()
-        try:
-            with ActivationMeter() as meter:
-                for name, stage, copies in zip(model.names, model.body, buffers, strict=True):
-                    try:
-                        state = functional_call(stage, copies, (state,))
-                    except (RuntimeError, ValueError) as error:
-                        raise ModelError(
-                            f"stage {name!r} cannot train on images of shape {model.input_shape}: {error}"
-                        ) from None
-                    kept.append(meter.live_bytes)
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
+        with ActivationMeter() as meter:
+            for name, stage in zip(model.names, model.body, strict=True):
+                try:
+                    state = stage(state)
+                except (RuntimeError, ValueError) as error:
+                    raise ModelError(
+                        f"stage {name!r} cannot train on images of shape {model.input_shape}: {error}"
+                    ) from None
+                kept.append(meter.live_bytes)
     return [max(0, after - before) for before, after in pairwise(kept)]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lwexplain.errors import ModelError
+from lwexplain.models.modules import in_evaluation
 from lwexplain.models.site import Site
 from lwexplain.registry import nearest
 
@@ -120,22 +121,16 @@ class StagedModel(nn.Module):
         """Shape of each stage's features without the batch dimension, found by one forward of a blank image."""
         parameter = next(self.parameters(), torch.empty(0))
         state: State = torch.zeros(1, *self.input_shape, device=parameter.device, dtype=parameter.dtype)
-        modes = {module: module.training for module in self.modules()}
         shapes = []
-        self.eval()
-        try:
-            with torch.no_grad():
-                for name, stage in zip(self.names, self.body, strict=True):
-                    try:
-                        state = stage(state)
-                    except RuntimeError as error:
-                        raise ModelError(
-                            f"stage {name!r} cannot take images of shape {self.input_shape}: {error}"
-                        ) from None
-                    shapes.append(tuple(features_of(state).shape[1:]))
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
+        with in_evaluation(self), torch.no_grad():
+            for name, stage in zip(self.names, self.body, strict=True):
+                try:
+                    state = stage(state)
+                except RuntimeError as error:
+                    raise ModelError(
+                        f"stage {name!r} cannot take images of shape {self.input_shape}: {error}"
+                    ) from None
+                shapes.append(tuple(features_of(state).shape[1:]))
         return shapes
 
     def sites(self) -> list[Site]:
@@ -152,7 +147,8 @@ class StagedModel(nn.Module):
         short = StagedModel(dict(list(self.stages.items())[:depth]), self.input_shape, self.num_classes)
         short.set_head(depth, head if head is not None else self.head(depth))
         short.frozen_depth = min(self.frozen_depth, depth)
-        return short.train(self.training)
+        short.training = self.training  # its modules are those of this network and keep their modes
+        return short
 
 
 def features_of(state: State) -> Tensor:

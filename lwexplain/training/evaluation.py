@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lwexplain.models.modules import in_evaluation
 from lwexplain.models.staged import StagedModel
 from lwexplain.training.distributed import World
 from lwexplain.training.losses.base import LocalLoss
@@ -34,16 +35,13 @@ def evaluate(
 ) -> dict[int, HeadResult]:
     """Evaluate the heads at ``depths`` (ascending) on ``batches`` of states after depth ``start``.
 
-    ``count`` is the size of the split, of which each process sees its own rows. The model and the losses are put back
-    into the mode they were in.
+    ``count`` is the size of the split, of which each process sees its own rows. The model and the losses are left as
+    they were.
     """
     modules = [model, *(losses[depth] for depth in depths)]
-    modes = [module.training for module in modules]
-    for module in modules:
-        module.eval()
     sums = torch.zeros(len(depths), dtype=torch.float64)
     hits = torch.zeros(len(depths), count, dtype=torch.int64)
-    with torch.inference_mode(), autocast:
+    with in_evaluation(*modules), torch.inference_mode(), autocast:
         for state, labels, images, positions in batches:
             if len(labels) == 0:  # the last batch may hold fewer images than there are processes
                 continue
@@ -53,8 +51,6 @@ def evaluate(
                 value, logits = head_loss(model.head(depth), losses[depth], state, labels, images)
                 sums[row] += value.double().cpu() * len(labels)
                 hits[row, positions] = (logits.argmax(1).cpu() == labels.cpu()).long()
-    for module, mode in zip(modules, modes, strict=True):
-        module.train(mode)
     sums, hits = world.total(sums) / count, world.total(hits).bool()
     return {
         depth: HeadResult(float(sums[row]), float(hits[row].double().mean()), hits[row])

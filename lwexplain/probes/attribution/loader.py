@@ -1,7 +1,6 @@
 """Attributions of any module for the images of a DataLoader, in bounded memory."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lwexplain.errors import ProbeError
+from lwexplain.models.modules import in_evaluation
 from lwexplain.probes.attribution.base import Method, NotApplicable, logits_of, network_of_model, rise_of
 from lwexplain.probes.attribution.memory import Chunker, chunker_for
 from lwexplain.probes.attribution.methods import method_of
@@ -80,7 +80,7 @@ def attribute_batches(
     explained: ``predicted``, ``label`` (the batch's labels) or a class number. ``device`` is where images go, that of
     the model's first parameter by default. At most ``chunk`` rows go through the model at once; on the CPU as many as
     fit into half of ``memory_bytes``, and where memory is short half as many, and again. The model works in evaluation
-    mode and has its own mode back after each batch; nothing else of it changes.
+    mode and is as before after each batch.
 
     Raises ProbeError for an unknown method, layer or target, where a method has no meaning for the layer, and where
     one image alone does not fit into memory.
@@ -111,7 +111,7 @@ def attribute_batches(
             if not len(images):
                 continue
             images = images.to(where)
-            with evaluation_mode(model):
+            with in_evaluation(model):
                 if chunker is None:
                     chunker = chunker_for(network, images[:1], memory_bytes, chunk)
                 targets = _targets(target, labels, logits_of(network, images, chunker))
@@ -161,15 +161,3 @@ def _targets(target: str | int, labels: Tensor | None, logits: Tensor) -> Tensor
             f"the model has {logits.shape[1]} classes"
         )
     return chosen
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode; each of its modules has its own mode back afterwards."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

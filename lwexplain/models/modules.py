@@ -1,0 +1,186 @@
+"""Work with somebody's module, and leave it as it was."""
+
+import contextlib
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from lwexplain.errors import ModelError
+
+
+@contextlib.contextmanager
+def undisturbed(*modules: nn.Module) -> Iterator[None]:
+    """Whatever happens inside, also an exception, ``modules`` and the global random states are afterwards as before.
+
+    Of every submodule: training mode, hooks, buffers (the same tensors with the same values), tensors kept as plain
+    attributes, device and dtype of the parameters, whether they require a gradient, and their ``grad``, which is None
+    inside so that a backward pass adds nothing to it. Random states are those of torch (CPU, and CUDA where it is in
+    use), NumPy and Python. Values of parameters are not copied: do not train inside.
+    """
+    parts = _parts_of(modules)
+    kept = [_Kept(part) for part in parts]
+    parameters = list({id(p): p for part in parts for p in part.parameters(recurse=False) if not is_lazy(p)}.values())
+    kept_parameters = [_KeptParameter(p, p.data, p.requires_grad, p.grad) for p in parameters]
+    random_states = _random_states()
+    try:
+        for parameter in parameters:
+            parameter.grad = None
+        yield
+    finally:
+        for part in kept:
+            part.restore()
+        for kept_parameter in kept_parameters:
+            kept_parameter.restore()
+        _set_random_states(random_states)
+
+
+@contextlib.contextmanager
+def in_evaluation(*modules: nn.Module, device: torch.device | str | None = None) -> Iterator[None]:
+    """``undisturbed``, with every submodule in evaluation mode and, where one is given, on ``device``.
+
+    Modes are set flag by flag: a ``train()`` that a model overrides is not called. Compiled parts run eagerly, for
+    their hooks would be ignored. Raises ModelError where a module would have to be moved from several devices.
+    """
+    with undisturbed(*modules):
+        parts = _parts_of(modules)
+        for part in parts:
+            part.training = False
+        for part in _parts_elsewhere(parts, device):
+            _move(part, device)
+        compiled = any(hasattr(part, "_orig_mod") or part._compiled_call_impl is not None for part in parts)
+        with torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext():
+            yield
+
+
+def _parts_of(modules: Iterable[nn.Module]) -> list[nn.Module]:
+    """All submodules, each once, also where several modules share it."""
+    return list({id(part): part for module in modules for part in module.modules()}.values())
+
+
+class _Kept:
+    """One module without its children: what is put back on it."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.kind = type(module)
+        self.training = module.training  # of a wrapper, that of the module inside
+        self.full_hooks = module._is_full_backward_hook
+        self.attributes = dict(vars(module))
+        self.hooks = {name: dict(hooks) for name, hooks in _hooks_of(module).items()}
+        self.own = [(d, dict(d)) for d in (module._parameters, module._buffers) if isinstance(d, dict)]
+        present = [buffer for buffer in module.buffers(recurse=False) if not is_lazy(buffer)]
+        self.values = [(buffer, buffer.detach().clone()) for buffer in present]
+
+    def restore(self) -> None:
+        module, now, before = self.module, vars(self.module), self.attributes
+        module.training = self.training
+        if type(module) is not self.kind:
+            return  # a lazy module that has become another one: there is no way back
+        module._is_full_backward_hook = self.full_hooks
+        for name, hooks in _hooks_of(module).items():
+            hooks.clear()
+            hooks.update(self.hooks.get(name, {}))
+        for tensors, objects in self.own:
+            _make_equal(tensors, objects)
+        for buffer, values in self.values:
+            _put_values(buffer, values)
+        for name in [name for name, value in {**before, **now}.items() if isinstance(value, Tensor)]:
+            if name in before:
+                now[name] = before[name]
+            else:
+                del now[name]
+
+
+@dataclass(frozen=True)
+class _KeptParameter:
+    """A parameter and what is put back on it. ``data`` is its storage, not a copy: it stays where it was while the
+    parameter is moved."""
+
+    parameter: nn.Parameter
+    data: Tensor
+    requires_grad: bool
+    grad: Tensor | None
+
+    def restore(self) -> None:
+        parameter = self.parameter
+        if _place_of(parameter) != _place_of(self.data):
+            parameter.data = self.data
+        if parameter.requires_grad != self.requires_grad:
+            parameter.requires_grad_(self.requires_grad)
+        parameter.grad = self.grad
+
+
+def _place_of(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.device, tensor.dtype, tensor.shape, tensor.layout, tensor.data_ptr() if _is_dense(tensor) else None
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided and not tensor.is_meta
+
+
+def _hooks_of(module: nn.Module) -> dict[str, dict[Any, Any]]:
+    """The dictionaries of a module's hooks by the names of their attributes."""
+    return {name: value for name, value in vars(module).items() if "_hooks" in name and isinstance(value, dict)}
+
+
+def _make_equal(now: dict[str, Any], before: dict[str, Any]) -> None:
+    """Put the very objects of ``before`` into the dictionary ``now``; one that holds them already is left alone."""
+    if list(now) != list(before) or any(now[name] is not value for name, value in before.items()):
+        now.clear()
+        now.update(before)
+
+
+def _put_values(tensor: Tensor, values: Tensor) -> None:
+    """Write ``values`` into a tensor unless it holds them; an untouched one stays usable by a graph that needs it."""
+    if tensor.is_meta or (_is_dense(tensor) and tensor.shape == values.shape and tensor.equal(values)):
+        return
+    with torch.no_grad(), torch.inference_mode(tensor.is_inference()):
+        if tensor.shape != values.shape:
+            tensor.resize_(values.shape)
+        tensor.copy_(values)
+
+
+def _parts_elsewhere(parts: Iterable[nn.Module], device: torch.device | str | None) -> list[nn.Module]:
+    """Modules whose own tensors do not lie on ``device``."""
+    if device is None:
+        return []
+    wanted = torch.empty(0, device=device).device
+    elsewhere = []
+    for part in parts:
+        places = {t.device for t in (*part._parameters.values(), *part._buffers.values()) if t is not None}
+        if len(places) > 1:
+            raise ModelError(
+                f"{type(part).__name__} lies on several devices {sorted(map(str, places))}; move it to one first"
+            )
+        if places and places != {wanted}:
+            elsewhere.append(part)
+    return elsewhere
+
+
+def _move(part: nn.Module, device: torch.device | str | None) -> None:
+    """Move a module's own parameters and buffers, not those of its children."""
+    children, part._modules = part._modules, {}
+    try:
+        part.to(device)
+    finally:
+        part._modules = children
+
+
+def _random_states() -> tuple[Any, ...]:
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    return random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda
+
+
+def _set_random_states(states: tuple[Any, ...]) -> None:
+    python, numpy, cpu, cuda = states
+    random.setstate(python)
+    np.random.set_state(numpy)
+    torch.set_rng_state(cpu)
+    if cuda is not None:
+        torch.cuda.set_rng_state_all(cuda)
