@@ -42,7 +42,7 @@ def receptive_fields(
     calls: Counter[int] = Counter()
     before: dict[str, ReceptiveField] = {}
     found: dict[str, StageField] = {}
-    tracer = _Tracer()
+    tracer = ImageTracer()
     tracer.traces[image] = trace_of_image(image)
 
     def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -82,8 +82,8 @@ class _Enough(BaseException):
     """Ends the forward pass once every stage has run; no ``except Exception`` of a model may swallow it."""
 
 
-class _Tracer(TorchDispatchMode):
-    """Carries a trace from the inputs to the outputs of every operation; other tensors are weights and constants."""
+class ImageTracer(TorchDispatchMode):
+    """While open, carries ``traces`` from the inputs to the outputs of every operation; other tensors are constants."""
 
     def __init__(self) -> None:
         super().__init__()
