@@ -79,11 +79,14 @@ def embedding_overview(
         horizontal_spacing=0.02,
     )
     x_range, y_range = fixed_range(frame)
+    in_legend: set[int] = set()
     for column, stage in enumerate(stages, start=1):
         points = frame[frame["stage"] == stage]
         for group in _groups(points, classes, None, "class"):
+            number = int(group.members["label"].iloc[0])  # names may be alike once they are cut short
             trace = _scatter(group, classes, None, set(), size=4, stage=stage)
-            trace.update(legendgroup=group.title, showlegend=column == 1)
+            trace.update(legendgroup=str(number), legendrank=number, showlegend=number not in in_legend)
+            in_legend.add(number)
             figure.add_trace(trace, row=1, col=column)
         figure.update_xaxes(range=x_range, row=1, col=column, **_BARE)
         figure.update_yaxes(range=y_range, scaleanchor="x" if column == 1 else f"x{column}", row=1, col=column, **_BARE)

@@ -1,6 +1,7 @@
 """What every heat map of the views shares: its look, and few enough rows and ticks to read."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -8,7 +9,7 @@ import plotly.graph_objects as go
 from lwexplain.views.theme import SEQUENTIAL, TEMPLATE
 
 MOST_NUMBERS = 240  # cells beyond which the numbers in them would not be read
-CELL, LEAST_HEIGHT, MOST_HEIGHT = 30, 200, 620  # pixels
+CELL, SQUARE_CELL, LEAST_HEIGHT, MOST_HEIGHT = 30, 38, 200, 620  # pixels
 
 
 def heatmap(
@@ -52,16 +53,24 @@ def dress(
     figure: go.Figure, x: Sequence[str], y: Sequence[str], *, x_title: str = "", y_title: str = "", cell: int = CELL
 ) -> None:
     """Ticks with the names, not more than can be read, and a height of ``cell`` pixels a row where they are few."""
-    height = max(LEAST_HEIGHT, min(cell, MOST_HEIGHT // max(1, len(y))) * len(y) + 110)
+    rows = row_axis(y, cell)
     bare = {"showgrid": False, "showline": False, "ticks": "", "ticklabelstandoff": 4}
     figure.update_xaxes(**_ticks(x, 20), title=x_title, range=[-0.5, len(x) - 0.5], **bare)
-    figure.update_yaxes(**_ticks(y, 40), title=y_title, range=[len(y) - 0.5, -0.5], **bare)
-    figure.update_layout(template=TEMPLATE, height=height, margin={"t": 24, "l": 8, "r": 8, "b": 8})
+    figure.update_yaxes(title=y_title, **bare)
+    figure.update_layout(rows, template=TEMPLATE, margin={"t": 24, "l": 8, "r": 8, "b": 8})
+
+
+def row_axis(y: Sequence[str], cell: int = CELL) -> dict[str, Any]:
+    """What a layout needs for the rows ``y``, as flat keys: ticks, range and height. A menu that changes the rows must
+    set all of it, or the axis of the first rows cuts the others off."""
+    height = max(LEAST_HEIGHT, min(cell, MOST_HEIGHT // max(1, len(y))) * len(y) + 110)
+    ticks = {f"yaxis_{key}": value for key, value in _ticks(y, 40).items()}
+    return {**ticks, "yaxis_range": [len(y) - 0.5, -0.5], "height": height}
 
 
 def square(figure: go.Figure, names: Sequence[str], *, x_title: str = "", y_title: str = "") -> None:
     """``dress`` for a table of the same things by row and by column: its cells are squares."""
-    dress(figure, names, names, x_title=x_title, y_title=y_title, cell=38)
+    dress(figure, names, names, x_title=x_title, y_title=y_title, cell=SQUARE_CELL)
     slanted = max(map(len, names), default=0) * len(names) > 40
     figure.update_xaxes(constrain="domain", constraintoward="left", tickangle=-45 if slanted else 0)
     figure.update_yaxes(constrain="domain", constraintoward="top", scaleanchor="x")

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from lwexplain.views.depth_curve import per_depth
-from lwexplain.views.heatmap import heatmap, square
+from lwexplain.views.heatmap import SQUARE_CELL, heatmap, row_axis, square
 from lwexplain.views.theme import ACCENT, SERIES, TEMPLATE, empty_figure, label, metric_title
 
 SOURCES = ("head", "linear_probe")
@@ -103,22 +103,25 @@ def confusion_figure(counts: np.ndarray, classes: Sequence[str]) -> go.Figure:
     """Heat map of ``counts`` (K, K): class of the sample by row, predicted class by column.
 
     Colours are errors as a share of their row, so that the many that are right (grey) do not outshine them. Of more
-    than 20 classes the 20 with most errors are shown, which the title says.
+    than 20 classes the 20 with most errors are shown, which the title says. The row of a class without samples is empty
+    and says so.
     """
     errors = counts.sum(1) + counts.sum(0) - 2 * counts.diagonal()
     shown = np.arange(len(counts))
     if len(counts) > MOST_CLASSES:
         shown = np.sort(np.argsort(-errors, kind="stable")[:MOST_CLASSES])
     part = counts[np.ix_(shown, shown)]
-    shares = part / np.maximum(counts[shown].sum(1, keepdims=True), 1)
+    samples = counts[shown].sum(1, keepdims=True)
+    shares = np.where(samples > 0, part / np.maximum(samples, 1), np.nan)
     names = [label(classes[int(index)], 16) for index in shown]
+    rows = [name if any_ else f"{name} (no samples)" for name, any_ in zip(names, samples[:, 0] > 0, strict=True)]
     said = [
         [f"{part[i, j]} of class {a} taken for {b}<br>{shares[i, j]:.1%} of the class" for j, b in enumerate(names)]
         for i, a in enumerate(names)
     ]
     hover, numbers = np.array(said, dtype=object), np.where(part > 0, part.astype(str), "")
     right = np.eye(len(part), dtype=bool)
-    highest = float(shares[~right].max(initial=0.01))
+    highest = float(np.nan_to_num(shares[~right]).max(initial=0.01))
     figure = go.Figure()
     for cells, high in ((~right, highest), (right, 1.0)):
         values, text = np.where(cells, shares, np.nan), np.where(cells, numbers, "")
@@ -127,6 +130,7 @@ def confusion_figure(counts: np.ndarray, classes: Sequence[str]) -> go.Figure:
     figure.data[0].showscale = figure.data[0].text is None
     figure.data[1].update(showscale=False, colorscale=[[0.0, RIGHT], [1.0, RIGHT]])
     square(figure, names, x_title="predicted", y_title="class")
+    figure.update_layout(row_axis(rows, SQUARE_CELL))
     if len(shown) < len(counts):
         figure.update_layout(title=f"the {len(shown)} of {len(counts)} classes with most errors", margin={"t": 48})
     return figure

@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from lwexplain.views.depth_curve import without_attrs
-from lwexplain.views.heatmap import dress, heatmap
+from lwexplain.views.heatmap import dress, heatmap, row_axis
 from lwexplain.views.theme import is_accuracy, is_similarity, label, metric_title
 
 MOST_CLASSES = 20
@@ -32,7 +32,8 @@ def of_a_pair(table: pd.DataFrame) -> pd.Series:
 def class_figure(table: pd.DataFrame) -> go.Figure | None:
     """Heat map of class and stage with a menu of the measures there are of single classes; None without any.
 
-    Of more than 20 classes the 20 that do worst at the last stage are shown, which the menu says.
+    Every measure has a row for every class that any of them has, so that the menu does not move the rows: a class that
+    a split lacks has an empty one, whose name says so. Of more than 20 classes the 20 that do worst at the last stage are shown, which the menu says.
     """
     classes, rows = _classes(table), without_attrs(table)[of_one_class(table) & table["value"].notna()]
     measures = list(rows[["metric", "split"]].drop_duplicates().itertuples(index=False, name=None))
@@ -41,6 +42,8 @@ def class_figure(table: pd.DataFrame) -> go.Figure | None:
     if not measures:
         return None
     stages = list(rows.drop_duplicates("stage").sort_values("depth")["stage"])
+    named = set(rows["class"])
+    classes = [name for name in dict.fromkeys(classes) if name in named]
     parts = [_part(rows, metric, split, stages, classes) for metric, split in measures]
     names = [label(stage, 14) for stage in stages]
     figure = go.Figure()
@@ -52,17 +55,18 @@ def class_figure(table: pd.DataFrame) -> go.Figure | None:
         if metric_title(metric).better == "lower":
             trace.reversescale = True
         figure.add_trace(trace.update(visible=number == 0))
-    dress(figure, names, [label(name, 20) for name in parts[0][3]])
+    axes = [row_axis(_row_names(numbers, shown)) for _, _, numbers, shown in parts]
+    dress(figure, names, _row_names(*parts[0][2:]))
     buttons = [
         {
             "label": title,
             "method": "update",
             "args": [
                 {"visible": [other == number for other in range(len(parts))]},
-                {"yaxis.ticktext": [label(name, 20) for name in shown]},
+                {key.replace("yaxis_", "yaxis."): value for key, value in axes[number].items()},
             ],
         }
-        for number, (_, title, _, shown) in enumerate(parts)
+        for number, (_, title, _, _) in enumerate(parts)
     ]
     menu = {"buttons": buttons, "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "pad": {"b": 10}}
     figure.update_layout(
@@ -111,14 +115,20 @@ def _part(
     """Metric, title, values (classes, stages) and the classes shown of one measure."""
     part = rows[(rows["metric"] == metric) & (rows["split"] == split)].drop_duplicates(["stage", "class"])
     wide = part.pivot(index="class", columns="stage", values="value")
-    present = list(dict.fromkeys(name for name in classes if name in wide.index))
-    wide = wide.reindex(index=present, columns=stages)
+    present = [name for name in classes if name in wide.index]
+    wide = wide.reindex(index=present if len(classes) > MOST_CLASSES else classes, columns=stages)
     title = f"{metric_title(metric).title}, {split}"
     if len(present) > MOST_CLASSES:
         last = wide.ffill(axis=1).iloc[:, -1]
         worst = last.sort_values(ascending=metric_title(metric).better != "lower", kind="stable").index[:MOST_CLASSES]
         wide, title = wide.loc[list(worst)], f"{title}: the {MOST_CLASSES} worst of {len(present)} classes"
     return metric, title, wide.to_numpy(dtype=float), [str(name) for name in wide.index]
+
+
+def _row_names(numbers: np.ndarray, classes: list[str]) -> list[str]:
+    """The names of the rows; those without a number say so."""
+    empty = ~np.isfinite(numbers).any(axis=1)
+    return [label(name, 20) + (" (not measured)" if bare else "") for name, bare in zip(classes, empty, strict=True)]
 
 
 def _hover(numbers: np.ndarray, stages: list[str], classes: list[str]) -> np.ndarray:

@@ -147,6 +147,14 @@ def test_chosen_samples_are_highlighted(run) -> None:
     assert highlighted == [3, 13]
 
 
+def test_the_overview_names_a_class_that_its_first_stage_lacks(run) -> None:
+    frame = read_embedding(run, "pca")
+    frame = frame[(frame["stage"] != STAGES[0]) | (frame["label"] != 0)]
+    figure = embedding_overview(frame, STAGES[:3], CLASSES)
+    named = [trace.name for trace in figure.data if trace.showlegend]
+    assert sorted(named) == sorted(CLASSES[label] for label in frame["label"].unique())
+
+
 def test_the_overview_shares_one_scale(run) -> None:
     figure = embedding_overview(read_embedding(run, "pca"), STAGES[:3], CLASSES)
     assert figure.layout.xaxis.range == figure.layout.xaxis3.range

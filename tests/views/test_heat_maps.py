@@ -88,6 +88,36 @@ def test_of_many_classes_the_worst_are_shown() -> None:
     assert second.args[1]["yaxis.ticktext"][0] == "class 39"  # the highest Davies-Bouldin index
 
 
+def rows_and_axis(figure, number: int) -> tuple[list, list, list[str]]:
+    """Rows of the trace that a button of the menu shows, and the range and names of the axis that it sets."""
+    change = figure.layout.updatemenus[0].buttons[number].args[1]
+    return list(figure.data[number].y), list(change["yaxis.range"]), list(change["yaxis.ticktext"])
+
+
+@pytest.mark.parametrize("first", ["val", "test"])
+def test_a_class_that_one_split_lacks_has_an_empty_row_there(first: str) -> None:
+    others = {"val": "test", "test": "val"}[first]
+    table = table_of(class_rows(split=first, classes=CLASSES[::2]), class_rows(split=others))
+    figure = class_figure(table)
+    names = {figure.layout.updatemenus[0].buttons[k].label.split(", ")[1]: rows_and_axis(figure, k) for k in (0, 1)}
+    for rows, axis, _ in names.values():
+        assert (rows, axis) == ([0, 1, 2], [2.5, -0.5])
+    assert names[first][2] == ["cat", "dog (not measured)", "cow"]
+    assert names[others][2] == CLASSES
+
+
+@pytest.mark.parametrize(("few", "many"), [(3, 40), (40, 3), (21, 20), (1, 2)])
+def test_every_measure_of_the_menu_brings_the_axis_of_its_rows(few: int, many: int) -> None:
+    classes = [f"class {k}" for k in range(max(few, many))]
+    parts = [class_rows(split="val", classes=classes[:few]), class_rows(split="test", classes=classes[:many])]
+    figure = class_figure(table_of(*parts, classes=classes))
+    for number, trace in enumerate(figure.data):
+        rows, (low, high), names = rows_and_axis(figure, number)
+        assert (low, high) == (len(trace.z) - 0.5, -0.5)
+        assert len(rows) == len(names) == len(trace.z)
+    assert list(figure.layout.yaxis.range) == rows_and_axis(figure, 0)[1]
+
+
 def test_without_measures_of_classes_there_is_no_map() -> None:
     assert class_figure(table_of(rows_of("knn_accuracy", [0, 1, 1]), similarity_rows())) is None
 
@@ -140,8 +170,11 @@ def test_confusions_are_counts_and_errors_have_the_colour() -> None:
     figure = confusion_figure(counts, CLASSES)
     wrong, right = (np.array(trace.z, dtype=float) for trace in figure.data)
     assert np.isnan(wrong.diagonal()).all()
-    assert (wrong[0, 1], wrong[1, 2], wrong[2, 0]) == (0.2, 0.1, 0.0)
-    np.testing.assert_allclose(right.diagonal(), [0.8, 0.9, 0.0])
+    assert (wrong[0, 1], wrong[1, 2]) == (0.2, 0.1)
+    np.testing.assert_allclose(right.diagonal(), [0.8, 0.9, np.nan])
+    assert np.isnan(wrong[2]).all(), "no cow was seen, so that none was taken for something else"
+    assert list(figure.layout.yaxis.ticktext) == ["cat", "dog", "cow (no samples)"]
+    assert list(figure.layout.xaxis.ticktext) == CLASSES
     assert figure.data[0].zmax == 0.2
     assert figure.data[0].text[0][1] == "2"
     assert "2 of class cat taken for dog<br>20.0% of the class" in figure.data[0].customdata[0][1]
