@@ -141,7 +141,8 @@ def write_exits(
     require_parity(differences, "the network written in segments")
     index_temporary.write_text(_index_text(policy, stages, files, metadata), encoding="utf-8")
     sizes = tuple(temporary.stat().st_size for temporary in temporaries)
-    return ExitFiles(policy, stages, index, files, sizes, runners, differences)
+    apart = {size: difference.value for size, difference in differences.items()}
+    return ExitFiles(policy, stages, index, files, sizes, runners, apart)
 
 
 def run_segments(segments: Sequence[Runner], thresholds: Sequence[float], images: Tensor) -> tuple[Tensor, np.ndarray]:
@@ -167,12 +168,12 @@ def run_segments(segments: Sequence[Runner], thresholds: Sequence[float], images
 
 
 def all_logits(segments: Sequence[Runner], images: Tensor) -> Tensor:
-    """Logits (N, E K) of every exit side by side, no sample leaving early."""
+    """Logits (N, E, K) of every exit, no sample leaving early."""
     state, found = [images], []
     for segment in segments:
         scores, *state = segment(*state)
         found.append(scores)
-    return torch.cat(found, dim=1)
+    return torch.stack(found, dim=1)
 
 
 def _tensors(outputs: Tensor | tuple[Tensor, ...]) -> list[Tensor]:

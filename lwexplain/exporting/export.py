@@ -196,7 +196,8 @@ def _write(pending: ExitStack, trained: TrainedRun, head: StageHead, out: Path, 
     written = open_network(temporary, file_format)
     differences = parity(lambda batch: written(batch)[0], network, images)
     require_parity(differences, str(out))
-    return _Written(written, temporary.stat().st_size, differences)
+    apart = {size: difference.value for size, difference in differences.items()}
+    return _Written(written, temporary.stat().st_size, apart)
 
 
 def _metadata(trained: TrainedRun, head: StageHead) -> dict[str, Any]:

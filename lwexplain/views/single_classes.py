@@ -33,7 +33,8 @@ def class_figure(table: pd.DataFrame) -> go.Figure | None:
     """Heat map of class and stage with a menu of the measures there are of single classes; None without any.
 
     Every measure has a row for every class that any of them has, so that the menu does not move the rows: a class that
-    a split lacks has an empty one, whose name says so. Of more than 20 classes the 20 that do worst at the last stage are shown, which the menu says.
+    a split lacks has an empty one, whose name says so. Of more than 20 classes the 20 that do worst at the last stage
+    are shown, which the menu says.
     """
     classes, rows = _classes(table), without_attrs(table)[of_one_class(table) & table["value"].notna()]
     measures = list(rows[["metric", "split"]].drop_duplicates().itertuples(index=False, name=None))

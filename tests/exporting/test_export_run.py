@@ -15,7 +15,6 @@ from lwexplain.config import load_config
 from lwexplain.data.batches import Batches
 from lwexplain.data.load import load_data
 from lwexplain.errors import ExportError, ModelError, RunError
-from lwexplain.exporting.check import LARGEST_DIFFERENCE
 from lwexplain.exporting.export import export_run
 from lwexplain.exporting.summary import lines_of, table_of
 from lwexplain.results import read_metrics
@@ -42,7 +41,7 @@ def test_the_file_gives_the_logits_of_the_network(trained, tmp_path, family, suf
     run = trained(family, "bp", "block" if family == "cnn" else "group")
     exported = export_run(run, tmp_path / f"net.{suffix}", depth=2)
     assert set(exported.parity) == {1, 7}
-    assert max(exported.parity.values()) <= LARGEST_DIFFERENCE
+    assert max(exported.parity.values()) <= 1e-4
     assert (exported.depth, exported.head, exported.full.head) == (2, "fresh", "local")
     assert exported.short.parameters < exported.full.parameters
     assert exported.short.flops < exported.full.flops
