@@ -109,13 +109,18 @@ class TrainingConfig(Section):
     head_options: dict[str, Any] = Field(default_factory=dict)
     loss: str = Field("cross_entropy", description="local loss: `lwexplain list losses`")
     loss_options: dict[str, Any] = Field(default_factory=dict)
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="of every cross-entropy that a head learns from")
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = Field(default_factory=ScheduleConfig)
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16 = autocast of forward and loss")
     channels_last: bool = True
     compile: bool = Field(False, description="compile forward and backward with torch.compile")
-    accumulate: int = Field(1, ge=1, description="a batch goes through the network in this many parts, one update each")
+    accumulate: int = Field(
+        1,
+        ge=1,
+        description="a batch goes through the network in this many parts before its one update; batch normalisation "
+        "and losses that compare samples see one part at a time",
+    )
     gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass")
     prefix_cache: Literal["auto", "device", "memory", "disk", "off"] = Field(
         "auto", description="greedy: where the outputs of the frozen stages are kept; auto = where they fit"

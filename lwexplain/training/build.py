@@ -62,6 +62,7 @@ def build_losses(config: Config, model: StagedModel, data: DataSplits) -> dict[i
         for depth in _head_depths(build_strategy(recipe), model):
             setting = LossSetting(sites[depth - 1], recipe.label_smoothing, tuple(data.mean), tuple(data.std))
             losses[depth] = LOSSES.create(recipe.loss, setting, options=recipe.loss_options)
+            losses[depth].label_smoothing = recipe.label_smoothing
     return losses
 
 

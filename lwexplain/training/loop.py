@@ -102,6 +102,7 @@ class Trainer:
             if resume:
                 restore_snapshot(self)
             else:
+                self._tell_what_parts_change()
                 self.save()
             self.log.update(status="training", strategy=self.recipe.strategy, stages=self.model.names)
             steps = len(self.train_batches) * self.recipe.epochs
@@ -188,6 +189,17 @@ class Trainer:
             processes = "" if self.world.is_alone else f"torchrun --nproc_per_node={self.world.size} -m "
             raise TrainingInterrupted(
                 f"interrupted in {where}; everything so far is saved: go on with {processes}{self.run.resume_command}"
+            )
+
+    def _tell_what_parts_change(self) -> None:
+        """Note in the log where ``training.accumulate`` makes a loss compare fewer samples than a batch has."""
+        depths = [depth for depth, loss in self.losses.items() if loss.compares_samples]
+        if self.recipe.accumulate > 1 and depths:
+            self.log.event(
+                event="compared_in_parts",
+                stages=[self.model.names[depth - 1] for depth in depths],
+                reason=f"training.loss={self.recipe.loss} compares samples with each other; with training.accumulate="
+                f"{self.recipe.accumulate} it compares those of one part, a share of the batch",
             )
 
     # ------------------------------------------------------------------ phases

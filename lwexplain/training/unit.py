@@ -59,7 +59,8 @@ class LocalUnit(nn.Module):
 def head_loss(head: nn.Module, loss: LocalLoss, state: State, labels: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
     """The local loss (a scalar) of a stage's state, and its head's logits (N, K).
 
-    Where the loss shapes the features alone, the head learns by cross-entropy on detached features.
+    Where the loss shapes the features alone, the head learns by cross-entropy on detached features, with the recipe's
+    label smoothing like any other head.
     """
     features = features_of(state)
     labels, images = labels.to(features.device), images.to(features.device)
@@ -67,7 +68,8 @@ def head_loss(head: nn.Module, loss: LocalLoss, state: State, labels: Tensor, im
         logits = head(_with_gradient_share(features, loss.logits_share))
         return loss(logits, labels, features, images), logits
     logits = head(features.detach())
-    return loss(logits, labels, features, images) + F.cross_entropy(logits, labels), logits
+    taught = F.cross_entropy(logits, labels, label_smoothing=loss.label_smoothing)
+    return loss(logits, labels, features, images) + taught, logits
 
 
 def _with_gradient_share(features: Tensor, share: float) -> Tensor:

@@ -136,6 +136,56 @@ def test_statistics_of_a_batch_in_parts_move_with_every_part(make):
     assert {int(tensor) for key, tensor in parts.items() if key.endswith("num_batches_tracked")} == {4 * 6}
 
 
+def test_a_batch_in_parts_has_one_update(make, model_without_statistics):
+    trainer, run = make("parts", model_without_statistics | {"training.accumulate": 4, "training.epochs": 1})
+    updates = []
+    prepare = trainer.prepare
+
+    def count_updates(phase):
+        prepare(phase)
+        trainer.optimizer.register_step_post_hook(lambda *_: updates.append(1))
+
+    trainer.prepare = count_updates
+    trainer.fit(run)
+    assert len(updates) == len(trainer.train_batches) == 6
+
+
+@pytest.mark.parametrize(
+    ("loss", "parts", "told"),
+    [("similarity", 2, 1), ("predsim", 2, 1), ("separability", 4, 1), ("separability", 1, 0), ("cross_entropy", 2, 0)],
+)
+def test_the_log_says_that_samples_are_compared_within_a_part_alone(make, loss, parts, told):
+    overrides = {"training.loss": loss, "training.accumulate": parts, "training.epochs": 1}
+    _, run = train(make, "run", overrides)
+    events = [event for event in run.read_events() if event["event"] == "compared_in_parts"]
+    assert len(events) == told
+    assert all(f"training.loss={loss}" in event["reason"] for event in events)
+
+
+def test_samples_of_another_part_are_not_compared(make):
+    """Two halves on their own give the gradients of the batch in two parts, and those of the whole batch are others."""
+    recipe = {"training.loss": "similarity", "training.strategy": "greedy", "training.head": "linear"}
+
+    def gradient(name, parts):
+        trainer, _ = make(name, recipe | {"training.accumulate": parts})
+        trainer.prepare(trainer.phases[0])
+        batch = next(iter(trainer.prefix.training(trainer.train_batches, 0, 0, 0)))
+        for part, share, _ in trainer._parts(batch):
+            (share * trainer.units[0](part.state, part.labels, part.images).loss).backward()
+        return torch.cat([grad.flatten() for grad in gradients(trainer.units[0].losses).values()])
+
+    def gradient_of_halves(name):
+        trainer, _ = make(name, recipe)
+        trainer.prepare(trainer.phases[0])
+        batch = next(iter(trainer.prefix.training(trainer.train_batches, 0, 0, 0)))
+        for half in batch.split(2):
+            (0.5 * trainer.units[0](half.state, half.labels, half.images).loss).backward()
+        return torch.cat([grad.flatten() for grad in gradients(trainer.units[0].losses).values()])
+
+    torch.testing.assert_close(gradient("two", 2), gradient_of_halves("halves"))
+    assert not torch.allclose(gradient("one", 1), gradient("again", 2), rtol=0.01)
+
+
 # ---------------------------------------------------------------------- losses and heads
 
 
@@ -154,8 +204,11 @@ def test_a_loss_of_the_features_alone_teaches_the_stage_whatever_the_head(make):
         assert all(float(gradient.abs().max()) > 0 for gradient in head.values())
 
 
-def test_a_head_beside_a_loss_of_the_features_alone_learns_by_cross_entropy(make):
-    trainer, _ = make("run", {"training.loss": "similarity", "training.strategy": "greedy", "training.head": "linear"})
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+@pytest.mark.parametrize("loss", ["similarity", "separability"])
+def test_a_head_beside_a_loss_of_the_features_alone_learns_by_cross_entropy(make, loss, smoothing):
+    recipe = {"training.loss": loss, "training.label_smoothing": smoothing}
+    trainer, _ = make("run", recipe | {"training.strategy": "greedy", "training.head": "linear"})
     unit, batch = first_step(trainer)
     unit(batch.state, batch.labels, batch.images).loss.backward()
     head = unit.heads["1"]
@@ -163,7 +216,7 @@ def test_a_head_beside_a_loss_of_the_features_alone_learns_by_cross_entropy(make
     head.zero_grad()
     with torch.no_grad():
         features = trainer.model.body[0](batch.state)
-    F.cross_entropy(head(features), batch.labels).backward()
+    F.cross_entropy(head(features), batch.labels, label_smoothing=smoothing).backward()
     for name, expected in gradients(head).items():
         assert torch.allclose(found[name], expected, atol=1e-6)
 

@@ -38,6 +38,13 @@ class LocalLoss(nn.Module):
     """The part of the logits' gradient that goes on from the head into the stage. A small weight of the logits in the
     loss is given here and not as a factor, so that the head itself learns at the full rate under any optimizer."""
 
+    label_smoothing: float = 0.0
+    """The recipe's smoothing, set once the loss is built: of the cross-entropy by which the trainer teaches the head where
+    ``reads_logits`` is False."""
+
+    compares_samples: bool = False
+    """Whether samples are compared with each other. With ``training.accumulate`` only those of one part are."""
+
     uses_images: bool = False
     """Whether the images are looked at."""
 

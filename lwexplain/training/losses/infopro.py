@@ -78,6 +78,7 @@ class InfoPro(LocalLoss):
         self.cross_entropy = CrossEntropy(setting)
         self.reads_logits = kind == "softmax" and self.discrimination > 0
         self.logits_share = self.discrimination
+        self.compares_samples = contrasts
         self.uses_images = self.decoder is not None
 
     def forward(self, logits: Tensor, labels: Tensor, features: Tensor, images: Tensor) -> Tensor:

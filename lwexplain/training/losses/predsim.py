@@ -17,6 +17,8 @@ class PredSim(LocalLoss):
     learn under SGD too. The value is cross-entropy + ``beta`` * similarity matching.
     """
 
+    compares_samples = True
+
     def __init__(self, setting: LossSetting, *, beta: float = 0.99) -> None:
         super().__init__()
         if isinstance(beta, bool) or not isinstance(beta, (int, float)) or not 0 <= beta <= 1:

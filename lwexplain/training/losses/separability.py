@@ -35,6 +35,7 @@ class Separability(LocalLoss):
     """
 
     reads_logits = False
+    compares_samples = True
 
     def __init__(self, setting: LossSetting, *, measure: str = "margin", grid: int = 2, margin: float = 0.5) -> None:
         super().__init__()

@@ -27,6 +27,7 @@ class Similarity(LocalLoss):
     """
 
     reads_logits = False
+    compares_samples = True
 
     def __init__(self, setting: LossSetting) -> None:
         super().__init__()
