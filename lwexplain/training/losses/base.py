@@ -39,8 +39,8 @@ class LocalLoss(nn.Module):
     loss is given here and not as a factor, so that the head itself learns at the full rate under any optimizer."""
 
     label_smoothing: float = 0.0
-    """The recipe's smoothing, set once the loss is built: of the cross-entropy by which the trainer teaches the head where
-    ``reads_logits`` is False."""
+    """The recipe's smoothing, set once the loss is built: of the cross-entropy by which the trainer teaches the head
+    where ``reads_logits`` is False."""
 
     compares_samples: bool = False
     """Whether samples are compared with each other. With ``training.accumulate`` only those of one part are."""
