@@ -1,18 +1,17 @@
 """What a network of each depth costs, its head included: parameters, FLOPs, memory and measured latency."""
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from lwexplain.advice.latency import Latency, measure_latencies
 from lwexplain.errors import ModelError
 from lwexplain.models.activations import ActivationMeter
 from lwexplain.models.heads.base import HEADS
@@ -21,24 +20,16 @@ from lwexplain.models.site import Site
 from lwexplain.models.staged import StagedModel
 from lwexplain.probes.base import Measurement, StageData
 
-LATENCY_SECONDS = 0.15
-"""Time spent on each network."""
-
-LATENCY_ROUNDS = (10, 200)
-
 
 @dataclass(frozen=True)
 class Cost:
     """``flops`` of one image (a multiplication and an addition count as two); ``memory_bytes`` that one image takes;
-    ``latency_seconds`` of one image alone (batch 1): median, 5th and 95th percentile over ``runs``."""
+    ``latency`` of one image alone (batch 1)."""
 
     parameters: int
     flops: int
     memory_bytes: int
-    latency_seconds: float
-    latency_low: float
-    latency_high: float
-    runs: int
+    latency: Latency
 
 
 def network_of_depth(model: StagedModel, site: Site) -> StagedModel:
@@ -67,7 +58,8 @@ class CostProbe:
     def settings(self) -> dict[str, Any]:
         """What decides the costs, besides the weights."""
         device = None if isinstance(self.model, ModelError) else str(_device_of(self.model))
-        return {"stages": self.stages, "device": device, "costs": [field.name for field in fields(Cost)]}
+        names = [field.name for kind in (Cost, Latency) for field in fields(kind)]
+        return {"stages": self.stages, "device": device, "costs": names}
 
     def measure_all(self, stages: list[StageData]) -> dict[str, list[Measurement]]:
         """Parameters, FLOPs, memory and latency by stage name, on the device where the model lies."""
@@ -76,7 +68,11 @@ class CostProbe:
         model, device = self.model, _device_of(self.model)
         sites = model.sites()[: len(self.stages)]
         costs = measure_costs([network_of_depth(model, site) for site in sites], model.input_shape)
-        return {name: measurements(cost, str(device)) for name, cost in zip(self.stages, costs, strict=True)}
+        before = [None, *costs]
+        return {
+            name: measurements(cost, str(device), shallower)
+            for name, cost, shallower in zip(self.stages, costs, before, strict=False)
+        }
 
 
 def measure_costs(networks: Sequence[nn.Module], input_shape: tuple[int, ...]) -> list[Cost]:
@@ -86,14 +82,13 @@ def measure_costs(networks: Sequence[nn.Module], input_shape: tuple[int, ...]) -
     image = torch.zeros(1, *input_shape, device=device)
     costs = []
     with in_evaluation(*networks), torch.no_grad():
-        seconds = _latencies([partial(network, image) for network in networks], device)
-        for network, times in zip(networks, seconds, strict=True):
+        latencies = measure_latencies([partial(network, image) for network in networks], device)
+        for network, latency in zip(networks, latencies, strict=True):
             with _every_operation_visible(), FlopCounterMode(display=False) as counter:
                 network(image)
-            low, median, high = np.quantile(times, [0.05, 0.5, 0.95])
             parameters = sum(parameter.numel() for parameter in network.parameters())
             flops, memory = counter.get_total_flops(), inference_memory(network, image)
-            costs.append(Cost(parameters, flops, memory, float(median), float(low), float(high), len(times)))
+            costs.append(Cost(parameters, flops, memory, latency))
     return costs
 
 
@@ -125,9 +120,17 @@ def _every_operation_visible() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fused)
 
 
-def measurements(cost: Cost, device: str) -> list[Measurement]:
-    """A cost as rows of the long table; they belong to no split."""
-    timed = f"batch 1 on {device}; low and high are the 5th and 95th percentile"
+def measurements(cost: Cost, device: str, shallower: Cost | None = None) -> list[Measurement]:
+    """A cost as rows of the long table; they belong to no split. ``shallower`` is the cost one stage before."""
+    timed = f"batch 1 on {device}{', one thread' if device == 'cpu' else ''}; median of the quicker half of the rounds"
+    timed += f", +- {cost.latency.noise:.1g} s; low and high are the 5th and 95th percentile"
+    if shallower is not None and cost.latency.median < shallower.latency.median:
+        alike = cost.latency.is_alike(shallower.latency)
+        timed += (
+            "; no quicker than one stage before as far as the clock can tell"
+            if alike
+            else ("; quicker than one stage before, whose head works on larger features or has more to do")
+        )
     return [
         Measurement("parameters", cost.parameters, split="none"),
         Measurement("flops", cost.flops, split="none", note="per image, head included"),
@@ -139,31 +142,11 @@ def measurements(cost: Cost, device: str) -> list[Measurement]:
         ),
         Measurement(
             "latency_seconds",
-            cost.latency_seconds,
+            cost.latency.median,
             split="none",
-            low=cost.latency_low,
-            high=cost.latency_high,
-            n=cost.runs,
+            low=cost.latency.low,
+            high=cost.latency.high,
+            n=cost.latency.runs,
             note=timed,
         ),
     ]
-
-
-def _latencies(runs: Sequence[Callable[[], object]], device: torch.device) -> list[list[float]]:
-    """Seconds of single runs after a warm-up, in rounds, so that a busy moment of the machine hits all alike."""
-
-    def seconds_of(run: Callable[[], object]) -> float:
-        start = time.perf_counter()
-        run()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter() - start
-
-    for run in [*runs, *runs]:
-        seconds_of(run)
-    least, most = LATENCY_ROUNDS
-    rounds: list[list[float]] = []
-    end = time.perf_counter() + LATENCY_SECONDS * len(runs)
-    while len(rounds) < least or (len(rounds) < most and time.perf_counter() < end):
-        rounds.append([seconds_of(run) for run in runs])
-    return [list(times) for times in zip(*rounds, strict=True)]

@@ -29,7 +29,7 @@ class Accuracy:
 @dataclass(frozen=True)
 class NetworkFigures:
     """One network with its head: ``flops`` of one image (a multiplication and an addition count as two), latencies in
-    seconds at batch 1 of the network in PyTorch, median and 95th percentile."""
+    seconds at batch 1 of the network in PyTorch, as ``advice.latency`` measures them."""
 
     stage: str
     depth: int
@@ -42,7 +42,7 @@ class NetworkFigures:
 
     @classmethod
     def of(cls, stage: str, depth: int, head: str, accuracy: Accuracy, cost: Cost) -> "NetworkFigures":
-        return cls(stage, depth, head, accuracy, cost.parameters, cost.flops, cost.latency_seconds, cost.latency_high)
+        return cls(stage, depth, head, accuracy, cost.parameters, cost.flops, cost.latency.median, cost.latency.high)
 
 
 def pixel_batches(images: Images, batch_size: int, workers: int = 0) -> Iterator[tuple[Tensor, Tensor]]:

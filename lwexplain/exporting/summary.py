@@ -1,5 +1,6 @@
 """An export in a small table for a person: the shorter network beside the full one."""
 
+from lwexplain.advice.latency import milliseconds
 from lwexplain.exporting.export import Exported
 
 
@@ -22,10 +23,13 @@ def table_of(exported: Exported) -> tuple[list[str], list[list[str]]]:
     for name, write, less, more in (
         ("parameters", "{:,}", short.parameters, full.parameters),
         ("FLOPs an image", "{:,}", short.flops, full.flops),
-        ("latency, median", "{:.3g} ms", 1000 * short.latency_median, 1000 * full.latency_median),
-        ("latency, 95th percentile", "{:.3g} ms", 1000 * short.latency_p95, 1000 * full.latency_p95),
     ):
         rows.append([name, write.format(less), write.format(more), _share(less, more)])
+    for name, less, more in (
+        ("latency, median", short.latency_median, full.latency_median),
+        ("latency, 95th percentile", short.latency_p95, full.latency_p95),
+    ):
+        rows.append([name, milliseconds(less), milliseconds(more), f"{float(f'{100 * less / more:.2g}'):g} %"])
     return header, rows
 
 
@@ -37,7 +41,7 @@ def lines_of(exported: Exported) -> list[str]:
     lines = [
         f"depth {exported.depth} of {exported.full_depth} with {head}{chosen}; test accuracy of "
         f"{exported.short.test_accuracy.n:,} images with the file itself, latency at batch 1 in PyTorch on "
-        f"{exported.device}",
+        f"{exported.device}{', one thread' if exported.device == 'cpu' else ''}",
         f"parity of file and network: largest difference of a logit {differences}",
         f"file: {exported.path} ({exported.format}, {exported.bytes:,} bytes)",
     ]
