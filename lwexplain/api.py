@@ -8,8 +8,25 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from lwexplain.arguments import (
+    choice,
+    class_names,
+    device_name,
+    flag,
+    memory_limit,
+    path_of,
+    pooling_of,
+    probes_of,
+    quiet_of,
+    run_of,
+    runs_of,
+    seed_of,
+    stage_names,
+    tolerance_of,
+    whole_number,
+)
 from lwexplain.config import Config, load_config
-from lwexplain.errors import CaptureError, ConfigError, ProbeError, RunError
+from lwexplain.errors import AdviceError, CaptureError, ConfigError, ExportError, ProbeError, RunError
 from lwexplain.run import Run
 
 if TYPE_CHECKING:
@@ -19,6 +36,9 @@ if TYPE_CHECKING:
     from lwexplain.exporting.export import Exported
     from lwexplain.probes.base import Probe
     from lwexplain.training.distributed import World
+
+POOLINGS = ("mean", "max", "flatten", "pyramid")
+PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 def train(
@@ -39,8 +59,11 @@ def train(
     Raises ConfigError, UnknownNameError, DataError, ModelError, RunError and TrainingError (a loss that is not finite;
     the last good checkpoint stays).
     """
+    flag("resume", resume)
+    quiet = quiet_of(quiet)
     settings = load_config(config, overrides)
-    path = Path(run_dir) if run_dir else Path("runs") / (_stem(config) or settings.data.name)
+    named = Path("runs") / (_stem(config) or settings.data.name)
+    path = named if run_dir is None else path_of("run_dir", run_dir)
     run = _resumed(path, settings) if resume else None
     if run is not None and run.status == "trained":
         return run
@@ -111,20 +134,15 @@ def analyze(
     Under ``torchrun`` every process calls this and they share the work. Columns and ``attrs`` of the table are
     described in ``lwexplain.results``; probes that raised are listed in ``attrs["failures"]``.
     """
-    from lwexplain.memory import parse_size
     from lwexplain.results import AnalysisKey, kept_analysis, read_metrics
 
-    run = _open(run)
-    chosen = _chosen(probes)
-    if max_samples is not None and max_samples < 1:
-        raise CaptureError(f"max_samples is {max_samples}; it must be 1 or more, or None for all")
-    for what, value, known in (
-        ("pooling", pooling, ("mean", "max", "flatten", "pyramid")),
-        ("precision", precision, ("auto", "float32", "bfloat16")),
-    ):
-        if value not in known:
-            raise CaptureError(f"{what} is {value!r}; choose one of {', '.join(known)}")
-    limit = parse_size(mem_limit) if isinstance(mem_limit, str) else mem_limit
+    run = run_of(run)
+    chosen = probes_of(probes)
+    if max_samples is not None:
+        max_samples = whole_number("max_samples", max_samples, least=1, none="for all", family=CaptureError)
+    pooling_of(pooling, POOLINGS, own=False)
+    choice("precision", precision, PRECISIONS, CaptureError)
+    limit, device, quiet = memory_limit(mem_limit), device_name(device), quiet_of(quiet)
     key = AnalysisKey.of(run, max_samples=max_samples, pooling=pooling, precision=precision)
     names = [probe for probe in chosen if isinstance(probe, str)] if chosen is not None else None
     if names is None or len(names) == len(chosen or ()):
@@ -159,18 +177,24 @@ def analyze_model(
     int64 (N,)). ``stages`` are module names in the order in which they run; a module that is called several times gives
     a stage a call, ``NAME#1``, ``NAME#2``, ... The model is left exactly as it was.
     """
+    names, place, own = stage_names(stages), device_name(device), class_names(classes)
+    pooling_of(pooling, POOLINGS, own=True)
+    limit, seed, quiet = memory_limit(mem_limit), seed_of(seed), quiet_of(quiet)
+    chosen = _known(probes_of(probes))
+
     from lwexplain.analysis.of_model import analyze_model as analyze_module
-    from lwexplain.memory import parse_size
+    from lwexplain.data.given_batches import check_loaders
+    from lwexplain.models.foreign import check_model
 
     result = analyze_module(
-        model,
-        loaders,
-        stages,
-        _known(_chosen(probes)),
-        classes=classes,
+        check_model(model),
+        check_loaders(loaders),
+        names,
+        chosen,
+        classes=own,
         pooling=pooling,
-        device=device,
-        mem_limit=parse_size(mem_limit) if isinstance(mem_limit, str) else mem_limit,
+        device=place,
+        mem_limit=limit,
         seed=seed,
         quiet=quiet,
     )
@@ -220,10 +244,11 @@ def recommend(
     from lwexplain.advice.recommend import recommend as advise
     from lwexplain.results import read_metrics
 
+    tolerance, retrain = tolerance_of(tolerance, AdviceError), flag("retrain", retrain)
     options: dict[str, Any] = {"objective": objective, "budgets": budgets, "retrain": retrain}
     if isinstance(table, pd.DataFrame):
         return advise(table, tolerance, **options)
-    run = _open(table)
+    run = run_of(table, "the table or run")
     advice = advise(read_metrics(run), tolerance, **options)
     if retrain and os.access(run.analysis, os.W_OK):  # a run that somebody only lets us read is still advised on
         run.write_json("analysis/recommendation.json", advice.to_dict())
@@ -252,17 +277,17 @@ def export(
     from lwexplain.exporting.export import export_run
 
     return export_run(
-        _open(run),
-        out,
+        run_of(run),
+        path_of("out", out, ExportError),
         depth=depth,
         format=format,
         head=head,
-        early_exit=early_exit,
-        tolerance=tolerance,
+        early_exit=flag("early_exit", early_exit),
+        tolerance=tolerance_of(tolerance, ExportError),
         objective=objective,
         budgets=budgets,
-        device=device,
-        quiet=quiet,
+        device=device_name(device),
+        quiet=quiet_of(quiet),
     )
 
 
@@ -270,7 +295,7 @@ def report(run: "Run | str | Path", out: str | Path | None = None) -> Path:
     """Write the self-contained HTML report of an analyzed run; returns its path (``report.html`` in the run)."""
     from lwexplain.views.report import write_report
 
-    return write_report(_open(run), Path(out) if out else None)
+    return write_report(run_of(run), None if out is None else path_of("out", out))
 
 
 def compare(runs: "Sequence[Run | str | Path]", tolerance: float = 0.005) -> pd.DataFrame:
@@ -278,11 +303,9 @@ def compare(runs: "Sequence[Run | str | Path]", tolerance: float = 0.005) -> pd.
     from lwexplain.advice.recommend import recommend as advise
     from lwexplain.results import read_metrics
 
-    if len(runs) < 2:
-        raise ConfigError("compare needs two or more runs")
+    tolerance = tolerance_of(tolerance, AdviceError)
     rows = []
-    for item in runs:
-        run = _open(item)
+    for run in runs_of(runs):
         advice = advise(read_metrics(run), tolerance)
         rows.append(
             {
@@ -297,22 +320,21 @@ def compare(runs: "Sequence[Run | str | Path]", tolerance: float = 0.005) -> pd.
     return pd.DataFrame(rows)
 
 
-def _chosen(probes: "Sequence[str | Probe] | None") -> "list[str | Probe] | None":
-    if isinstance(probes, str) or (probes is not None and not probes):
-        raise ProbeError(f"probes is {probes!r}; name at least one in a list, see lwexplain list probes")
-    return None if probes is None else list(probes)
-
-
 def _known(probes: "list[str | Probe] | None") -> "list[str | Probe]":
-    """The probes to run; what is wrong with their names is said before the data is looked at."""
+    """The probes to run; what is wrong with them is said before the data is looked at."""
     from lwexplain.probes.base import PROBES
-    from lwexplain.probes.engine import default_probes
+    from lwexplain.probes.engine import default_probes, name_of
 
     if probes is None:
         return list(default_probes())
+    names = []
     for probe in probes:
         if isinstance(probe, str):
             PROBES.get(probe)
+        names.append(probe if isinstance(probe, str) else name_of(probe))
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ProbeError(f"two probes are called {twice[0]!r}; give one of them another name, or name it once")
     return probes
 
 
@@ -331,13 +353,10 @@ def similarity(
     """
     from lwexplain.analysis.between_runs import similarity_of_runs
 
-    if max_samples < 4:
+    if whole_number("max_samples", max_samples, least=1, family=CaptureError) < 4:
         raise CaptureError(f"max_samples is {max_samples}; the unbiased estimate needs 4 images or more")
-    return similarity_of_runs(_open(first), _open(second), max_samples=max_samples, device=device)
-
-
-def _open(run: "Run | str | Path") -> Run:
-    return run if isinstance(run, Run) else Run.open(run)
+    runs = run_of(first, "the first run"), run_of(second, "the second run")
+    return similarity_of_runs(*runs, max_samples=int(max_samples), device=device_name(device))
 
 
 def _stem(config: Any) -> str | None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from lwexplain.arguments import shortened, shown
 from lwexplain.errors import ConfigError
 from lwexplain.registry import nearest
 
@@ -165,10 +166,10 @@ def load_config(source: str | Path | dict[str, Any] | Config, overrides: dict[st
     """
     if not isinstance(source, (str, Path, dict, Config)):
         raise ConfigError(
-            f"a configuration is the path of a YAML file, a mapping of keys or a Config; found {source!r}"
+            f"a configuration is the path of a YAML file, a mapping of keys or a Config; found {shown(source)}"
         )
     if overrides is not None and not isinstance(overrides, Mapping):
-        raise ConfigError(f"overrides are a mapping such as {{'training.epochs': 3}}; found {overrides!r}")
+        raise ConfigError(f"overrides are a mapping such as {{'training.epochs': 3}}; found {shown(overrides)}")
     origin = "the configuration"
     if isinstance(source, Config):
         tree = source.model_dump(mode="json")
@@ -203,15 +204,16 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError(f"no configuration file {path}; see configs/ for ready ones") from None
+        raise ConfigError(f"no configuration file {shortened(str(path), 200)}; see configs/ for ready ones") from None
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or no path at all
-        raise ConfigError(f"cannot read the configuration {str(path)!r}: {error}") from None
+        reason = getattr(error, "strerror", None) or shortened(str(error), 100)
+        raise ConfigError(f"cannot read the configuration {shown(str(path))}: {reason}") from None
     try:
         tree = yaml.safe_load(text)
     except NOT_YAML as error:
         raise ConfigError(f"{path} is not valid YAML: {_one_line(error)}") from None
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path} must hold a mapping of keys such as data, model, training; found {tree!r}")
+        raise ConfigError(f"{path} must hold a mapping of keys such as data, model, training; found {shown(tree)}")
     return tree
 
 
@@ -225,7 +227,9 @@ def _copy(tree: Any) -> Any:
 
 def _set(tree: dict[str, Any], dotted: str, value: Any, origin: str) -> None:
     if not isinstance(dotted, str):
-        raise ConfigError(f"{origin}: an override is named by a dotted key such as training.epochs; found {dotted!r}")
+        raise ConfigError(
+            f"{origin}: an override is named by a dotted key such as training.epochs; found {shown(dotted)}"
+        )
     *parents, last = dotted.split(".")
     node = tree
     for name in parents:
@@ -233,7 +237,7 @@ def _set(tree: dict[str, Any], dotted: str, value: Any, origin: str) -> None:
             node[name] = {}
         child = node[name]
         if not isinstance(child, dict):
-            raise ConfigError(f"{origin}: override {dotted!r} goes into {name!r}, which holds a value: {child!r}")
+            raise ConfigError(f"{origin}: override {dotted!r} goes into {name!r}, which holds a value: {shown(child)}")
         node = child
     node[last] = value
 
@@ -243,7 +247,7 @@ def _explain(error: Any) -> str:
     dotted = ".".join(path)
     if error["type"] == "extra_forbidden":
         return f"unknown key {dotted!r}; {nearest(path[-1], _fields_at(path[:-1]))}"
-    return f"{dotted}: {error['msg'].lower()}, found {error['input']!r}"
+    return f"{dotted}: {error['msg'].lower()}, found {shown(error['input'])}"
 
 
 def _fields_at(path: list[str]) -> list[str]:

@@ -45,6 +45,10 @@ class ProbeError(LwexplainError):
     """A probe was given data it cannot measure, or returned something that is not a measurement."""
 
 
+class UserCodeError(LwexplainError):
+    """Code that the user passed in (a model, a loader, a pooling, a probe) raised; the cause is chained."""
+
+
 class AdviceError(LwexplainError):
     """The measurements do not allow a recommendation."""
 

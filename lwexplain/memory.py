@@ -16,8 +16,8 @@ workspaces of libraries."""
 def parse_size(text: str) -> int:
     """``1.5GB``, ``800MiB`` or a plain number as bytes; raises ConfigError."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?I?)B?\s*", text.upper())
-    if match is None or match[2] not in UNITS or float(match[1]) <= 0:
-        raise ConfigError(f"memory limit {text!r} is not a size; write it as 2GB or 800MiB")
+    if match is None or match[2] not in UNITS or not 1 <= float(match[1]) * UNITS[match[2]] < 2**63:
+        raise ConfigError(f"memory limit {text[:60]!r} is not a size; write it as 2GB or 800MiB")
     return int(float(match[1]) * UNITS[match[2]])
 
 

@@ -20,6 +20,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from lwexplain.arguments import path_of, shown
 from lwexplain.errors import RunError
 
 SCHEMA_VERSION = 1
@@ -51,7 +52,9 @@ class Run:
     @classmethod
     def create(cls, path: str | Path, config_yaml: str, **fields: Any) -> "Run":
         """Make a run directory with ``fields`` in its manifest; raises RunError where something else lies there."""
-        path = Path(path)
+        path = path_of("run_dir", path)
+        if not isinstance(config_yaml, str):
+            raise RunError(f"the configuration is {shown(config_yaml)}; give it as YAML text, see Config.to_yaml")
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise RunError(f"{path} exists and is not empty; choose another --run-dir, or go on with it by --resume")
         new = path.absolute().with_name(f".{path.absolute().name}.{secrets.token_hex(4)}.new")
@@ -86,7 +89,7 @@ class Run:
     @classmethod
     def open(cls, path: str | Path) -> "Run":
         """Read a run directory; raises RunError that says what is wrong with it."""
-        path = Path(path)
+        path = path_of("the run directory", path)
         if not path.is_dir():
             raise RunError(f"no run directory {path}; make one with: lwexplain train CONFIG --run-dir {path}")
         try:
@@ -107,7 +110,7 @@ class Run:
     @classmethod
     def find(cls, folder: str | Path) -> list[Path]:
         """Run directories in ``folder`` (itself or its children and grandchildren), in alphabetical order."""
-        folder = Path(folder)
+        folder = path_of("the folder", folder)
         found = [
             marker.parent for pattern in ("run.json", "*/run.json", "*/*/run.json") for marker in folder.glob(pattern)
         ]

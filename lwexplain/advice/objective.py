@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from numbers import Real
 
 from lwexplain.advice.prospects import COSTS, Prospect
+from lwexplain.arguments import shown
 from lwexplain.errors import AdviceError
 
 OBJECTIVES = ("accuracy", *COSTS)
@@ -24,18 +25,24 @@ UNITS = {"params": "parameters", "flops": "FLOPs", "latency": "seconds", "memory
 
 def check_objective(objective: str) -> str:
     """The objective; raises AdviceError where it is none of ``OBJECTIVES``."""
-    if objective not in OBJECTIVES:
-        raise AdviceError(f"there is no objective {objective!r}; choose one of {', '.join(OBJECTIVES)}")
+    if not isinstance(objective, str) or objective not in OBJECTIVES:
+        raise AdviceError(f"there is no objective {shown(objective)}; choose one of {', '.join(OBJECTIVES)}")
     return objective
 
 
 def check_budgets(budgets: Mapping[str, float]) -> dict[str, float]:
     """The budgets, the most that a cost may be; raises AdviceError for an unknown cost or an amount that is none."""
+    if not isinstance(budgets, Mapping):
+        raise AdviceError(
+            f"budgets is {shown(budgets)}; expected a mapping such as {{'params': 1e6, 'latency': 0.002}}"
+        )
     for name, amount in budgets.items():
         if name not in COSTS:
-            raise AdviceError(f"there is no budget for {name!r} (found {amount!r}); costs are {', '.join(COSTS)}")
+            raise AdviceError(
+                f"there is no budget for {shown(name)} (found {shown(amount)}); costs are {', '.join(COSTS)}"
+            )
         if isinstance(amount, bool) or not isinstance(amount, Real) or not 0 < amount < math.inf:
-            raise AdviceError(f"the budget of {name} is {amount!r}; it must be a positive number of {UNITS[name]}")
+            raise AdviceError(f"the budget of {name} is {shown(amount)}; it must be a positive number of {UNITS[name]}")
     return {name: float(amount) for name, amount in budgets.items()}
 
 

@@ -14,6 +14,7 @@ from lwexplain.advice.objective import amount, check_budgets, check_objective, c
 from lwexplain.advice.outlook import Outlook, outlook_of
 from lwexplain.advice.prospects import COSTS, Prospect
 from lwexplain.advice.rules import CONFIDENCE, has_signal
+from lwexplain.arguments import tolerance_of
 from lwexplain.errors import AdviceError
 
 VERDICTS = ("stop_here", "use_full_depth", "go_deeper", "heads_too_weak", "no_signal")
@@ -84,14 +85,11 @@ def recommend(
 
     Raises AdviceError where the table lacks the evidence, nothing fits the budgets, or an option is out of range.
     """
-    if not isinstance(tolerance, (int, float)) or not 0 <= tolerance < 1:
-        raise AdviceError(
-            f"tolerance is a difference of accuracies in [0, 1), found {tolerance!r}; 0.005 is half a point"
-        )
+    tolerance = tolerance_of(tolerance, AdviceError)
     asked: dict[str, Any] = {
         "tolerance": tolerance,
         "objective": check_objective(objective),
-        "budgets": check_budgets(budgets or {}),
+        "budgets": check_budgets({} if budgets is None else budgets),
     }
     curve = bootstrap_curve(table, seed=seed)
     evidence = Evidence.of(table)

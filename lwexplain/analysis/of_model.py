@@ -17,6 +17,7 @@ from lwexplain.analysis.stages import SampleImages, chance_level, stages_of
 from lwexplain.capture.extract import extract
 from lwexplain.capture.hooks import output_of, unwrap
 from lwexplain.capture.pooling import Pooling
+from lwexplain.data.given_batches import checked_batches
 from lwexplain.errors import CaptureError, ModelError
 from lwexplain.memory import working_bytes
 from lwexplain.models.modules import undisturbed
@@ -42,28 +43,23 @@ def analyze_model(
     quiet: bool | None = None,
 ) -> Analysis:
     """Analyze any module on loaders of (images, labels); see ``lw.analyze_model``."""
-    missing = [split for split in ("train", "val") if split not in loaders]
-    unknown = [split for split in loaders if split not in SPLITS]
-    if missing or unknown:
-        raise CaptureError(
-            f"loaders must have the keys train and val (test is optional); missing {missing}, unknown {unknown}"
-        )
     where = pick_device(device) if device else next((p.device for p in model.parameters()), torch.device("cpu"))
     memory = working_bytes(mem_limit)
     shapes: list[tuple[int, ...]] = []
     samples = SampleImages()
+    given = {split: checked_batches(batches, split, model) for split, batches in loaders.items()}
     with undisturbed(model), tempfile.TemporaryDirectory(prefix="lwexplain-features-") as folder:
         captured = {
             split: extract(
                 model,
-                _noting_shape(samples.watching(loaders[split]) if split == "val" else loaders[split], shapes),
+                _noting_shape(samples.watching(given[split]) if split == "val" else given[split], shapes),
                 stages,
                 pooling=pooling,
                 device=where,
                 store=Path(folder, split),
             )
             for split in SPLITS
-            if split in loaders
+            if split in given
         }
         highest = max(int(part.labels.max()) for part in captured.values())
         names = list(classes) if classes is not None else [str(label) for label in range(highest + 1)]

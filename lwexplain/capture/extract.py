@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from lwexplain.arguments import each_of, shown
 from lwexplain.capture.hooks import Call, StageTap, find_modules, unwrap
 from lwexplain.capture.pooling import Pooling, pool
+from lwexplain.data.given_batches import BATCH, read_batch
 from lwexplain.errors import CaptureError
 from lwexplain.models.modules import in_evaluation
 
@@ -133,7 +135,7 @@ def capturing(
         held[call] = (rows, head(raw.clone()).float() if head else None)
 
     def read(item: Any) -> Captured:
-        x, labels, index = _read_batch(item)
+        x, labels, index = read_batch(item)
         held.clear()
         with torch.autocast(place.type, precision, enabled=precision != torch.float32):
             tap.run(model, x.to(place, non_blocking=True))
@@ -151,51 +153,10 @@ def capturing(
         yield read
 
 
-BATCH = "a batch must be (images, labels) or (images, labels, index)"
-
-
 def _each(batches: Iterable[Any]) -> Iterator[Any]:
     if not isinstance(batches, Iterable):
-        raise CaptureError(f"{BATCH}, and the batches must come from a loader or a list; found {batches!r}")
-    return iter(batches)
-
-
-def _read_batch(item: Any) -> tuple[torch.Tensor, np.ndarray, np.ndarray | None]:
-    """Images, labels (N,) int64 and, where there is one, index (N,) int64; raises CaptureError."""
-    if not isinstance(item, (tuple, list)):
-        keys = f" with the keys {', '.join(map(str, item))}" if isinstance(item, Mapping) else ""
-        raise CaptureError(f"{BATCH}, found a {type(item).__name__}{keys}; wrap the loader so that it yields tuples")
-    if len(item) not in (2, 3):
-        raise CaptureError(f"{BATCH}, found {len(item)} items; wrap the loader so that it yields two or three")
-    x = item[0]
-    if not isinstance(x, torch.Tensor) or x.ndim == 0:
-        found = f"a {type(x).__name__}" if not isinstance(x, torch.Tensor) else "a single number"
-        raise CaptureError(f"{BATCH}; the images must be a tensor (N, C, H, W), found {found}")
-    labels = _integers(item[1], len(x), "labels", "one class number (0, 1, 2, ...) an image")
-    if len(item) == 2:
-        return x, labels, None
-    return x, labels, _integers(item[2], len(x), "index", "the position of each image in its data set")
-
-
-def _integers(values: Any, n: int, what: str, meaning: str) -> np.ndarray:
-    wanted = f"{BATCH}; {what} must be {n} integers of at least 0, {meaning}"
-    try:
-        found = torch.as_tensor(values).cpu()
-    except (TypeError, ValueError, RuntimeError):
-        raise CaptureError(f"{wanted}, found {_shortened(values)}") from None
-    if tuple(found.shape) not in ((n,), (n, 1)):
-        advice = "; turn one-hot rows into class numbers with argmax(1)" if what == "labels" and found.ndim > 1 else ""
-        raise CaptureError(f"{wanted}, found the shape {tuple(found.shape)}{advice}")
-    if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
-        raise CaptureError(f"{wanted}, found {str(found.dtype).removeprefix('torch.')} values {_shortened(values)}")
-    if n and int(found.min()) < 0:
-        raise CaptureError(f"{wanted}, found {int(found.min())}")
-    return found.reshape(-1).to(torch.int64).numpy()
-
-
-def _shortened(values: Any) -> str:
-    text = " ".join(repr(values).split())
-    return text if len(text) <= 60 else f"{text[:60]}..."
+        raise CaptureError(f"{BATCH}, and the batches must come from a loader or a list; found {shown(batches)}")
+    return each_of(batches, "the loader")
 
 
 def _checked(what: str, rows: torch.Tensor, n: int) -> np.ndarray:

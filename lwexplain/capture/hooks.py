@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lwexplain.arguments import shown, user_code
 from lwexplain.errors import CaptureError
 from lwexplain.models.modules import in_evaluation
 from lwexplain.registry import nearest
@@ -32,7 +33,7 @@ def find_modules(
     """
     listed = isinstance(stages, Sequence) and not isinstance(stages, str)
     if not listed or not stages or not all(isinstance(name, str) for name in stages):
-        raise CaptureError(f"stages is {stages!r}; expected a list of at least one module name")
+        raise CaptureError(f"stages is {shown(stages)}; expected a list of at least one module name")
     twice = sorted({name for name in stages if list(stages).count(name) > 1})
     if twice:
         raise CaptureError(f"stages named more than once: {', '.join(twice)}")
@@ -122,8 +123,9 @@ class StageTap:
         than they are named, and a later pass in which other stages fire than in the first.
         """
         self._calls, self._fired = {}, []
-        with contextlib.suppress(_Enough):
-            model(as_parameters(x, model))
+        given = as_parameters(x, model)
+        with contextlib.suppress(_Enough), user_code(f"the model, given {shown(given)},"):
+            model(given)
         if not self.stages:
             self.stages = self._stages_of_the_first_pass()
         missing = [name for call, name in self.stages.items() if call not in self._fired]

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
+from lwexplain.arguments import shown, user_code
 from lwexplain.errors import CaptureError
 from lwexplain.registry import nearest
 
@@ -28,7 +29,8 @@ def pool(output: torch.Tensor, pooling: Pooling = "mean") -> torch.Tensor:
     """
     output = output.float()
     if callable(pooling):
-        pooled = pooling(output)
+        with user_code(f"the pooling, given {shown(output)},"):
+            pooled = pooling(output)
     elif pooling == "flatten" and output.ndim >= 2:
         pooled = output.flatten(1)
     elif pooling not in POOLINGS:
@@ -48,7 +50,7 @@ def pool(output: torch.Tensor, pooling: Pooling = "mean") -> torch.Tensor:
         )
     if not isinstance(pooled, torch.Tensor) or pooled.ndim != 2:
         shape = tuple(pooled.shape) if isinstance(pooled, torch.Tensor) else type(pooled).__name__
-        raise CaptureError(f"pooling {pooling!r} gave {shape}; expected a tensor (N, D)")
+        raise CaptureError(f"pooling {shown(pooling)} gave {shape}; expected a tensor (N, D)")
     pooled = pooled.float()
     return pooled.clone() if pooled.untyped_storage().data_ptr() == output.untyped_storage().data_ptr() else pooled
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from lwexplain.arguments import shown, user_code
 from lwexplain.errors import ProbeError
 from lwexplain.probes.base import PROBES, Probe, ProbeOfAllStages, StageData, checked_results
 from lwexplain.probes.tables import ProbeRun, Tables
@@ -93,14 +94,14 @@ def resolve_probes(
 ) -> dict[str, Any]:
     """Probe objects by name; one from an installed package that is of no use is a failure like any other."""
     if isinstance(probes, str) or not isinstance(probes, Sequence):
-        raise ProbeError(f"probes is {probes!r}; expected a list of names or probe objects")
+        raise ProbeError(f"probes is {shown(probes)}; expected a list of names or probe objects")
     chosen: dict[str, Any] = {}
     installed: dict[str, str] = {}  # name of a chosen probe -> the name under which a package offers it
     for probe in probes:
         offered = probe if isinstance(probe, str) and probe in PROBES.third_party() else None
         try:
             made = PROBES.create(probe) if isinstance(probe, str) else probe
-            name = _name_of(made)
+            name = name_of(made)
             if name in chosen:
                 clash = ProbeError(f"two probes are called {name!r}; give one of them another name")
                 if offered or name not in installed:
@@ -118,15 +119,17 @@ def resolve_probes(
     return chosen
 
 
-def _name_of(probe: Any) -> str:
+def name_of(probe: Any) -> str:
     """The name of a probe object; raises ProbeError where it is none."""
     if isinstance(probe, type):
-        raise ProbeError(f"{probe.__name__} is a class; pass an instance: {probe.__name__}()")
-    name = getattr(probe, "name", None)
+        raise ProbeError(f"the probe {probe.__name__} is a class; pass an instance: {probe.__name__}()")
+    with user_code(f"asking a probe ({shown(probe)}) for its name and its method measure(stage)"):
+        name = getattr(probe, "name", None)
+        measures = callable(getattr(probe, "measure", None)) or _takes_all(probe)
     if not isinstance(name, str) or not name or not name.isprintable():
-        raise ProbeError(f"{probe!r} is no probe: it has no name (a non-empty string of printable characters)")
-    if not callable(getattr(probe, "measure", None)) and not _takes_all(probe):
-        raise ProbeError(f"probe {name!r} has neither a method measure(stage) nor measure_all(stages)")
+        raise ProbeError(f"{shown(probe)} is no probe: it has no name (a non-empty string of printable characters)")
+    if not measures:
+        raise ProbeError(f"probe {shown(name)} has neither a method measure(stage) nor measure_all(stages)")
     return str(name)
 
 

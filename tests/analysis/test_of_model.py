@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import lwexplain as lw
-from lwexplain.errors import CaptureError
+from lwexplain.errors import CaptureError, UserCodeError
 from lwexplain.probes.attribution import AttributionMaps
 
 
@@ -123,7 +123,7 @@ def test_no_hook_is_left_behind_when_the_model_raises():
             raise ArithmeticError("in the middle")
 
     model = Failing()
-    with pytest.raises(ArithmeticError):
+    with pytest.raises(UserCodeError, match="raised ArithmeticError: in the middle"):
         lw.analyze_model(model, loaders(), ["a", "b"], ["linear"])
     assert not any(module._forward_hooks for module in model.modules())
     assert all(parameter.requires_grad for parameter in model.parameters())

@@ -14,7 +14,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from lwexplain.capture.extract import extract
 from lwexplain.capture.hooks import as_parameters
 from lwexplain.capture.pooling import pool
-from lwexplain.errors import CaptureError
+from lwexplain.errors import CaptureError, UserCodeError
 
 
 def batches(n: int = 6, size: int = 32, batch_size: int = 4, channels: int = 3) -> DataLoader:
@@ -185,7 +185,7 @@ def test_a_failed_pass_leaves_no_file(tmp_path) -> None:
         yield from batches()
         raise OSError("disk gone")
 
-    with pytest.raises(OSError, match="disk gone"):
+    with pytest.raises(UserCodeError, match="the loader raised OSError: disk gone"):
         extract(Net(), broken(), ["a"], store=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -211,7 +211,7 @@ def test_nothing_is_left_behind_by_an_exception() -> None:
     model = Failing()
     before = fingerprint(model)
     for stages in (["a", "c"], ["c"]):
-        with pytest.raises(RuntimeError, match="inside the model"):
+        with pytest.raises(UserCodeError, match=r"the model, given .* raised RuntimeError: inside the model"):
             extract(model, batches(), stages)
         assert fingerprint(model) == before
 

@@ -1,20 +1,25 @@
 """Attributions of any module for the images of a DataLoader, in bounded memory."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lwexplain.errors import ProbeError
+from lwexplain.arguments import device_name, each_of, shown, user_code, whole_number
+from lwexplain.data.given_batches import check_images
+from lwexplain.errors import ProbeError, UserCodeError
+from lwexplain.models.foreign import check_model
 from lwexplain.models.modules import in_evaluation
 from lwexplain.probes.attribution.base import Method, NotApplicable, logits_of, network_of_model, rise_of
 from lwexplain.probes.attribution.memory import Chunker, chunker_for
 from lwexplain.probes.attribution.methods import method_of
 from lwexplain.probes.attribution.quality import residuals
 from lwexplain.registry import nearest
+from lwexplain.training.devices import pick_device
 
 MEMORY_BYTES = 512 * 2**20
 TARGETS = ("predicted", "label")
@@ -85,28 +90,31 @@ def attribute_batches(
     Raises ProbeError for an unknown method, layer or target, where a method has no meaning for the layer, and where
     one image alone does not fit into memory.
     """
+    check_model(model)
     explainer = method_of(method)
     modules = dict(model.named_modules())
-    if layer is not None and layer not in modules:
+    if layer is not None and (not isinstance(layer, str) or layer not in modules):
+        hint = nearest(layer, [name for name in modules if name]) if isinstance(layer, str) else "name it by text"
+        raise ProbeError(f"attribute: the model has no layer {shown(layer)}; {hint}")
+    if not (isinstance(target, str) and target in TARGETS):
+        if isinstance(target, bool) or not isinstance(target, Integral):
+            raise ProbeError(f"attribute: target is {shown(target)}; expected predicted, label or a class number")
+        target = int(target)
+    if chunk is not None:
+        chunk = whole_number("attribute: chunk", chunk, least=1, none="for as many as fit", family=ProbeError)
+    if not isinstance(batches, Iterable):
         raise ProbeError(
-            f"attribute: the model has no layer {layer!r}; {nearest(layer, [name for name in modules if name])}"
+            f"attribute: batches is {shown(batches)}; expected a DataLoader or a list of batches of images (B, C, H, W)"
         )
-    if target not in TARGETS and (isinstance(target, bool) or not isinstance(target, int)):
-        raise ProbeError(f"attribute: target is {target!r}; expected predicted, label or a class number")
-    if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
-        raise ProbeError(f"attribute: chunk is {chunk!r}; expected a whole number from 1, or None")
     network = network_of_model(model, modules[layer] if layer is not None else None)
-    where = (
-        torch.device(device)
-        if device is not None
-        else next((p.device for p in model.parameters()), torch.device("cpu"))
-    )
+    asked = device_name(device)
+    where = pick_device(asked) if asked else next((p.device for p in model.parameters()), torch.device("cpu"))
 
     def explain() -> Iterator[AttributionBatch]:
         chunker: Chunker | None = None
         position = 0
-        for batch in batches:
-            images, labels, index = _parts_of(batch, position)
+        for number, batch in enumerate(each_of(batches, "attribute: the loader"), start=1):
+            images, labels, index = _parts_of(batch, number, position)
             position += len(images)
             if not len(images):
                 continue
@@ -114,11 +122,16 @@ def attribute_batches(
             with in_evaluation(model):
                 if chunker is None:
                     chunker = chunker_for(network, images[:1], memory_bytes, chunk)
-                targets = _targets(target, labels, logits_of(network, images, chunker))
+                with user_code(f"attribute: the model, given {shown(images)},"):
+                    logits = logits_of(network, images, chunker)
+                targets = _targets(target, labels, logits)
                 try:
-                    found = explainer.explain(network, images, targets, chunker)
-                except NotApplicable as reason:
-                    raise ProbeError(f"attribute: {reason}") from None
+                    with user_code(f"attribute: {explainer.name} of the model"):
+                        found = explainer.explain(network, images, targets, chunker)
+                except UserCodeError as error:
+                    if isinstance(error.__cause__, NotApplicable):
+                        raise ProbeError(f"attribute: {error.__cause__}") from None
+                    raise
                 off = torch.full((len(images),), torch.nan, dtype=torch.float64)
                 if found.totals is not None:
                     off = residuals(found.totals, rise_of(network, images, targets, chunker))
@@ -127,9 +140,9 @@ def attribute_batches(
     return explain()
 
 
-def _parts_of(batch: Any, position: int) -> tuple[Tensor, Tensor | None, np.ndarray]:
-    """Images, labels where there are some, and the index of each image."""
-    parts = list(batch) if isinstance(batch, Sequence) else [batch]
+def _parts_of(batch: Any, number: int, position: int) -> tuple[Tensor, Tensor | None, np.ndarray]:
+    """Images, labels where there are some, and the index of each image, of the batch of this ``number``."""
+    parts = list(batch) if isinstance(batch, (tuple, list)) else [batch]
     if not parts or not isinstance(parts[0], Tensor) or parts[0].ndim != 4:
         found = type(batch).__name__ if not parts or not isinstance(parts[0], Tensor) else tuple(parts[0].shape)
         raise ProbeError(
@@ -137,12 +150,29 @@ def _parts_of(batch: Any, position: int) -> tuple[Tensor, Tensor | None, np.ndar
             "expected images (B, C, H, W), or (images, labels), or (images, labels, index)"
         )
     images = parts[0].detach()
-    labels = torch.as_tensor(parts[1]) if len(parts) > 1 else None
-    index = torch.as_tensor(parts[2]) if len(parts) > 2 else torch.arange(position, position + len(images))
-    for name, part in (("labels", labels), ("index", index)):
-        if part is not None and part.shape != (len(images),):
-            raise ProbeError(f"attribute: {name} of shape {tuple(part.shape)} for {len(images)} images")
-    return images, labels, index.cpu().numpy().astype(np.int64)
+    check_images(images, f"attribute: batch {number}", pictures=True)
+    labels = _numbers("labels", parts[1], len(images)) if len(parts) > 1 else None
+    if len(parts) < 3:
+        return images, labels, np.arange(position, position + len(images), dtype=np.int64)
+    return images, labels, _whole("index", _numbers("index", parts[2], len(images))).cpu().numpy()
+
+
+def _numbers(name: str, values: Any, n: int) -> Tensor:
+    """One number an image."""
+    try:
+        found = torch.as_tensor(values)
+    except Exception:  # anything may stand in the place of labels
+        raise ProbeError(f"attribute: {name} is {shown(values)}; expected {n} whole numbers, one an image") from None
+    if found.shape != (n,):
+        raise ProbeError(f"attribute: {name} of shape {tuple(found.shape)} for {n} images; expected one an image")
+    return found
+
+
+def _whole(name: str, found: Tensor) -> Tensor:
+    if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
+        kind = str(found.dtype).removeprefix("torch.")
+        raise ProbeError(f"attribute: {name} holds {kind} numbers; expected whole ones, such as {name}.long()")
+    return found.to(torch.int64)
 
 
 def _targets(target: str | int, labels: Tensor | None, logits: Tensor) -> Tensor:
@@ -152,7 +182,7 @@ def _targets(target: str | int, labels: Tensor | None, logits: Tensor) -> Tensor
     if target == "label":
         if labels is None:
             raise ProbeError("attribute: target is 'label', but the batches hold images only; use target='predicted'")
-        chosen = labels.to(logits.device, torch.int64)
+        chosen = _whole("labels", labels).to(logits.device)
     else:
         chosen = torch.full((len(logits),), int(target), dtype=torch.int64, device=logits.device)
     if not bool(((chosen >= 0) & (chosen < logits.shape[1])).all()):

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from lwexplain.errors import ProbeError
+from lwexplain.errors import ProbeError, UserCodeError
 from lwexplain.models.activations import ActivationMeter
 
 T = TypeVar("T")
@@ -56,6 +56,8 @@ class Chunker:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory is short, on any device."""
+    if isinstance(error, UserCodeError) and error.__cause__ is not None:
+        return is_out_of_memory(error.__cause__)
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     text = " ".join(str(error).lower().split())

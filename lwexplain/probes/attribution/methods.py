@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from lwexplain.arguments import shown
 from lwexplain.errors import ProbeError
 from lwexplain.probes.attribution.base import Method
 from lwexplain.probes.attribution.deeplift import DeepLift
@@ -22,9 +23,10 @@ def method_of(method: str | Method) -> Method:
     if isinstance(method, Method):
         return method
     for kind in KINDS:
-        if kind.name == method:
+        if isinstance(method, str) and kind.name == method:
             return kind()
-    raise ProbeError(f"unknown attribution method {method!r}; {nearest(str(method), list(METHODS))}")
+    hint = nearest(method, list(METHODS)) if isinstance(method, str) else f"known: {', '.join(METHODS)}"
+    raise ProbeError(f"unknown attribution method {shown(method)}; {hint}")
 
 
 def methods_of(methods: Sequence[str | Method]) -> tuple[Method, ...]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lwexplain.errors import ProbeError
+from lwexplain.errors import ProbeError, UserCodeError
 from lwexplain.probes.attribution import METHODS, attribute, attribute_batches
 
 
@@ -79,7 +79,7 @@ def test_the_model_the_images_and_the_random_state_stay_as_they_are(model, image
     kept, random = images.clone(), torch.get_rng_state()
     for method in METHODS:
         if broken:
-            with pytest.raises(ZeroDivisionError):
+            with pytest.raises(UserCodeError, match="ZeroDivisionError"):
                 attribute(model, [images], method, layer="0")
         else:
             attribute(model, [images], method, layer="0")
