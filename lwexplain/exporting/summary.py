@@ -25,11 +25,11 @@ def table_of(exported: Exported) -> tuple[list[str], list[list[str]]]:
         ("FLOPs an image", "{:,}", short.flops, full.flops),
     ):
         rows.append([name, write.format(less), write.format(more), _share(less, more)])
-    for name, less, more in (
+    for name, one, other in (
         ("latency, median", short.latency_median, full.latency_median),
         ("latency, 95th percentile", short.latency_p95, full.latency_p95),
     ):
-        rows.append([name, milliseconds(less), milliseconds(more), f"{float(f'{100 * less / more:.2g}'):g} %"])
+        rows.append([name, milliseconds(one), milliseconds(other), f"{float(f'{100 * one / other:.2g}'):g} %"])
     return header, rows
 
 
