@@ -3,9 +3,10 @@
 import pandas as pd
 import streamlit as st
 from run_picker import keep, restore
-from run_reader import Aim, plain
+from run_reader import Aim
 
 from lwexplain.advice.objective import amount
+from lwexplain.text import escape_markdown
 from lwexplain.views import contents
 
 USUAL_TOLERANCE = 0.5
@@ -82,4 +83,4 @@ def describe(aim: Aim) -> str:
     """The choice in a few words."""
     parts = [f"a tolerance of {100 * aim.tolerance:g} points", f"the objective {contents.OBJECTIVES[aim.objective]!r}"]
     parts += [f"a budget of {amount(cost, most)}" for cost, most in aim.budgets]
-    return plain(f"{', '.join(parts[:-1])} and {parts[-1]}")
+    return escape_markdown(f"{', '.join(parts[:-1])} and {parts[-1]}")

@@ -10,6 +10,7 @@ from typing import Any
 import streamlit as st
 
 from lwexplain.run import Run
+from lwexplain.text import plain
 
 FOLDER_VARIABLE = "LWEXPLAIN_RUNS"
 EXPLORER = Path(__file__).resolve().with_name("explorer.py")
@@ -49,7 +50,7 @@ def choose_run(default: str) -> None:
         runs = {_name(path, folder): str(path) for path in _find(folder)}
         if runs:
             restore("run_name", asked.get("run"), allowed=list(runs))
-            st.selectbox("Run", list(runs), key="run_name")
+            st.selectbox("Run", list(runs), key="run_name", format_func=plain)
             st.caption(f"{len(runs)} run{'s' if len(runs) != 1 else ''} in this folder")
     keep("folder")
     st.session_state["runs"] = runs

@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-import re
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ import streamlit as st
 from lwexplain.errors import AdviceError, LwexplainError
 from lwexplain.results import Analysis, is_analyzed, list_embeddings, read_attributions, read_thumbnails
 from lwexplain.run import Run
+from lwexplain.text import escape_markdown, plain, shell_command
 from lwexplain.views import contents
 from lwexplain.views.training_curves import training_figure
 
@@ -41,12 +42,13 @@ def friendly(what: str = "This page") -> Iterator[None]:
     try:
         yield
     except LwexplainError as error:
-        st.error(f"{plain(what)} cannot be shown: {plain(error)}", icon=":material/error:")
+        st.error(f"{escape_markdown(what)} cannot be shown: {escape_markdown(error, 1000)}", icon=":material/error:")
     except Exception as error:  # the files of a run are a stranger's data: any shape of damage may lie in them
-        log.exception("%s cannot be shown", what)
+        trace = "\n".join(plain(line) for line in traceback.format_exc().splitlines())
+        log.error("%s cannot be shown\n%s", plain(what), trace)
         st.error(
-            f"{plain(what)} cannot be shown: the files of this run do not have the expected form "
-            f"({plain(type(error).__name__)}: {plain(error)}).",
+            f"{escape_markdown(what)} cannot be shown: the files of this run do not have the expected form "
+            f"({escape_markdown(type(error).__name__)}: {escape_markdown(error, 1000)}).",
             icon=":material/error:",
         )
         st.markdown("Analyze the run again; if that does not help, the log of the explorer holds the details.")
@@ -62,8 +64,8 @@ def current_run() -> Run:
     try:
         return Run.open(runs[name])
     except LwexplainError as error:
-        st.title(plain(name))
-        st.error(f"This run cannot be opened: {plain(error)}", icon=":material/error:")
+        st.title(escape_markdown(name))
+        st.error(f"This run cannot be opened: {escape_markdown(error, 1000)}", icon=":material/error:")
         st.markdown("The other runs in the sidebar are not affected. To train it anew, move this directory away first.")
         st.stop()
 
@@ -71,10 +73,10 @@ def current_run() -> Run:
 def analyzed_table(run: Run) -> pd.DataFrame:
     """The measurements of the run; stops the page with its state and the next command where there are none."""
     if not is_analyzed(run):
-        st.title(plain(st.session_state["run_name"]))
+        st.title(escape_markdown(st.session_state["run_name"]))
         if run.status == "trained":
             st.info("This run is trained, but not analyzed yet. Analyze it with:", icon=":material/science:")
-            st.code(f"lwexplain analyze {run.path}", language="bash", wrap_lines=True)
+            st.code(shell_command("lwexplain", "analyze", run.path), language="bash", wrap_lines=True)
             show_training(run)
         else:
             show_unfinished(run)
@@ -82,9 +84,11 @@ def analyzed_table(run: Run) -> pd.DataFrame:
     try:
         return metrics(run)
     except LwexplainError as error:
-        st.title(plain(st.session_state["run_name"]))
-        st.error(f"The measurements of this run cannot be read: {plain(error)}", icon=":material/error:")
-        st.code(f"lwexplain analyze {run.path}", language="bash", wrap_lines=True)
+        st.title(escape_markdown(st.session_state["run_name"]))
+        st.error(
+            f"The measurements of this run cannot be read: {escape_markdown(error, 1000)}", icon=":material/error:"
+        )
+        st.code(shell_command("lwexplain", "analyze", run.path), language="bash", wrap_lines=True)
         st.stop()
 
 
@@ -93,8 +97,8 @@ def show_unfinished(run: Run) -> None:
 
     def state() -> None:
         now = Run.open(run.path)
-        progress = f" ({plain(now.manifest['progress'])})" if now.manifest.get("progress") else ""
-        text = f"Training has not finished: status **{plain(now.status)}**{progress}."
+        progress = f" ({escape_markdown(now.manifest['progress'])})" if now.manifest.get("progress") else ""
+        text = f"Training has not finished: status **{escape_markdown(now.status)}**{progress}."
         (st.error if now.status == "failed" else st.info)(text, icon=":material/hourglass_top:")
         show_training(now)
 
@@ -104,9 +108,7 @@ def show_unfinished(run: Run) -> None:
         else:
             state()
     st.markdown("If no process is training it any more, go on with:")
-    st.code(
-        f"lwexplain train {run.path / 'config.yaml'} --run-dir {run.path} --resume", language="bash", wrap_lines=True
-    )
+    st.code(run.resume_command, language="bash", wrap_lines=True)
 
 
 def show_training(run: Run) -> None:
@@ -115,7 +117,13 @@ def show_training(run: Run) -> None:
     st.plotly_chart(figure, theme=None, key="training_curve", config=CHART)
     costs = contents.training_costs(run)
     if costs:
-        st.caption(plain(costs))
+        st.caption(escape_markdown(costs))
+
+
+def show_table(frame: pd.DataFrame, **options: Any) -> None:
+    """A table whose text is shown in visible characters."""
+    shown = frame.map(lambda value: plain(value, 1000) if isinstance(value, str) else value)
+    st.dataframe(shown.rename(columns=plain), hide_index=True, **options)
 
 
 def _explain_no_runs() -> None:
@@ -123,10 +131,11 @@ def _explain_no_runs() -> None:
     st.title("No run to show")
     if not folder.expanduser().exists():
         st.warning(
-            f"There is no folder {plain(folder)}. Type another one in the sidebar.", icon=":material/folder_off:"
+            f"There is no folder {escape_markdown(folder)}. Type another one in the sidebar.",
+            icon=":material/folder_off:",
         )
     else:
-        st.info(f"The folder {plain(folder)} holds no run directory.", icon=":material/folder_open:")
+        st.info(f"The folder {escape_markdown(folder)} holds no run directory.", icon=":material/folder_open:")
     st.markdown("Make one: the demo trains and analyzes two small networks on embedded digits in a few minutes.")
     st.code("lwexplain demo --out runs/demo\nstreamlit run apps/explorer.py -- runs/demo", language="bash")
     st.markdown("Or train and analyze one of your own:")
@@ -219,11 +228,3 @@ def _advice(path: str, stamp: Stamp, aim: Aim) -> tuple[Any, str | None]:
         return recommend(_metrics(path, stamp), aim.tolerance, objective=aim.objective, budgets=dict(aim.budgets)), None
     except AdviceError as error:
         return None, str(error)
-
-
-# ---------------------------------------------------------------------- text
-
-
-def plain(text: object) -> str:
-    """Foreign text (names, notes, errors, paths) so that Markdown shows it as it is."""
-    return re.sub(r"([\\`*_{}\[\]()#+\-.!|$:~<>&])", r"\\\1", " ".join(str(text).split()))

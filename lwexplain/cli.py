@@ -1,20 +1,29 @@
 """The command line: parse, call, print. Results go to stdout, progress and errors to stderr."""
 
-import json
 import os
-import shlex
 import sys
-from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from lwexplain.errors import ConfigError, LwexplainError, TrainingInterrupted
+from lwexplain.errors import ConfigError, LwexplainError, TrainingInterrupted, mend
+from lwexplain.printing import (
+    print_advice,
+    print_comparison,
+    print_prospects,
+    print_run,
+    print_similarity,
+    print_table,
+    print_training,
+)
+from lwexplain.signals import EndedBySignal, ended_by_signals
+from lwexplain.terminal import ReaderGone, flush, prepare_streams, say, say_json, say_table, tell, tell_error
+from lwexplain.text import plain, shell_command
 
-if TYPE_CHECKING:
-    from lwexplain.run import Run
+UsageError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+"""Whatever typer raises where the command line itself is wrong."""
 
 app = typer.Typer(
     name="lwexplain",
@@ -64,11 +73,15 @@ def demo(out: Annotated[Path, typer.Option(help="Folder for the two runs.")] = P
     """Train on the embedded digits by bp and greedy, analyze, recommend, and write the reports."""
     from lwexplain.demo import run_demo
 
-    reports = run_demo(out, say=lambda text: typer.echo(f"\n{text}"), show=_print_run)
-    typer.echo("")
+    def announce(text: str) -> None:
+        say()
+        say(text)
+
+    reports = run_demo(out, say=announce, show=print_run)
+    say()
     for path in reports:
-        typer.echo(f"report: {path}")
-    typer.echo(f"explore: streamlit run apps/explorer.py -- {out}")
+        say(f"report: {path}")
+    say(f"explore: {shell_command('streamlit', 'run', 'apps/explorer.py', '--', out)}")
 
 
 @app.command()
@@ -86,8 +99,9 @@ def train(
 
     run = api.train(config, parse_overrides(overrides or []), run_dir=run_dir, resume=resume)
     if _is_first_process():
-        _print_training(run)
-        typer.echo(f"trained: {run.path}\nnext: lwexplain analyze {shlex.quote(str(run.path))}")
+        print_training(run)
+        say(f"trained: {run.path}")
+        say(f"next: {shell_command('lwexplain', 'analyze', run.path)}")
 
 
 @app.command()
@@ -117,8 +131,9 @@ def analyze(
     )
     if not _is_first_process():
         return
-    _print_table(run)
-    typer.echo(f"analyzed: {run.metrics_path}\nnext: lwexplain recommend {shlex.quote(str(run_dir))}")
+    print_table(run)
+    say(f"analyzed: {run.metrics_path}")
+    say(f"next: {shell_command('lwexplain', 'recommend', run_dir)}")
 
 
 @app.command()
@@ -141,13 +156,13 @@ def recommend(
     budgets = _budgets(max_params, max_flops, max_latency, max_memory)
     advice = api.recommend(run_dir, tolerance, objective=objective, budgets=budgets, retrain=not as_is)
     if as_json:
-        typer.echo(json.dumps(advice.to_dict(), indent=2))
+        say_json(advice.to_dict())
         return
-    _print_advice(advice)
-    _print_prospects(advice)
+    print_advice(advice)
+    print_prospects(advice)
     if not as_is and advice.source != "head" and advice.verdict == "stop_here":
-        config = shlex.quote(str(run_dir / "config.yaml"))
-        typer.echo(f"next: lwexplain train {config} model.depth={advice.depth} --run-dir NEW_DIR")
+        train = shell_command("lwexplain", "train", run_dir / "config.yaml", f"model.depth={advice.depth}")
+        say(f"next: {train} --run-dir NEW_DIR")
 
 
 @app.command()
@@ -188,18 +203,18 @@ def export(
         device=device,
     )
     if as_json:
-        typer.echo(json.dumps(exported.to_dict(), indent=2))
+        say_json(exported.to_dict())
         return
-    _print_grid(*table_of(exported))
+    say_table(*table_of(exported))
     header, rows = exits_table_of(exported)
     if rows:
-        typer.echo("")
-        _print_grid(header, rows)
+        say()
+        say_table(header, rows)
     for line in lines_of(exported):
-        typer.echo(line)
+        say(line)
     if exported.head == "fresh":
-        run = shlex.quote(str(run_dir))
-        typer.echo(f"a network trained anew may need fewer stages for the same accuracy: lwexplain recommend {run}")
+        advise = shell_command("lwexplain", "recommend", run_dir)
+        say(f"a network trained anew may need fewer stages for the same accuracy: {advise}")
 
 
 @app.command()
@@ -217,25 +232,9 @@ def compare(
     if similarity:
         if len(run_dirs) != 2:
             raise ConfigError(f"--similarity compares two runs; {len(run_dirs)} were given")
-        _print_similarity(api.similarity(*run_dirs), as_json)
+        print_similarity(api.similarity(*run_dirs), as_json)
         return
-    frame = api.compare(run_dirs, tolerance)
-    if as_json:
-        typer.echo(json.dumps(json.loads(frame.to_json(orient="records")), indent=2))
-        return
-    columns: dict[str, Callable[[Any], str]] = {
-        "run": str,
-        "strategy": str,
-        "source": str,
-        "verdict": str,
-        "stage": lambda value: value or "-",
-        "depth": lambda value: "-" if _missing(value) else str(int(value)),
-        "expected_accuracy": _share,
-        "full_accuracy": _share,
-        "params_ratio": _ratio,
-        "training_seconds": lambda value: "-" if _missing(value) else f"{value:.0f}",
-    }
-    _print_grid(list(columns), [[write(row[name]) for name, write in columns.items()] for _, row in frame.iterrows()])
+    print_comparison(api.compare(run_dirs, tolerance), as_json)
 
 
 @app.command()
@@ -246,7 +245,7 @@ def report(
     """Write the self-contained HTML report of an analyzed run."""
     from lwexplain import api
 
-    typer.echo(f"report: {api.report(run_dir, out)}")
+    say(f"report: {api.report(run_dir, out)}")
 
 
 @app.command()
@@ -269,12 +268,12 @@ def reproduce(
 
     folder = out or Path("runs") / f"{what.value}_{Path(data).name}"
     settings = parse_overrides(overrides or [])
-    rows = reproduce_thesis(data, width, seeds, folder, settings, say=lambda text: typer.echo(text, err=True))
+    rows = reproduce_thesis(data, width, seeds, folder, settings, say=tell)
     for title, table in [("", summary_table(rows)), *((row["title"], depth_table(row)) for row in rows)]:
-        typer.echo(title)
-        _print_grid(table.header, table.rows)
-    typer.echo("")
-    typer.echo(f"tables: {folder / 'table.md'}, {folder / 'table.json'}")
+        say(title)
+        say_table(table.header, table.rows)
+    say()
+    say(f"tables: {folder / 'table.md'}, {folder / 'table.json'}")
 
 
 @app.command("list")
@@ -283,7 +282,7 @@ def list_names(kind: Annotated[Kind, typer.Argument(help="What to list.")]) -> N
     registry = _registry(kind)
     width = max(len(name) for name in registry.names())
     for name in registry.names():
-        typer.echo(f"{name:<{width}}  {registry.summary(name)}")
+        say(f"{name:<{width}}  {registry.summary(name)}")
 
 
 def _registry(kind: Kind) -> Any:
@@ -303,115 +302,6 @@ def _registry(kind: Kind) -> Any:
     return registry
 
 
-# ---------------------------------------------------------------------- printing
-
-
-def _print_run(run: "Run") -> None:
-    from lwexplain import api
-
-    _print_table(run)
-    _print_advice(api.recommend(run))
-
-
-def _print_training(run: "Run") -> None:
-    last = {event["depth"]: event for event in run.read_events() if event.get("event") == "epoch"}
-    rows = [
-        [str(depth), event["stage"], f"{event['train_loss']:.4f}", _share(event["val_accuracy"]), f"{event['lr']:.2g}"]
-        for depth, event in sorted(last.items())
-    ]
-    _print_grid(["depth", "stage", "train loss", "val accuracy", "last lr"], rows)
-    if run.manifest.get("stopped"):
-        typer.echo(f"stopped early: {run.manifest['stopped']}")
-    costs = run.manifest["costs"]
-    typer.echo(
-        f"{run.manifest['seconds']:.0f} s, {costs['images_per_second']:.0f} images/s in the last epoch; activations "
-        f"{costs['activation_bytes'] / 2**20:.1f} MiB a step, peak memory {costs['peak_memory_bytes'] / 2**20:.0f} MiB"
-    )
-
-
-def _print_table(run: "Run") -> None:
-    from lwexplain.results import read_metrics
-
-    table = read_metrics(run)
-    overall = table[table["class"].isna()]
-    columns = [
-        ("head val", "head_accuracy", "val", _share),
-        ("head test", "head_accuracy", "test", _share),
-        ("linear val", "linear_probe_accuracy", "val", _share),
-        ("linear test", "linear_probe_accuracy", "test", _share),
-        ("kNN val", "knn_accuracy", "val", _share),
-        ("separability", "separability_index", "val", _share),
-        ("parameters", "parameters", "none", lambda value: f"{int(value):,}"),
-    ]
-    known = {column[1] for column in columns} | {"flops", "latency_seconds"}
-    foreign = overall[overall["probe"].isin(_third_party(table))]
-    custom = [name for name in foreign["metric"].unique() if name not in known]
-    for name in custom:
-        splits = list(foreign[foreign["metric"] == name]["split"].unique())
-        shown = "val" if "val" in splits else splits[0]
-        columns.append((name if shown == "val" else f"{name} {shown}", name, shown, lambda value: f"{value:.4g}"))
-    present = [column for column in columns if (overall["metric"] == column[1]).any()]
-    rows = []
-    for depth, stage in enumerate(table.attrs["stages"], start=1):
-        row = [str(depth), stage]
-        for _, metric, split, write in present:
-            cell = overall[(overall["stage"] == stage) & (overall["metric"] == metric) & (overall["split"] == split)]
-            row.append("-" if cell.empty or _missing(cell["value"].iloc[0]) else write(cell["value"].iloc[0]))
-        rows.append(row)
-    _print_grid(["depth", "stage", *(column[0] for column in present)], rows)
-    for failure in table.attrs["failures"]:
-        where = f" at stage {failure['stage']}" if failure["stage"] else ""
-        typer.echo(f"probe {failure['probe']} failed{where}: {failure['error']}")
-
-
-def _print_similarity(table: Any, as_json: bool) -> None:
-    """Rows: stages of the first run; columns: those of the second, by number, named below."""
-    if as_json:
-        typer.echo(json.dumps(table.to_dict("records"), indent=2))
-        return
-    grid = table.pivot(index=["depth", "stage"], columns="other_depth", values="cka_linear")
-    rows = [[str(depth), stage, *(f"{value:.3f}" for value in row)] for (depth, stage), row in grid.iterrows()]
-    _print_grid(["depth", "stage", *map(str, grid.columns)], rows)
-    others = table.drop_duplicates("other_depth")
-    pairs = zip(others["other_depth"], others["other_stage"], strict=True)
-    named = ", ".join(f"{depth} {stage}" for depth, stage in pairs)
-    typer.echo(f"linear CKA on {table.attrs['n']:,} val images; columns: {named}")
-
-
-def _third_party(table: Any) -> list[str]:
-    """Probes of the table that are not built in."""
-    own = set(table.attrs.get("built_in", []))
-    return [probe for probe in table["probe"].unique() if probe not in own]
-
-
-def _print_advice(advice: Any) -> None:
-    where = "none" if advice.depth is None else f"{advice.stage}, depth {advice.depth} of {advice.full_depth}"
-    if advice.depth_interval and advice.depth_interval[0] != advice.depth_interval[1]:
-        where += f" (90 % interval {advice.depth_interval[0]} to {advice.depth_interval[1]})"
-    typer.echo(f"recommendation: {advice.verdict} - {where}")
-    typer.echo(f"  {advice.reason}")
-    if advice.expected_accuracy is not None:
-        low, high = advice.expected_accuracy_interval
-        full = "" if advice.full_accuracy is None else f"; full depth {_share(advice.full_accuracy)}"
-        interval = f"90 % interval {_share(low)} to {_share(high)}"
-        typer.echo(f"  expected test accuracy {_share(advice.expected_accuracy)} ({interval}){full}")
-    if advice.params_ratio is not None:
-        typer.echo(
-            f"  of the full network's cost: parameters {_ratio(advice.params_ratio)}, "
-            f"FLOPs {_ratio(advice.flops_ratio)}, latency {_ratio(advice.latency_ratio)}, "
-            f"memory {_ratio(advice.memory_ratio)}"
-        )
-
-
-def _print_prospects(advice: Any) -> None:
-    from lwexplain.views.pareto import pareto_table
-
-    if advice.prospects:
-        typer.echo("")
-        table = pareto_table(advice.prospects)
-        _print_grid(table.header, table.rows)
-
-
 def _budgets(params: float | None, flops: float | None, latency: float | None, memory: str | None) -> dict[str, float]:
     """Budgets in the units of the Python interface: parameters, FLOPs, seconds, bytes."""
     from lwexplain.memory import parse_size
@@ -425,30 +315,6 @@ def _budgets(params: float | None, flops: float | None, latency: float | None, m
     return {name: value for name, value in asked.items() if value is not None}
 
 
-def _print_grid(header: list[str], rows: list[list[str]]) -> None:
-    """A plain table: text to the left, numbers to the right."""
-    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
-    left = [not any(row[column][:1].isdigit() for row in rows) for column in range(len(header))]
-    for row in [header, ["-" * width for width in widths], *rows]:
-        cells = [
-            cell.ljust(width) if to_left else cell.rjust(width)
-            for cell, width, to_left in zip(row, widths, left, strict=True)
-        ]
-        typer.echo("  ".join(cells).rstrip())
-
-
-def _share(value: Any) -> str:
-    return "-" if _missing(value) else f"{value:.4f}"
-
-
-def _ratio(value: Any) -> str:
-    return "-" if _missing(value) else f"{100 * value:.1f} %"
-
-
-def _missing(value: Any) -> bool:
-    return value is None or value != value
-
-
 def _is_first_process() -> bool:
     """True unless ``torchrun`` has started this process beside another one, which then speaks for all."""
     return os.environ.get("RANK", "0") == "0"
@@ -456,16 +322,49 @@ def _is_first_process() -> bool:
 
 def main() -> None:
     """Entry point: errors for a person in one or two lines and exit code 2; ``--verbose`` shows the traceback."""
+    prepare_streams()
     arguments = sys.argv[1:]
     verbose = "--verbose" in arguments
+    code = 0
     try:
-        app(args=[argument for argument in arguments if argument != "--verbose"], prog_name="lwexplain")
-    except LwexplainError as error:
+        with ended_by_signals():
+            code = app([item for item in arguments if item != "--verbose"], "lwexplain", standalone_mode=False)
+            flush()
+    except ReaderGone:
+        code = 1
+    except UsageError as error:
+        if arguments:
+            tell_error(f"{error.format_message()} See lwexplain {_command_of(arguments)}--help")
+        else:
+            error.show()  # the list of commands
+        code = 2
+    except EndedBySignal as ended:
+        if _is_first_process():
+            tell(f"stopped by {ended}; run the same command again, train with --resume where its run has begun")
+        code = 128 + ended.number
+    except (LwexplainError, OSError, MemoryError) as error:
         if verbose:
             raise
         if _is_first_process():
-            typer.echo(f"error: {error}", err=True)
-        sys.exit(130 if isinstance(error, TrainingInterrupted) else 2)
+            tell_error(_in_words(error))
+        code = 130 if isinstance(error, TrainingInterrupted) else 2
+    sys.exit(code or 0)
+
+
+def _in_words(error: BaseException) -> str:
+    """An error with the next step."""
+    if isinstance(error, OSError):
+        what = error.strerror or str(error)
+        return f"{what}{f': {plain(error.filename)}' if error.filename else ''}; {mend(error)}"
+    if isinstance(error, MemoryError):
+        return "there is not enough memory; take fewer samples (--max-samples) or smaller batches (data.batch_size)"
+    return str(error)
+
+
+def _command_of(arguments: list[str]) -> str:
+    """``train `` where the command of that name was called."""
+    names = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
+    return next((f"{item} " for item in arguments if item in names), "")
 
 
 if __name__ == "__main__":

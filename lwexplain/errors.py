@@ -1,5 +1,33 @@
 """The one exception family: every message names the thing, what was found, and the next step."""
 
+import errno
+
+MENDS = {
+    errno.EACCES: "give this user the right to it (chmod, chown), or choose another place",
+    errno.EPERM: "the system does not allow it; choose another place",
+    errno.EROFS: "the file system is read-only; choose another place",
+    errno.ENOSPC: "free space on that disk, then run the same command again",
+    errno.EDQUOT: "the quota is used up; free space, then run the same command again",
+    errno.EFBIG: "the file would be larger than allowed; raise ulimit -f or choose another place",
+    errno.EMFILE: "too many files are open; raise the limit (ulimit -n), then run the same command again",
+    errno.ENFILE: "the machine has too many files open; end other programs, then run the same command again",
+    errno.ENOMEM: "free memory, then run the same command again",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOENT: "check the path",
+    errno.ENOTDIR: "a part of the path is a file; check the path",
+    errno.EISDIR: "it is a folder; name a file",
+    errno.ELOOP: "its links lead in a circle; name the place itself",
+    errno.EIO: "the disk fails; copy what is left to another one",
+    errno.ESTALE: "the network folder has gone; mount it again, then run the same command again",
+    errno.ETXTBSY: "a program is using it; end that program",
+    errno.EBUSY: "it is in use; wait, then run the same command again",
+}
+
+
+def mend(error: OSError) -> str:
+    """What to do about an error of the operating system."""
+    return MENDS.get(error.errno or 0, "check the path and the disk it lies on")
+
 
 class LwexplainError(Exception):
     """Base of all errors meant for a person. The command line prints it and exits with code 2."""

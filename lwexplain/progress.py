@@ -2,6 +2,12 @@
 
 import sys
 from types import TracebackType
+from typing import TextIO, cast
+
+from lwexplain.terminal import Forgiving
+from lwexplain.text import plain
+
+LONGEST = 60  # characters of what is going on
 
 
 class Progress:
@@ -9,7 +15,9 @@ class Progress:
 
     def __init__(self, title: str, total: int, *, quiet: bool | None = None) -> None:
         self._bar = None
-        if quiet is None:
+        if sys.stderr is None or sys.stderr.closed:
+            quiet = True
+        elif quiet is None:
             quiet = not sys.stderr.isatty()
         if not quiet:
             from rich.console import Console
@@ -17,13 +25,13 @@ class Progress:
             from rich.progress import Progress as RichProgress
 
             self._bar = RichProgress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=None),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(elapsed_when_finished=True),
-                console=Console(stderr=True),
+                console=Console(file=cast(TextIO, Forgiving(sys.stderr))),
             )
-            self._task = self._bar.add_task(title, total=total)
+            self._task = self._bar.add_task(plain(title, LONGEST), total=total)
 
     def __enter__(self) -> "Progress":
         if self._bar:
@@ -49,4 +57,4 @@ class Progress:
     def describe(self, text: str) -> None:
         """Show what is going on."""
         if self._bar:
-            self._bar.update(self._task, description=text)
+            self._bar.update(self._task, description=plain(text, LONGEST))

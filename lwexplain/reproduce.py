@@ -10,6 +10,7 @@ from typing import Any
 
 from lwexplain.config import load_config
 from lwexplain.study import Experiment, run_study
+from lwexplain.text import escape_markdown
 
 AUGMENT: dict[str, dict[str, Any]] = {
     "digits": {"crop": 1},
@@ -64,7 +65,7 @@ def reproduce_thesis(
 
     rows = run_study(thesis_experiments(data, width, overrides), range(seeds), out, say=say)
     parts = [summary_table(rows).markdown()]
-    parts += [f"## {row['title']}\n\n{depth_table(row).markdown()}" for row in rows]
+    parts += [f"## {escape_markdown(row['title'])}\n\n{depth_table(row).markdown()}" for row in rows]
     with atomic_path(out / "table.md") as temporary:
         temporary.write_text("\n".join(parts), encoding="utf-8")
     return rows

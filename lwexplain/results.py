@@ -32,6 +32,7 @@ import lwexplain
 from lwexplain.errors import RunError
 from lwexplain.probes.base import PROBES
 from lwexplain.run import Run, atomic_path, sha256_of
+from lwexplain.text import shell_command
 
 METRIC_COLUMNS = [
     "stage",
@@ -220,7 +221,8 @@ def is_analyzed(run: Run) -> bool:
 def read_metrics(run: Run) -> pd.DataFrame:
     """The long table with its ``attrs``; raises RunError where it is missing or damaged."""
     if not is_analyzed(run):
-        raise RunError(f"{run.path} has no analysis yet; make it with: lwexplain analyze {run.path}")
+        make = shell_command("lwexplain", "analyze", run.path)
+        raise RunError(f"{run.path} has no analysis yet; make it with: {make}")
     frame = _read_parquet(run.metrics_path)
     missing = [column for column in METRIC_COLUMNS if column not in frame.columns]
     if missing:

@@ -11,7 +11,6 @@ import json
 import os
 import platform
 import secrets
-import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from typing import Any
 
 from lwexplain.arguments import path_of, shown
 from lwexplain.errors import RunError
+from lwexplain.text import shell_command
 
 SCHEMA_VERSION = 1
 FORMAT = "lwexplain-run"
@@ -91,7 +91,8 @@ class Run:
         """Read a run directory; raises RunError that says what is wrong with it."""
         path = path_of("the run directory", path)
         if not path.is_dir():
-            raise RunError(f"no run directory {path}; make one with: lwexplain train CONFIG --run-dir {path}")
+            make = shell_command("lwexplain", "train", "CONFIG", "--run-dir", path)
+            raise RunError(f"no run directory {path}; make one with: {make}")
         try:
             manifest = json.loads((path / "run.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -173,8 +174,7 @@ class Run:
     @property
     def resume_command(self) -> str:
         """The command line that goes on with an interrupted training."""
-        path = shlex.quote(str(self.path))
-        return f"lwexplain train {path}/config.yaml --run-dir {path} --resume"
+        return shell_command("lwexplain", "train", self.path / "config.yaml", "--run-dir", self.path, "--resume")
 
     # ------------------------------------------------------------------ manifest and files
 

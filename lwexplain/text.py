@@ -54,7 +54,13 @@ def escape_markdown(text: object, longest: int | None = LONGEST) -> str:
     """
     shown = re.sub(r" {2,}", lambda spaces: " " + "\u00a0" * (len(spaces[0]) - 1), plain(text, longest).strip())
     shown = re.sub(r"(?<=:)(?=\S)|(?<=@)|(?i:(?<=www))(?=\.)|(?<=[-<])(?=[-=>])|(?<=[>~])(?==)", WORD_JOINER, shown)
-    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", shown)
+    shown = re.sub(r"([\\`*_{}\[\]<>|!$~^&:@])", r"\\\1", shown)
+    return re.sub(r"^([-+#=]|\d+(?=[.)]))", lambda start: _escape_start(start[0]), shown)
+
+
+def _escape_start(start: str) -> str:
+    """What would begin a list or a heading; a number's own sign is the one after it."""
+    return f"{start}\\" if start.isdigit() else f"\\{start}"
 
 
 def shell_command(*words: str | Path) -> str:

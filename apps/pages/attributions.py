@@ -4,9 +4,10 @@ import pandas as pd
 import run_reader as reader
 import streamlit as st
 from run_picker import keep, open_by_explorer, restore
-from run_reader import friendly, plain
+from run_reader import friendly, show_table
 
 from lwexplain.run import Run
+from lwexplain.text import escape_markdown, plain, shell_command
 from lwexplain.views.attribution_quality import EXPLANATION, attribution_quality
 from lwexplain.views.gallery import attribution_grid_html, invalid_reasons, legend_html
 
@@ -20,14 +21,16 @@ def show(run: Run, table: pd.DataFrame) -> None:
     found = reader.attributions(run)
     if found is None or not found.attributions or found.attribution_images is None or found.attribution_labels is None:
         st.info("This analysis holds no attributions. Make them with:", icon=":material/center_focus_strong:")
-        st.code(f"lwexplain analyze {run.path} --probes attribution", language="bash")
+        st.code(shell_command("lwexplain", "analyze", run.path, "--probes", "attribution"), language="bash")
         return
     methods = list(found.attributions)
     images = found.attribution_images
     left, right = st.columns([1, 3], vertical_alignment="bottom")
     with left:
         restore("attribution_method", methods[0], methods)
-        st.selectbox("Method", methods, key="attribution_method", format_func=lambda name: name.replace("_", " "))
+        st.selectbox(
+            "Method", methods, key="attribution_method", format_func=lambda name: plain(name.replace("_", " "))
+        )
     item = found.attributions[keep("attribution_method")]
     starts = list(range(0, len(images), ROWS))
     restore("first_image", 0, starts)
@@ -43,7 +46,7 @@ def show(run: Run, table: pd.DataFrame) -> None:
     first = keep("first_image")
     reasons = invalid_reasons(item)
     if reasons:
-        lines = "\n".join(f"- **{plain(stage)}**: {plain(reason)}" for stage, reason in reasons)
+        lines = "\n".join(f"- **{escape_markdown(stage)}**: {escape_markdown(why, 1000)}" for stage, why in reasons)
         st.warning(f"Not valid at {len(reasons)} of {len(item.stages)} stages:\n\n{lines}", icon=":material/block:")
     st.caption(
         "Each map explains the class written below it: the one that the stage's head predicts. "
@@ -60,7 +63,7 @@ def show(run: Run, table: pd.DataFrame) -> None:
     if not quality.empty:
         st.subheader("Quality of these maps")
         st.caption(EXPLANATION)
-        st.dataframe(quality, hide_index=True)
+        show_table(quality)
 
 
 open_by_explorer()

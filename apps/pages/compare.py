@@ -7,13 +7,13 @@ import run_reader as reader
 import streamlit as st
 from aim_picker import chosen_aim, describe
 from run_picker import keep, open_by_explorer, restore
-from run_reader import CHART, friendly, plain
+from run_reader import CHART, friendly, show_table
 
 from lwexplain.errors import LwexplainError
 from lwexplain.run import Run
+from lwexplain.text import escape_markdown, plain
 from lwexplain.views import contents
 from lwexplain.views.depth_curve import accuracy_metrics, comparison_figure
-from lwexplain.views.theme import metric_title
 
 DECIDING = "the one advice is decided on"
 
@@ -25,10 +25,10 @@ def show(runs: dict[str, str]) -> None:
     usual = list(dict.fromkeys([st.session_state["run_name"], *names]))[:2]
     restore("compared", usual)
     st.session_state["compared"] = [name for name in st.session_state["compared"] if name in runs]
-    st.multiselect("Runs", names, key="compared", placeholder="Choose two or more runs")
+    st.multiselect("Runs", names, key="compared", placeholder="Choose two or more runs", format_func=plain)
     tables, problems = _read({name: runs[name] for name in keep("compared")})
     for name, problem in problems.items():
-        st.warning(f"{plain(name)}: {plain(problem)}", icon=":material/warning:")
+        st.warning(f"{escape_markdown(name)}: {escape_markdown(problem, 1000)}", icon=":material/warning:")
     if not tables:
         st.info("Choose two or more analyzed runs.", icon=":material/compare_arrows:")
         return
@@ -42,7 +42,7 @@ def show(runs: dict[str, str]) -> None:
             "Accuracy",
             metrics,
             key="compared_metric",
-            format_func=lambda metric: metric if metric == DECIDING else metric_title(metric).title,
+            format_func=lambda metric: metric if metric == DECIDING else plain(contents.metric_name(metric)),
         )
     with right:
         restore("compared_split", "val", ["val", "test"])
@@ -63,9 +63,10 @@ def show(runs: dict[str, str]) -> None:
         "Runs judged by different accuracies (a trained head, a linear probe) do not compare one to one."
     )
     rows = [_row(name, tables[name], advice) for name, (advice, _) in advised.items()]
-    st.dataframe(pd.DataFrame(rows), hide_index=True)
+    show_table(pd.DataFrame(rows))
     reasons = {name: advice.reason if advice else problem for name, (advice, problem) in advised.items()}
-    st.markdown("\n".join(f"- **{plain(name)}**: {plain(reason)}" for name, reason in reasons.items()))
+    lines = [f"- **{escape_markdown(name)}**: {escape_markdown(reason, 1000)}" for name, reason in reasons.items()]
+    st.markdown("\n".join(lines))
 
 
 def _read(runs: dict[str, str]) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:

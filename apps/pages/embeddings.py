@@ -7,9 +7,10 @@ import pandas as pd
 import run_reader as reader
 import streamlit as st
 from run_picker import keep, open_by_explorer, restore
-from run_reader import friendly, plain
+from run_reader import friendly
 
 from lwexplain.run import Run
+from lwexplain.text import escape_markdown, plain, shell_command
 from lwexplain.views import contents
 from lwexplain.views.embedding import class_name, embedding_figure
 from lwexplain.views.gallery import Shown, gallery_html
@@ -25,12 +26,12 @@ def show(run: Run, table: pd.DataFrame) -> None:
     methods = reader.embedding_methods(run)
     if not methods:
         st.info("This analysis holds no embedding. Make one with:", icon=":material/scatter_plot:")
-        st.code(f"lwexplain analyze {run.path} --probes umap", language="bash")
+        st.code(shell_command("lwexplain", "analyze", run.path, "--probes", "umap"), language="bash")
         return
     left, middle, right = st.columns([1, 2, 1], vertical_alignment="bottom")
     with left:
         restore("method", "umap" if "umap" in methods else methods[0], methods)
-        st.selectbox("Method", methods, key="method")
+        st.selectbox("Method", methods, key="method", format_func=plain)
     frame = reader.embedding(run, keep("method"))
     frame = frame[frame["split"] == "val"]  # predictions and thumbnails are those of val
     if frame.empty:
@@ -100,13 +101,13 @@ def _choose_stage(frame: pd.DataFrame, stages: list[str], place: Any) -> str:
     restore("stage", stages[-1], stages)
     with place:
         if len(stages) == 1:
-            st.markdown(f"Stage: {plain(stages[0])}")
+            st.markdown(f"Stage: {escape_markdown(stages[0])}")
         else:
             st.select_slider(
                 "Stage (shallow to deep)",
                 stages,
                 key="stage",
-                format_func=lambda stage: f"depth {depths.get(stage, '?')}: {stage}",
+                format_func=lambda stage: escape_markdown(f"depth {depths.get(stage, '?')}: {stage}"),
             )
     return keep("stage")
 

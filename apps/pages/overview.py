@@ -8,11 +8,12 @@ import run_reader as reader
 import streamlit as st
 from aim_picker import choose_objective, choose_tolerance, chosen_aim
 from run_picker import keep, open_by_explorer, restore
-from run_reader import CHART, Aim, friendly, plain
+from run_reader import CHART, Aim, friendly, show_table
 
 from lwexplain.advice.prospects import COSTS
 from lwexplain.probes.sample_depth import confusion
 from lwexplain.run import Run
+from lwexplain.text import escape_markdown, plain
 from lwexplain.views import contents
 from lwexplain.views.costs import cost_figure
 from lwexplain.views.depth_curve import depth_figure
@@ -21,7 +22,7 @@ from lwexplain.views.sample_depth import confusion_figure, sample_depth_figure, 
 from lwexplain.views.separability import panel_families, separability_figure
 from lwexplain.views.similarity import similarity_figure, similarity_metrics
 from lwexplain.views.single_classes import class_figure, closest_pairs
-from lwexplain.views.theme import COST_UNITS, is_cost, metric_title
+from lwexplain.views.theme import COST_UNITS, is_cost
 
 DECIDING = "the deciding one"
 COST_COLUMNS = {
@@ -37,8 +38,8 @@ def show(run: Run, table: pd.DataFrame) -> None:
     stages = contents.stage_names(table)
     heading, control = st.columns([3, 1], vertical_alignment="bottom")
     with heading:
-        st.title(plain(st.session_state["run_name"]))
-        st.caption(plain(_describe(run, table, len(stages))))
+        st.title(escape_markdown(st.session_state["run_name"]))
+        st.caption(escape_markdown(_describe(run, table, len(stages))))
     with control:
         choose_tolerance()
     choose_objective(table)
@@ -48,7 +49,7 @@ def show(run: Run, table: pd.DataFrame) -> None:
     outlook = advice or (reader.advice(run, replace(aim, budgets=()))[0] if aim.budgets else None)
     with st.container(border=True):
         if advice is None:
-            st.warning(f"No recommendation: {plain(problem)}", icon=":material/help:")
+            st.warning(f"No recommendation: {escape_markdown(problem, 1000)}", icon=":material/help:")
         else:
             show_card(advice, table)
     _show_failures(table)
@@ -75,25 +76,25 @@ def show(run: Run, table: pd.DataFrame) -> None:
     notes = contents.notes(table)
     if notes:
         with st.expander("Notes on these measurements"):
-            st.markdown("\n".join(f"- {plain(note)}" for note in notes))
+            st.markdown("\n".join(f"- {escape_markdown(note, 1000)}" for note in notes))
 
 
 def show_card(advice: Any, table: pd.DataFrame) -> None:
     """The recommendation: verdict, reason, what to expect and what is saved."""
-    verdict = plain(contents.VERDICTS.get(advice.verdict, advice.verdict))
-    where = f": {plain(advice.stage)} (depth {advice.depth} of {advice.full_depth})" if advice.depth else ""
+    verdict = escape_markdown(contents.VERDICTS.get(advice.verdict, advice.verdict))
+    where = f": {escape_markdown(advice.stage)} (depth {advice.depth} of {advice.full_depth})" if advice.depth else ""
     st.subheader(f"{verdict}{where}", anchor=False)
-    st.markdown(plain(advice.reason))
+    st.markdown(escape_markdown(advice.reason, 1000))
     numbers = contents.advice_numbers(advice, table)
     if numbers:
         widths = [max(len(remark), 19) for _, _, remark in numbers]
         for column, (title, value, remark) in zip(st.columns(widths, gap="small"), numbers, strict=True):
             column.metric(title[0].upper() + title[1:], value)
-            column.caption(plain(remark))
+            column.caption(escape_markdown(remark))
     source = contents.SOURCES.get(advice.source, advice.source)
     st.caption(
-        f"{plain(contents.aim(advice))} Decided on the val split by {plain(source)}; accuracies are those of test "
-        f"where there is one. Verdict: {plain(advice.verdict)}."
+        f"{escape_markdown(contents.aim(advice))} Decided on the val split by {escape_markdown(source)}; accuracies "
+        f"are those of test where there is one. Verdict: {escape_markdown(advice.verdict)}."
     )
 
 
@@ -113,9 +114,9 @@ def _show_failures(table: pd.DataFrame) -> None:
     if failed.empty:
         return
     names = ", ".join(dict.fromkeys(failed["probe"]))
-    st.warning(f"Failed probes: {plain(names)}. The others finished.", icon=":material/warning:")
+    st.warning(f"Failed probes: {escape_markdown(names)}. The others finished.", icon=":material/warning:")
     with st.expander("What went wrong"):
-        st.dataframe(failed, hide_index=True)
+        show_table(failed)
 
 
 def _show_depths(table: pd.DataFrame, advice: Any, source: str | None) -> None:
@@ -146,7 +147,7 @@ def _show_depths(table: pd.DataFrame, advice: Any, source: str | None) -> None:
     frame = contents.depth_table(table, split)
     chosen = advice.depth if advice else None
     frame.insert(0, "", ["★" if depth == chosen else "" for depth in frame["depth"]])
-    st.dataframe(frame, hide_index=True, column_config=COST_COLUMNS)
+    show_table(frame, column_config=COST_COLUMNS)
 
 
 def _show_against_cost(outlook: Any, advice: Any, aim: Aim) -> None:
@@ -158,7 +159,7 @@ def _show_against_cost(outlook: Any, advice: Any, aim: Aim) -> None:
         depth, first = None, contents.tightest(prospects, dict(aim.budgets))
     st.subheader("Accuracy against cost")
     st.caption(
-        (plain(contents.aim(advice)) if advice else "No depth keeps the budgets.")
+        (escape_markdown(contents.aim(advice)) if advice else "No depth keeps the budgets.")
         + " Numbers are depths, intervals hold 90 %. The line is the highest accuracy there is for a cost; "
         "a depth that is not on it is beaten by one that is at least as accurate and as cheap."
     )
@@ -172,7 +173,7 @@ def _show_against_cost(outlook: Any, advice: Any, aim: Aim) -> None:
             frame[title] = [scale * prospect.cost(cost) for prospect in prospects]
     frame["depth"] = [prospect.depth for prospect in prospects]
     frame.insert(0, "", ["★" if prospect.depth == depth else "" for prospect in prospects])
-    st.dataframe(frame, hide_index=True, column_config=COST_COLUMNS)
+    show_table(frame, column_config=COST_COLUMNS)
 
 
 def _show_measures(table: pd.DataFrame, depth: int | None) -> None:
@@ -192,7 +193,7 @@ def _show_samples(run: Run, table: pd.DataFrame, depth: int | None) -> None:
     if source is None:
         return
     st.subheader("Single samples: at which depth they are right")
-    st.caption(f"By the {source_title(source)} of each stage, on the val split.")
+    st.caption(f"By the {escape_markdown(source_title(source))} of each stage, on the val split.")
     st.plotly_chart(sample_depth_figure(table, source, depth=depth), theme=None, key="sample_depth", config=CHART)
     with st.expander("What is taken for what"):
         predictions = reader.predictions(run)
@@ -201,7 +202,7 @@ def _show_samples(run: Run, table: pd.DataFrame, depth: int | None) -> None:
         names = [str(name) for name in stages["stage"]]
         usual = stages.loc[stages["depth"] == depth, "stage"]
         restore("confused_stage", str(usual.iloc[0]) if len(usual) else names[-1], names)
-        st.selectbox("Stage", names, key="confused_stage")
+        st.selectbox("Stage", names, key="confused_stage", format_func=plain)
         classes = contents.class_names(table)
         counts = confusion(predictions, keep("confused_stage"), source=source, split="val", classes=classes)
         st.plotly_chart(confusion_figure(counts, classes), theme=None, key="confusion", config=CHART)
@@ -216,8 +217,9 @@ def _show_classes(table: pd.DataFrame) -> None:
         st.caption("One row a class, one column a stage; the menu changes the measure.")
         st.plotly_chart(figure, theme=None, key="classes", config=CHART)
     if not pairs.empty:
-        st.caption(f"The pairs of classes that separate least, by their {contents.metric_name(pairs.attrs['metric'])}.")
-        st.dataframe(pairs, hide_index=True)
+        metric = escape_markdown(contents.metric_name(pairs.attrs["metric"]))
+        st.caption(f"The pairs of classes that separate least, by their {metric}.")
+        show_table(pairs)
 
 
 def _show_similarity(table: pd.DataFrame) -> None:
@@ -227,7 +229,7 @@ def _show_similarity(table: pd.DataFrame) -> None:
     st.subheader("How alike the stages are")
     st.caption("Centred kernel alignment of every two stages: 1 where they hold the same, near 0 where nothing.")
     for column, metric in zip(st.columns(2), metrics, strict=False):
-        column.markdown(f"**{metric_title(metric).title}**")
+        column.markdown(f"**{escape_markdown(contents.metric_name(metric))}**")
         column.plotly_chart(similarity_figure(table, metric), theme=None, key=metric, config=CHART)
 
 
@@ -237,7 +239,7 @@ def _show_further(table: pd.DataFrame) -> None:
         return
     st.subheader("Further measurements")
     st.caption("What no chart shows, other splits for example. One column a stage.")
-    st.dataframe(frame, hide_index=True)
+    show_table(frame)
 
 
 open_by_explorer()

@@ -1,14 +1,17 @@
-"""Ctrl-C and SIGTERM as a wish that the training loop grants at the end of a step."""
+"""Ctrl-C, SIGTERM and a closed terminal as a wish that the training loop grants at the end of a step."""
 
 import signal
 from types import FrameType
 from typing import Any
 
+from lwexplain.signals import ENDING
+
 
 class Interruption:
-    """A context manager under which SIGINT and SIGTERM only set ``asked``.
+    """A context manager under which SIGINT, SIGTERM and SIGHUP only set ``asked``.
 
-    Outside the main thread, where Python forbids signal handlers, signals are left to whoever runs the thread.
+    Signals that were set to be ignored (nohup) stay ignored. Outside the main thread, where Python forbids signal
+    handlers, signals are left to whoever runs the thread.
     """
 
     def __init__(self) -> None:
@@ -16,7 +19,9 @@ class Interruption:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "Interruption":
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in ENDING:
+            if signal.getsignal(number) == signal.SIG_IGN:
+                continue
             try:
                 self._previous[number] = signal.signal(number, self._note)
             except ValueError:

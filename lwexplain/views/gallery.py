@@ -3,7 +3,6 @@
 The pieces are self-contained: images are data URIs, colours are inline, foreign text is escaped.
 """
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from lwexplain.errors import RunError
 from lwexplain.results import AttributionSet
+from lwexplain.text import escape_html
 from lwexplain.views.embedding import class_name
 from lwexplain.views.pictures import data_uri, hatched, overlay
 
@@ -39,8 +39,8 @@ def gallery_html(images: Sequence[Shown], side: int = 76) -> str:
             second = f'<br><span style="color:{colour}">{mark} {_short(item.predicted)}</span>'
         said = f"sample {item.sample}, class {item.label}" + (f", predicted {item.predicted}" if item.predicted else "")
         cells.append(
-            f'<figure style="margin:0;width:{side + 6}px" title="{html.escape(said)}">'
-            f'<img src="{data_uri(item.image, side)}" alt="{html.escape(said)}" width="{side}" height="{side}" '
+            f'<figure style="margin:0;width:{side + 6}px" title="{escape_html(said)}">'
+            f'<img src="{data_uri(item.image, side)}" alt="{escape_html(said)}" width="{side}" height="{side}" '
             f'style="object-fit:contain;border:2px solid {colour};border-radius:4px;background:#f4f5f7;'
             'image-rendering:pixelated">'
             f'<figcaption style="font-size:12px;line-height:1.3;overflow-wrap:anywhere">{_short(item.label)}{second}'
@@ -69,7 +69,7 @@ def attribution_grid_html(
     for stage, valid, note in zip(item.stages, item.valid, item.notes, strict=True):
         badge, colour = ("valid", GOOD) if valid else ("invalid", BAD)
         head.append(
-            f'<th title="{html.escape(note)}" style="font-weight:600;vertical-align:bottom">{_short(stage, 16)}'
+            f'<th title="{escape_html(note)}" style="font-weight:600;vertical-align:bottom">{_short(stage, 16)}'
             f'<br><span style="font-size:11px;font-weight:500;color:white;background:{colour};padding:0 6px;'
             f'border-radius:8px">{badge}</span></th>'
         )
@@ -137,16 +137,15 @@ def _heat_cell(
 def _cell(uri: str, said: str, caption: str, side: int, colour: str = "#1f2933") -> str:
     """One table cell; ``caption`` is HTML, ``said`` plain text."""
     return (
-        f'<td style="padding:4px 5px;vertical-align:top" title="{html.escape(said)}">'
-        f'<img src="{uri}" alt="{html.escape(said)}" width="{side}" height="{side}" '
+        f'<td style="padding:4px 5px;vertical-align:top" title="{escape_html(said)}">'
+        f'<img src="{uri}" alt="{escape_html(said)}" width="{side}" height="{side}" '
         'style="object-fit:contain;border-radius:3px;image-rendering:pixelated"><br>'
         f'<span style="color:{colour}">{caption}</span></td>'
     )
 
 
 def _short(text: object, longest: int = 18) -> str:
-    plain = str(text)
-    return html.escape(plain if len(plain) <= longest else plain[: longest - 1] + "…")
+    return escape_html(text, longest)
 
 
 def _check(item: AttributionSet, images: np.ndarray, labels: np.ndarray) -> None:

@@ -17,6 +17,7 @@ from lwexplain.errors import AdviceError, LwexplainError
 from lwexplain.probes.sample_depth import confusion
 from lwexplain.results import AttributionSet, list_embeddings, read_attributions
 from lwexplain.run import Run, atomic_path
+from lwexplain.text import plain
 from lwexplain.views import contents
 from lwexplain.views.attribution_quality import EXPLANATION, attribution_quality
 from lwexplain.views.costs import cost_figure, human
@@ -35,6 +36,7 @@ DEFAULT_TOLERANCE = 0.005
 MOST_IMAGES = 8  # rows of the attribution grid
 MOST_POINTS = 4000  # points of an embedding, over all the stages shown
 MOST_FURTHER = 120  # rows of the table of further measurements
+LONGEST_TEXT = 2000  # characters of one cell, name or sentence
 LONGEST_LIST = 60  # provenance entries of one kind
 
 
@@ -150,9 +152,16 @@ def render_report(run: Run) -> str:
     }
     folder = Path(__file__).parent
     environment = Environment(
-        loader=FileSystemLoader(folder), autoescape=select_autoescape(default=True, default_for_string=True)
+        loader=FileSystemLoader(folder),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        finalize=_shown,
     )
     return environment.get_template("report.html.j2").render(page)
+
+
+def _shown(value: Any) -> Any:
+    """What the page prints: text in visible characters, which the template escapes; HTML of our own as it is."""
+    return plain(value, LONGEST_TEXT) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 class _Figures:

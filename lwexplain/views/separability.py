@@ -165,7 +165,7 @@ def _add_line(figure: go.Figure, rows: pd.DataFrame, scale: _Scale, row: int, co
         mode="lines" if pale else "lines+markers",
         line={"color": colour, "width": 1.5, "dash": "dot"} if pale else {"color": colour, "width": 2},
         marker={"size": 6},
-        name=f"{metric}, train" if pale else metric,
+        name=f"{label(metric)}, train" if pale else label(metric),
         error_y={
             "type": "data",
             "symmetric": False,

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lwexplain.text import escape_markdown
+
 
 @dataclass(frozen=True)
 class TextTable:
@@ -15,7 +17,8 @@ class TextTable:
     def markdown(self) -> str:
         """The table in markdown; all columns but the first are aligned to the right."""
         rule = ["---", *["---:"] * (len(self.header) - 1)]
-        return "\n".join(f"| {' | '.join(cells)} |" for cells in [self.header, rule, *self.rows]) + "\n"
+        header, *rows = [[escape_markdown(cell) for cell in cells] for cells in [self.header, *self.rows]]
+        return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, rule, *rows]) + "\n"
 
 
 def summary_table(rows: Sequence[Mapping[str, Any]]) -> TextTable:

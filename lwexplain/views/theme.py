@@ -6,6 +6,8 @@ from typing import Literal
 
 import plotly.graph_objects as go
 
+from lwexplain.text import plain
+
 FONT = "Inter, 'Source Sans Pro', 'Segoe UI', 'Helvetica Neue', Arial, sans-serif"
 INK = "#1f2933"
 MUTED = "#5f6c7b"
@@ -139,10 +141,7 @@ def is_sample_depth(metric: str) -> bool:
 
 def label(text: object, longest: int = 40) -> str:
     """Foreign text (class, stage and run names) for a figure: plotly reads a little HTML, so it is escaped."""
-    plain = " ".join(str(text).split())
-    if len(plain) > longest:
-        plain = plain[: longest - 1] + "…"
-    return html.escape(plain, quote=False)
+    return html.escape(plain(" ".join(str(text).split()), longest), quote=False)
 
 
 def class_colour(index: int) -> str:
