@@ -151,12 +151,12 @@ CHART = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d",
 
 def metrics(run: Run) -> pd.DataFrame:
     """The long table of measurements."""
-    return _metrics(str(run.path), _stamp(run.metrics_path, run.analysis / "analysis.json"))
+    return _metrics(str(run.path), _stamp(run, "analysis/metrics.parquet", "analysis/analysis.json"))
 
 
 def predictions(run: Run) -> pd.DataFrame:
     """Predicted class per sample, stage and source."""
-    return _predictions(str(run.path), _stamp(run.analysis / "predictions.parquet"))
+    return _predictions(str(run.path), _stamp(run, "analysis/predictions.parquet"))
 
 
 def embedding_methods(run: Run) -> list[str]:
@@ -165,7 +165,7 @@ def embedding_methods(run: Run) -> list[str]:
 
 def embedding(run: Run, method: str) -> pd.DataFrame:
     """One embedding table."""
-    return _embedding(str(run.path), method, _stamp(run.analysis / "embeddings" / f"{method}.parquet"))
+    return _embedding(str(run.path), method, _stamp(run, f"analysis/embeddings/{method}.parquet"))
 
 
 def thumbnails(run: Run) -> np.ndarray | None:
@@ -180,24 +180,17 @@ def attributions(run: Run) -> Analysis | None:
 
 def events(run: Run) -> list[dict[str, Any]]:
     """Training events."""
-    return _events(str(run.path), _stamp(run.events_path))
+    return _events(str(run.path), _stamp(run, "events.jsonl"))
 
 
 def advice(run: Run, aim: Aim) -> tuple[Any, str | None]:
     """The recommendation for what was asked and None, or None and why there is none."""
-    return _advice(str(run.path), _stamp(run.metrics_path, run.analysis / "analysis.json"), aim)
+    return _advice(str(run.path), _stamp(run, "analysis/metrics.parquet", "analysis/analysis.json"), aim)
 
 
-def _stamp(*paths: Path) -> Stamp:
+def _stamp(run: Run, *names: str) -> Stamp:
     """Time of change and size of each file: the key under which its contents are cached."""
-    stamps: list[tuple[int, int] | None] = []
-    for path in paths:
-        try:
-            state = path.stat()
-            stamps.append((state.st_mtime_ns, state.st_size))
-        except OSError:
-            stamps.append(None)
-    return tuple(stamps)
+    return tuple(run.files.stamp(name) for name in names)
 
 
 @st.cache_data(max_entries=16, show_spinner=False)

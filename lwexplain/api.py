@@ -80,7 +80,7 @@ def _train(settings: Config, path: Path, run: Run | None, world: "World", quiet:
     from lwexplain.training.loop import Trainer
 
     data = load_data(settings.data, settings.seed)
-    if run is not None and data.fingerprint != run.manifest["data"]["fingerprint"]:
+    if run is not None and data.fingerprint != run.fingerprint:
         raise RunError(f"the images of {data.name!r} differ from those {path} was started on; restore them")
     chance = float(data.val.labels.bincount().max() / len(data.val))
     # everything that a wrong configuration could raise comes before the directory is made

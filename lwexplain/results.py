@@ -22,16 +22,18 @@ batch dimension, ``patterns`` (which stages were right on how many val samples; 
 
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 import lwexplain
+from lwexplain.binary_files import map_array, read_table, write_array, write_table
 from lwexplain.errors import RunError
+from lwexplain.parsing import shortened
 from lwexplain.probes.base import PROBES
-from lwexplain.run import Run, atomic_path, sha256_of
+from lwexplain.run import Run
+from lwexplain.run_files import MissingFileError, is_plain_name
 from lwexplain.text import shell_command
 
 METRIC_COLUMNS = [
@@ -71,14 +73,8 @@ class AnalysisKey:
     def of(cls, run: Run, *, max_samples: int | None, pooling: str, precision: str) -> "AnalysisKey":
         """The key of a trained run; raises RunError where it is not trained or its weights are missing."""
         run.require_trained()
-        weights = run.checkpoints / "last.safetensors"
-        try:
-            digest = sha256_of(weights)
-        except OSError as error:
-            raise RunError(
-                f"the weights {weights} cannot be read: {error.strerror}; restore them or train anew"
-            ) from None
-        return cls(digest, str(run.manifest.get("data", {}).get("fingerprint")), max_samples, pooling, precision)
+        digest = run.files.sha256("checkpoints/last.safetensors")
+        return cls(digest, run.fingerprint, max_samples, pooling, precision)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -145,17 +141,17 @@ def correctness_patterns(predictions: pd.DataFrame, stages: list[str]) -> dict[s
 
 def write_analysis(run: Run, analysis: Analysis) -> None:
     """Write all results; ``analysis.json`` goes first away and last in, so a crash never leaves a whole-looking mix."""
-    marker = run.analysis / "analysis.json"
-    marker.unlink(missing_ok=True)
-    _remove_others(run.analysis / "embeddings", {f"{method}.parquet" for method in analysis.embeddings})
+    files = run.files
+    files.remove("analysis/analysis.json")
+    _remove_others(run, "analysis/embeddings", {f"{method}.parquet" for method in analysis.embeddings})
     kept = {f"{method}.npy" for method in analysis.attributions}
-    _remove_others(run.analysis / "attributions", kept | {"images.npy", "index.json"} if kept else set())
-    _write_parquet(run.metrics_path, analysis.metrics)
-    _write_parquet(run.analysis / "predictions.parquet", analysis.predictions)
+    _remove_others(run, "analysis/attributions", kept | {"images.npy", "index.json"} if kept else set())
+    write_table(files, "analysis/metrics.parquet", analysis.metrics)
+    write_table(files, "analysis/predictions.parquet", analysis.predictions)
     for method, frame in analysis.embeddings.items():
-        _write_parquet(run.analysis / "embeddings" / f"{method}.parquet", frame)
+        write_table(files, f"analysis/embeddings/{method}.parquet", frame)
     if analysis.thumbnails is not None:
-        _write_array(run.analysis / "thumbnails.npy", analysis.thumbnails)
+        write_array(files, "analysis/thumbnails.npy", analysis.thumbnails)
     if analysis.attributions:
         _write_attributions(run, analysis)
     run.write_json("analysis/analysis.json", analysis.summary | {"files": _sizes(run)})
@@ -188,13 +184,13 @@ def kept_analysis(run: Run, key: AnalysisKey, probes: list[str] | None) -> pd.Da
 
 def _sizes(run: Run) -> dict[str, int]:
     """Bytes of every file of the tables and pictures: one cut short is noticed by its size."""
-    folders = (run.analysis, run.analysis / "embeddings", run.analysis / "attributions")
-    files = [path for folder in folders for path in folder.glob("*") if path.is_file()]
-    return {
-        path.relative_to(run.analysis).as_posix(): path.stat().st_size
-        for path in sorted(files)
-        if not path.name.startswith(".") and path.name not in ("analysis.json", "recommendation.json")
-    }
+    sizes = {}
+    for prefix in ("", "embeddings/", "attributions/"):
+        for name in run.files.file_names(f"analysis/{prefix}".rstrip("/")):
+            stamp = run.files.stamp(f"analysis/{prefix}{name}")
+            if stamp is not None and name not in ("analysis.json", "recommendation.json"):
+                sizes[prefix + name] = stamp[1]
+    return sizes
 
 
 def read_analysis(run: Run) -> Analysis:
@@ -215,15 +211,17 @@ def read_analysis(run: Run) -> Analysis:
 
 def is_analyzed(run: Run) -> bool:
     """True where a whole analysis lies in the run directory."""
-    return (run.analysis / "analysis.json").exists()
+    return run.files.has("analysis/analysis.json")
 
 
 def read_metrics(run: Run) -> pd.DataFrame:
     """The long table with its ``attrs``; raises RunError where it is missing or damaged."""
-    if not is_analyzed(run):
+    try:
+        run.files.open("analysis/analysis.json").close()
+    except MissingFileError:
         make = shell_command("lwexplain", "analyze", run.path)
-        raise RunError(f"{run.path} has no analysis yet; make it with: {make}")
-    frame = _read_parquet(run.metrics_path)
+        raise RunError(f"{run.path} has no analysis yet; make it with: {make}") from None
+    frame = read_table(run.files, "analysis/metrics.parquet")
     missing = [column for column in METRIC_COLUMNS if column not in frame.columns]
     if missing:
         raise RunError(f"{run.metrics_path} lacks the columns {missing}; run lwexplain analyze again")
@@ -232,23 +230,27 @@ def read_metrics(run: Run) -> pd.DataFrame:
 
 def read_predictions(run: Run) -> pd.DataFrame:
     """Per-sample predictions (``PREDICTION_COLUMNS``)."""
-    return _read_parquet(run.analysis / "predictions.parquet")
+    return read_table(run.files, "analysis/predictions.parquet")
 
 
 def list_embeddings(run: Run) -> list[str]:
     """Names of the embedding methods present."""
-    return sorted(path.stem for path in (run.analysis / "embeddings").glob("*.parquet"))
+    names = run.files.file_names("analysis/embeddings", ".parquet")
+    return [method for name in names if is_plain_name(method := name.removesuffix(".parquet"))]
 
 
 def read_embedding(run: Run, method: str) -> pd.DataFrame:
     """One embedding table (``EMBEDDING_COLUMNS``)."""
-    return _read_parquet(run.analysis / "embeddings" / f"{method}.parquet")
+    _require_method(run, method)
+    return read_table(run.files, f"analysis/embeddings/{method}.parquet")
 
 
 def read_thumbnails(run: Run) -> np.ndarray | None:
     """Thumbnails of the val samples, memory-mapped, or None where there are none."""
-    path = run.analysis / "thumbnails.npy"
-    return _read_array(path) if path.exists() else None
+    try:
+        return map_array(run.files, "analysis/thumbnails.npy")
+    except MissingFileError:
+        return None
 
 
 def read_attributions(run: Run) -> Analysis | None:
@@ -256,39 +258,47 @@ def read_attributions(run: Run) -> Analysis | None:
     index = run.read_json("analysis/attributions/index.json")
     if index is None:
         return None
-    folder = run.analysis / "attributions"
+    folder = "analysis/attributions"
     try:
-        sets = {
-            method: AttributionSet(
+        sets = {}
+        for method, entry in index["methods"].items():
+            _require_method(run, method)
+            sets[method] = AttributionSet(
                 method,
                 entry["stages"],
-                _read_array(folder / f"{method}.npy"),
+                map_array(run.files, f"{folder}/{method}.npy"),
                 np.asarray(entry["targets"]),
                 entry["valid"],
                 entry["notes"],
             )
-            for method, entry in index["methods"].items()
-        }
         return Analysis(
             metrics=pd.DataFrame(),
             predictions=pd.DataFrame(),
             attributions=sets,
-            attribution_images=_read_array(folder / "images.npy"),
+            attribution_images=map_array(run.files, f"{folder}/images.npy"),
             attribution_labels=np.asarray(index["labels"]),
             summary={"classes": index["classes"]},
         )
     except (KeyError, TypeError, AttributeError) as error:
-        raise RunError(f"{folder}/index.json is damaged ({error!r}); run lwexplain analyze again") from None
+        raise RunError(f"{run.path}/{folder}/index.json is damaged ({error!r}); run lwexplain analyze again") from None
+
+
+def _require_method(run: Run, method: str) -> None:
+    if not is_plain_name(method):
+        raise RunError(
+            f"{run.path}/analysis names the method {shortened(method)}, which cannot be the name of a file; "
+            "run lwexplain analyze again"
+        )
 
 
 def _write_attributions(run: Run, analysis: Analysis) -> None:
-    folder = run.analysis / "attributions"
+    folder = "analysis/attributions"
     assert analysis.attribution_images is not None
     assert analysis.attribution_labels is not None
-    _write_array(folder / "images.npy", analysis.attribution_images)
+    write_array(run.files, f"{folder}/images.npy", analysis.attribution_images)
     methods = {}
     for method, item in analysis.attributions.items():
-        _write_array(folder / f"{method}.npy", item.maps.astype(np.float32))
+        write_array(run.files, f"{folder}/{method}.npy", item.maps.astype(np.float32))
         methods[method] = {
             "stages": item.stages,
             "targets": item.targets.tolist(),
@@ -300,39 +310,11 @@ def _write_attributions(run: Run, analysis: Analysis) -> None:
         "labels": analysis.attribution_labels.tolist(),
         "methods": methods,
     }
-    run.write_json("analysis/attributions/index.json", index)
+    run.write_json(f"{folder}/index.json", index)
 
 
-def _remove_others(folder: Path, names: set[str]) -> None:
+def _remove_others(run: Run, folder: str, names: set[str]) -> None:
     """Delete what an earlier analysis left and this one does not have: its samples may be others."""
-    for path in folder.glob("*"):
-        if path.name not in names:
-            path.unlink()
-
-
-def _write_parquet(path: Path, frame: pd.DataFrame) -> None:
-    with atomic_path(path) as temporary:
-        frame.to_parquet(temporary, index=False)
-
-
-def _read_parquet(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_parquet(path)
-    except (OSError, ValueError) as error:  # pyarrow's errors derive from these two
-        raise RunError(f"{path} cannot be read ({_first_line(error)}); run lwexplain analyze again") from None
-
-
-def _write_array(path: Path, array: np.ndarray) -> None:
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
-
-
-def _read_array(path: Path) -> np.ndarray:
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise RunError(f"{path} cannot be read ({_first_line(error)}); run lwexplain analyze again") from None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    for name in run.files.file_names(folder):
+        if name not in names:
+            run.files.remove(f"{folder}/{name}")

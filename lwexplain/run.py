@@ -1,12 +1,11 @@
 """The run directory: everything one experiment leaves behind, in open formats, never half-written.
 
 Files are written under a temporary name, fsynced and renamed. A run directory from a stranger is data,
-never code: JSON, YAML, parquet, npy and safetensors only.
+never code: JSON, YAML, parquet, npy and safetensors only, opened through ``lwexplain.run_files``.
 """
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import platform
@@ -21,6 +20,9 @@ from typing import Any
 
 from lwexplain.arguments import path_of, shown
 from lwexplain.errors import RunError
+from lwexplain.parsing import MOST_YAML, parse_json, parse_yaml, shortened
+from lwexplain.run_fields import check_event, check_manifest
+from lwexplain.run_files import MissingFileError, RunFiles
 from lwexplain.text import shell_command
 
 SCHEMA_VERSION = 1
@@ -35,6 +37,9 @@ RECORDED_PACKAGES = (
     "umap-learn",
     "pandas",
 )
+MOST_EVENTS_BYTES = 64 * 2**20
+MOST_EVENTS = 200_000
+HOLDER_BYTES = 200
 
 
 class Run:
@@ -43,6 +48,7 @@ class Run:
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
         self.path = path
         self.manifest = manifest
+        self.files = RunFiles(path)
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, status={self.status!r})"
@@ -74,7 +80,7 @@ class Run:
         run = cls(path, {})
         run.write_text("config.yaml", config_yaml)
         run.write_json("environment.json", describe_environment())
-        run.events_path.touch()
+        run.files.append("events.jsonl", b"")
         run.manifest = {
             "format": FORMAT,
             "schema_version": SCHEMA_VERSION,
@@ -90,22 +96,24 @@ class Run:
     def open(cls, path: str | Path) -> "Run":
         """Read a run directory; raises RunError that says what is wrong with it."""
         path = path_of("the run directory", path)
-        if not path.is_dir():
+        if not _is_folder(path):
             make = shell_command("lwexplain", "train", "CONFIG", "--run-dir", path)
             raise RunError(f"no run directory {path}; make one with: {make}")
         try:
-            manifest = json.loads((path / "run.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
+            manifest = RunFiles(path).read_json("run.json")
+        except MissingFileError:
             raise RunError(f"{path} is not a run directory: it has no run.json") from None
-        except (OSError, ValueError) as error:
-            raise RunError(f"{path}/run.json cannot be read ({error}); the run has to be trained anew") from None
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise RunError(f"{path}/run.json was not written by lwexplain")
         if manifest.get("schema_version") != SCHEMA_VERSION:
             raise RunError(
-                f"{path} has run schema {manifest.get('schema_version')!r}, this lwexplain reads {SCHEMA_VERSION}; "
-                "open it with the version named in its environment.json"
+                f"{path} has run schema {shortened(manifest.get('schema_version'))}, this lwexplain reads "
+                f"{SCHEMA_VERSION}; open it with the version named in its environment.json"
             )
+        try:
+            check_manifest(manifest)
+        except ValueError as error:
+            raise RunError(f"{path}/run.json is damaged: {error}; restore it from a copy of the run") from None
         return cls(path, manifest)
 
     @classmethod
@@ -146,14 +154,16 @@ class Run:
 
     def config(self) -> dict[str, Any]:
         """The configuration the run was trained with, as a mapping."""
-        import yaml
-
         try:
-            tree = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise RunError(f"{self.path}/config.yaml cannot be read: {error}") from None
+            tree = parse_yaml(self.files.read_bytes("config.yaml", MOST_YAML).decode("utf-8"))
+        except UnicodeDecodeError:
+            raise RunError(f"{self.path}/config.yaml is not text in UTF-8; restore it from a copy of the run") from None
+        except ValueError as error:
+            raise RunError(
+                f"{self.path}/config.yaml cannot be read: {error}; restore it from a copy of the run"
+            ) from None
         if not isinstance(tree, dict):
-            raise RunError(f"{self.path}/config.yaml does not hold a configuration")
+            raise RunError(f"{self.path}/config.yaml does not hold a configuration; restore it from a copy of the run")
         return tree
 
     def require_trained(self) -> None:
@@ -170,6 +180,26 @@ class Run:
                 f"training of {self.path} has not finished: status {self.status!r}{where}; "
                 f"go on with: {self.resume_command}"
             )
+        for name, value in (("trained_depth", self.manifest.get("trained_depth")), ("data.fingerprint", self._print)):
+            if value is None:
+                raise RunError(f"{self.path}/run.json does not say {name}; restore it from a copy of the run")
+
+    @property
+    def trained_depth(self) -> int:
+        """Number of stages that were trained; of a run that ``require_trained`` lets pass."""
+        return int(self.manifest["trained_depth"])
+
+    @property
+    def fingerprint(self) -> str:
+        """What identifies the images that the run was trained on; raises RunError where the run does not say it."""
+        if self._print is None:
+            raise RunError(f"{self.path}/run.json does not say data.fingerprint; restore it from a copy of the run")
+        return self._print
+
+    @property
+    def _print(self) -> str | None:
+        found: str | None = self.manifest.get("data", {}).get("fingerprint")
+        return found
 
     @property
     def resume_command(self) -> str:
@@ -187,53 +217,54 @@ class Run:
         self.write_json("run.json", self.manifest)
 
     def write_text(self, name: str, text: str) -> Path:
-        path = self.path / name
-        with atomic_path(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-        return path
+        return self.files.write_text(name, text)
 
     def write_json(self, name: str, value: Any) -> Path:
-        return self.write_text(name, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        return self.files.write_json(name, value)
 
     def read_json(self, name: str) -> Any:
         """The parsed file, or None where it does not exist; raises RunError where it is damaged."""
         try:
-            return json.loads((self.path / name).read_text(encoding="utf-8"))
-        except FileNotFoundError:
+            return self.files.read_json(name)
+        except MissingFileError:
             return None
-        except (OSError, ValueError) as error:
-            raise RunError(f"{self.path / name} is damaged ({error}); run lwexplain analyze again") from None
 
     def record_files(self, *paths: Path) -> None:
         """Enter size and SHA-256 of finished files into the manifest."""
         files = self.manifest.setdefault("files", {})
         for path in paths:
-            files[path.relative_to(self.path).as_posix()] = {
-                "bytes": path.stat().st_size,
-                "sha256": sha256_of(path),
-            }
+            name = path.relative_to(self.path).as_posix()
+            stamp = self.files.stamp(name)
+            files[name] = {"bytes": stamp[1] if stamp else 0, "sha256": self.files.sha256(name)}
         self.save_manifest()
 
     # ------------------------------------------------------------------ events
 
     def append_event(self, **fields: Any) -> None:
         """Add one line to ``events.jsonl``."""
-        line = json.dumps(fields, ensure_ascii=False)
-        try:
-            with self.events_path.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
-        except OSError as error:
-            raise RunError(f"cannot write {self.events_path}: {error.strerror}; free space, then --resume") from None
+        line = json.dumps(fields, ensure_ascii=False) + "\n"
+        self.files.append("events.jsonl", line.encode("utf-8", "backslashreplace"))
 
     def read_events(self) -> list[dict[str, Any]]:
-        """All events; a line cut short by a crash is left out."""
+        """All events; a line cut short by a crash is left out. Raises RunError where a field holds what it cannot."""
+        try:
+            lines = self.files.read_bytes("events.jsonl", MOST_EVENTS_BYTES).splitlines()
+        except MissingFileError:
+            return []
+        if len(lines) > MOST_EVENTS:
+            raise RunError(f"{self.events_path} has {len(lines):,} lines, expected at most {MOST_EVENTS:,}")
         events = []
-        if self.events_path.exists():
-            for line in self.events_path.read_text(encoding="utf-8", errors="replace").splitlines():
-                with contextlib.suppress(ValueError):
-                    event = json.loads(line)
-                    if isinstance(event, dict):
-                        events.append(event)
+        for number, line in enumerate(lines, start=1):
+            try:
+                event = parse_json(line)
+            except ValueError:
+                continue
+            if isinstance(event, dict):
+                try:
+                    check_event(event)
+                except ValueError as error:
+                    raise RunError(f"{self.events_path}, line {number}: {error}; restore it from a copy") from None
+                events.append(event)
         return events
 
     # ------------------------------------------------------------------ one writer at a time
@@ -241,55 +272,23 @@ class Run:
     @contextlib.contextmanager
     def lock(self, purpose: str) -> Iterator[None]:
         """Hold the run for writing; raises RunError where another process holds it."""
-        try:
-            file = (self.path / ".lock").open("a+")
-        except OSError as error:
-            raise RunError(f"cannot write in {self.path}: {error}") from None
-        with file:
+        with os.fdopen(self.files.open_in_place(".lock"), "r+b") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                file.seek(0)
-                holder = file.read().strip() or "another process"
+                holder = file.read(HOLDER_BYTES).decode("utf-8", "replace").strip() or "another process"
                 raise RunError(f"{self.path} is in use by {holder}; wait for it or stop it") from None
-            file.seek(0)
-            file.truncate()
-            file.write(f"{purpose} (process {os.getpid()})")
+            file.truncate(0)
+            file.write(f"{purpose} (process {os.getpid()})".encode())
             file.flush()
             yield
 
 
-@contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that replaces it, synced to disk, when the block ends without error.
-
-    On any error (a full disk, an interrupt) the temporary file is removed and ``path`` stays as it was.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def _is_folder(path: Path) -> bool:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        return path.is_dir()
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise RunError(f"cannot write {path}: {error.strerror or error}; what was there before is untouched") from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes as hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        raise RunError(f"{shortened(str(path), 200)} cannot be a run directory: {error.strerror}") from None
 
 
 def describe_environment() -> dict[str, Any]:

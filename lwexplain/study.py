@@ -12,7 +12,8 @@ import pandas as pd
 from lwexplain import api
 from lwexplain.config import load_config
 from lwexplain.results import is_analyzed, read_metrics
-from lwexplain.run import Run, atomic_path
+from lwexplain.run import Run
+from lwexplain.run_files import atomic_path
 
 TABLE = "table.json"
 SOURCES = ("head", "linear_probe")

@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from lwexplain.errors import RunError
-from lwexplain.run import Run, atomic_path
+from lwexplain.run import Run
+from lwexplain.run_files import atomic_path
 
 
 @pytest.fixture

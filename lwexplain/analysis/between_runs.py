@@ -54,6 +54,6 @@ def _features(run: Run, data: DataSplits, images: Images, device: str | None) ->
     """The features that a run's stages make of images, normalised as the run was trained."""
     where = pick_device(device or load_config(run.config()).device)
     model, _ = load_trained(run, data, torch.device(where))
-    names = model.names[: run.manifest["trained_depth"]]
+    names = model.names[: run.trained_depth]
     batches = Batches(images, 256, mean=data.mean, std=data.std, seed=0, device=where, channels_last=True)
     return extract(model, batches, names, modules={name: model.stages[name] for name in names}, device=where).features

@@ -82,7 +82,7 @@ def settings_of(probe: Any) -> dict[str, Any] | None:
     else:
         return None
     try:
-        plain = json.loads(json.dumps(values))
+        plain = json.loads(json.dumps(values, allow_nan=False))
     except (TypeError, ValueError):
         return None
     return {"class": f"{kind.__module__}.{kind.__qualname__}", "from": origin[0] if origin else None, "values": plain}

@@ -62,7 +62,7 @@ def analyze_run(
     started = time.perf_counter()
     world = world or World()
     config = load_config(run.config())
-    store = PartStore(run.analysis / "parts", key.to_dict())
+    store = PartStore(run.files.within("analysis/parts"), key.to_dict())
     ready = made_ready(probes, store) if world.is_main else list(probes)
     data = load_data(config.data, config.seed)
     if key.max_samples is not None and key.max_samples < data.num_classes:
@@ -82,7 +82,7 @@ def analyze_run(
             if world.is_main:
                 stack.enter_context(run.lock("lwexplain analyze"))
         cores = stack.enter_context(shared_cores(ready))
-        names = model.names[: run.manifest["trained_depth"]]
+        names = model.names[: run.trained_depth]
         positions = {split: _positions(getattr(data, split), key.max_samples, config.seed) for split in SPLITS}
         capture = RunCapture(
             model,
@@ -140,7 +140,7 @@ def analyze_run(
 
 def _captured(run: Run, key: AnalysisKey, capture: RunCapture) -> tuple[dict[str, Captured], Precision]:
     """The features of all splits, from the store as far as they are there."""
-    store = FeatureStore(run.analysis / "features", key.to_dict())
+    store = FeatureStore(run.files.within("analysis/features"), key.to_dict())
     with capture.world.first_alone():
         if capture.world.is_main:
             store.prepare()
@@ -161,8 +161,8 @@ def _captured(run: Run, key: AnalysisKey, capture: RunCapture) -> tuple[dict[str
         found = split.read()
         if found is None:
             raise CaptureError(
-                f"the features under {split.folder} are not whole after they were captured; all processes must see the "
-                "same run directory"
+                f"the features under {split.files.path()} are not whole after they were captured; all processes must "
+                "see the same run directory"
             )
         captured[name] = found
     return captured, capture.precision

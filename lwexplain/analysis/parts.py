@@ -13,12 +13,8 @@ A part is whole or not there: it is written beside its place and renamed. Its ke
 images, sub-sample, pooling, precision) and by which probe with which settings.
 """
 
-import json
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -26,9 +22,15 @@ import numpy as np
 import pandas as pd
 
 import lwexplain
+from lwexplain.binary_files import map_array, read_table, write_array, write_table
 from lwexplain.errors import RunError
 from lwexplain.probes.tables import ProbeRun
 from lwexplain.results import METRIC_COLUMNS, PREDICTION_COLUMNS, AttributionSet
+from lwexplain.run_fields import is_number
+from lwexplain.run_files import RunFiles, is_plain_name
+
+MOST_EXTRA = 2**30
+"""Bytes of a file that a probe keeps for another one."""
 
 
 @dataclass
@@ -42,15 +44,15 @@ class Part:
 
 
 class PartStore:
-    """The parts under ``folder`` that were made of the features of ``key``."""
+    """The parts under ``files`` that were made of the features of ``key``."""
 
-    def __init__(self, folder: Path, key: Mapping[str, Any]) -> None:
-        self.folder = folder
+    def __init__(self, files: RunFiles, key: Mapping[str, Any]) -> None:
+        self.files = files
         self.key = {**key, "lwexplain": lwexplain.__version__}
 
     def names(self) -> list[str]:
         """Probes whose parts are whole and belong to the key."""
-        names = [unquote(path.name) for path in self.folder.glob("*") if not path.name.startswith(".")]
+        names = {unquote(folder) for folder in self.files.folder_names() if folder == _folder_of(unquote(folder))}
         return sorted(name for name in names if self._header(name) is not None)
 
     def settings(self, probe: str) -> dict[str, Any] | None:
@@ -63,18 +65,18 @@ class PartStore:
         header = self._header(probe)
         if header is None:
             return None
-        folder = self._place(probe)
+        folder = self.files.within(_folder_of(probe))
         try:
-            rows = pd.read_parquet(folder / "rows.parquet")
+            rows = read_table(folder, "rows.parquet")
             found = ProbeRun(
                 rows=[{str(name): value for name, value in row.items()} for row in rows.to_dict("records")],
-                predictions=pd.read_parquet(folder / "predictions.parquet"),
-                embeddings={name: pd.read_parquet(folder / f"embedding.{name}.parquet") for name in header["layouts"]},
+                predictions=read_table(folder, "predictions.parquet"),
+                embeddings={name: read_table(folder, f"embedding.{name}.parquet") for name in header["layouts"]},
                 attributions={
                     name: AttributionSet(
                         name,
                         about["stages"],
-                        np.load(folder / f"attribution.{name}.npy", allow_pickle=False),
+                        np.array(map_array(folder, f"attribution.{name}.npy")),
                         np.asarray(about["targets"]),
                         about["valid"],
                         about["notes"],
@@ -84,39 +86,30 @@ class PartStore:
                 failures=header["failures"],
                 seconds={probe: header["seconds"]},
             )
-            extra = {name: (folder / name).read_bytes() for name in header["extra"]}
-        except (OSError, ValueError, KeyError, TypeError):
+            extra = {name: folder.read_bytes(name, MOST_EXTRA) for name in header["extra"]}
+        except (RunError, ValueError, KeyError, TypeError):
             return None
         return Part(probe, header["settings"], found, extra)
 
     def save(self, part: Part) -> None:
         """Put a part in the place of the one before; raises RunError where the disk is full."""
-        place = self._place(part.probe)
-        new = place.with_name(f".{place.name}.{os.getpid()}.new")
         try:
-            shutil.rmtree(new, ignore_errors=True)
-            new.mkdir(parents=True)
-            self._write(new, part)
-            shutil.rmtree(place, ignore_errors=True)
-            os.replace(new, place)
-        except OSError as error:
-            raise RunError(
-                f"cannot write {place}: {error.strerror or error}; free space and run the analysis again, it goes on "
-                "from here"
-            ) from None
-        finally:
-            shutil.rmtree(new, ignore_errors=True)
+            with self.files.replacing_folder(_folder_of(part.probe)) as folder:
+                self._write(folder, part)
+        except RunError as error:
+            raise RunError(f"{error}; free space and run the analysis again, it goes on from here") from None
 
-    def _write(self, folder: Path, part: Part) -> None:
+    def _write(self, folder: RunFiles, part: Part) -> None:
         found = part.found
-        pd.DataFrame(found.rows, columns=METRIC_COLUMNS).to_parquet(folder / "rows.parquet", index=False)
-        found.predictions[PREDICTION_COLUMNS].to_parquet(folder / "predictions.parquet", index=False)
+        write_table(folder, "rows.parquet", pd.DataFrame(found.rows, columns=METRIC_COLUMNS))
+        write_table(folder, "predictions.parquet", found.predictions[PREDICTION_COLUMNS])
         for name, frame in found.embeddings.items():
-            frame.to_parquet(folder / f"embedding.{name}.parquet", index=False)
+            write_table(folder, f"embedding.{name}.parquet", frame)
         for name, maps in found.attributions.items():
-            np.save(folder / f"attribution.{name}.npy", maps.maps.astype(np.float32), allow_pickle=False)
+            write_array(folder, f"attribution.{name}.npy", maps.maps.astype(np.float32))
         for name, content in part.extra.items():
-            (folder / name).write_bytes(content)
+            with folder.replacing(name) as temporary:
+                temporary.write_bytes(content)
         header = {
             "key": self.key,
             "settings": part.settings,
@@ -134,14 +127,48 @@ class PartStore:
             },
             "extra": list(part.extra),
         }
-        (folder / "part.json").write_text(json.dumps(header))
+        folder.write_json("part.json", header)
 
     def _header(self, probe: str) -> dict[str, Any] | None:
+        """What ``part.json`` says; None where it is missing, of another key, or not what is written there."""
         try:
-            header = json.loads((self._place(probe) / "part.json").read_text())
-        except (OSError, ValueError):
+            header = self.files.read_json(f"{_folder_of(probe)}/part.json")
+        except RunError:
             return None
-        return header if isinstance(header, dict) and header.get("key") == self.key else None
+        return header if isinstance(header, dict) and header.get("key") == self.key and _is_header(header) else None
 
-    def _place(self, probe: str) -> Path:
-        return self.folder / quote(probe, safe=" ")
+
+def _is_header(header: dict[str, Any]) -> bool:
+    """Whether ``part.json`` holds all that it must, and no name that could lead to another file."""
+    attributions, settings = header.get("attributions"), header.get("settings")
+    return (
+        isinstance(attributions, dict)
+        and (settings is None or isinstance(settings, dict))
+        and all(_is_names(header.get(key)) for key in ("layouts", "extra"))
+        and all(is_plain_name(name) and _is_attribution(about) for name, about in attributions.items())
+        and isinstance(header.get("failures"), list)
+        and all(_is_failure(failure) for failure in header["failures"])
+        and is_number(header.get("seconds"))
+    )
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(map(is_plain_name, value)) and len(set(value)) == len(value)
+
+
+def _is_attribution(about: Any) -> bool:
+    if not isinstance(about, dict):
+        return False
+    lists = [about.get(key) for key in ("stages", "targets", "valid", "notes")]
+    return all(isinstance(value, list) and len(value) == len(lists[0] or ()) for value in lists)
+
+
+def _is_failure(failure: Any) -> bool:
+    return isinstance(failure, dict) and all(
+        failure.get(key) is None or isinstance(failure[key], str) for key in ("probe", "stage", "error")
+    )
+
+
+def _folder_of(probe: str) -> str:
+    """The name of a probe's folder; a probe may have any name."""
+    return quote(probe, safe=" ").replace(".", "%2E")

@@ -1,5 +1,6 @@
 """Capture the splits of a trained run into its feature store, shard by shard, shared out among processes."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -47,7 +48,8 @@ class Precision:
         return f"bfloat16 forward pass{measured}"
 
     def to_dict(self) -> dict[str, Any]:
-        return {"forward": str(self.dtype).removeprefix("torch."), "error": self.error}
+        error = self.error if self.error is not None and math.isfinite(self.error) else None
+        return {"forward": str(self.dtype).removeprefix("torch."), "error": error}
 
     @classmethod
     def of(cls, content: Mapping[str, Any] | None) -> "Precision":

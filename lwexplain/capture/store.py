@@ -14,61 +14,56 @@
 Shards are independent of each other, so several processes can fill one split.
 """
 
-import json
 import os
-import shutil
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 
+from lwexplain.binary_files import map_array
 from lwexplain.capture.extract import Captured
 from lwexplain.errors import RunError
-from lwexplain.run import atomic_path
+from lwexplain.run_files import RunFiles
 
 SHARD_ROWS = 4096
 HEADER = 128  # bytes before the rows of a .npy file; the format lets its header be padded
 
 
 class FeatureStore:
-    """Features of all splits under ``folder``, made for ``key`` (weights, data, sub-sample, pooling, precision)."""
+    """Features of all splits under ``files``, made for ``key`` (weights, data, sub-sample, pooling, precision)."""
 
-    def __init__(self, folder: Path, key: dict[str, Any]) -> None:
-        self.folder = folder
+    def __init__(self, files: RunFiles, key: dict[str, Any]) -> None:
+        self.files = files
         self.key = key
 
     def is_current(self) -> bool:
         """Whether what lies there was made for the key."""
-        return _read_json(self.folder / "key.json") == self.key
+        return _read_mapping(self.files, "key.json") == self.key
 
     def prepare(self) -> None:
         """Delete what was made for another key."""
         if not self.is_current():
-            shutil.rmtree(self.folder, ignore_errors=True)
-            with atomic_path(self.folder / "key.json") as temporary:
-                temporary.write_text(json.dumps(self.key))
+            self.files.remove()
+            self.files.write_json("key.json", self.key)
 
     def note(self, about: dict[str, Any]) -> None:
         """Keep a remark on how the features were made."""
-        with atomic_path(self.folder / "about.json") as temporary:
-            temporary.write_text(json.dumps(about))
+        self.files.write_json("about.json", about)
 
     def about(self) -> dict[str, Any] | None:
         """The remark; None where there is none."""
-        content = _read_json(self.folder / "about.json")
-        return content if isinstance(content, dict) else None
+        return _read_mapping(self.files, "about.json")
 
     def split(self, name: str, rows: int) -> "StoredSplit":
         """The part of the store for one split of ``rows`` samples."""
-        return StoredSplit(self.folder / name, rows)
+        return StoredSplit(self.files.within(name), rows)
 
 
 class StoredSplit:
     """The files of one split of ``n`` samples: which shards are there, adding one, reading them all."""
 
-    def __init__(self, folder: Path, n: int) -> None:
-        self.folder, self.n = folder, n
+    def __init__(self, files: RunFiles, n: int) -> None:
+        self.files, self.n = files, n
 
     @property
     def shards(self) -> list[slice]:
@@ -77,71 +72,91 @@ class StoredSplit:
 
     def missing(self) -> list[int]:
         """Numbers of the shards that are not on disk; all of them where the files have another form."""
-        content = _read_json(self.folder / "split.json")
-        if content is None or content.get("rows") != self.n or not self._has_whole_files(content):
+        content = self._content()
+        if content is None or content["rows"] != self.n or not self._has_whole_files(content):
             return list(range(len(self.shards)))
-        return [number for number in range(len(self.shards)) if not self._marker(number).exists()]
+        there = set(self.files.file_names("shards"))
+        return [number for number in range(len(self.shards)) if _marker(number) not in there]
 
     def begin(self) -> None:
         """Clear away files of another form before shards are added to a split that misses all of them."""
         if len(self.missing()) == len(self.shards):
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self.files.remove()
 
     def add(self, number: int, shard: Captured) -> None:
         """Put the rows of a shard in their place; raises RunError where the disk is full."""
         start = self.shards[number].start
         assert shard.index is not None
-        arrays = {f"{quote(name, safe='')}.npy": rows for name, rows in shard.features.items()}
-        arrays |= {f"logits.{quote(name, safe='')}.npy": rows for name, rows in shard.logits.items()}
+        arrays = {_file_of(name): rows for name, rows in shard.features.items()}
+        arrays |= {_file_of(name, "logits."): rows for name, rows in shard.logits.items()}
         arrays |= {"labels.npy": shard.labels, "index.npy": shard.index}
         try:
-            (self.folder / "shards").mkdir(parents=True, exist_ok=True)
             for name, rows in arrays.items():
-                _write_rows(self.folder / name, rows, start, self.n)
-            if not (self.folder / "split.json").exists():
-                content = {"rows": self.n, "stages": shard.stages, "heads": list(shard.logits), "files": list(arrays)}
-                with atomic_path(self.folder / "split.json") as temporary:
-                    temporary.write_text(json.dumps(content))
-            self._marker(number).touch()
+                _write_rows(self.files.open_in_place(name), rows, start, self.n)
+            if not self.files.has("split.json"):
+                self.files.write_json(
+                    "split.json", {"rows": self.n, "stages": shard.stages, "heads": list(shard.logits)}
+                )
+            self.files.append(f"shards/{_marker(number)}", b"")
         except OSError as error:
             raise RunError(
-                f"cannot write features to {self.folder}: {error.strerror or error}; free space and run the analysis "
-                "again, it goes on from here"
+                f"cannot write features to {self.files.path()}: {error.strerror or error}; free space and run the "
+                "analysis again, it goes on from here"
             ) from None
 
     def read(self) -> Captured | None:
         """The whole split, features and logits memory-mapped; None where a shard is missing or a file is damaged."""
-        content = _read_json(self.folder / "split.json")
+        content = self._content()
         if content is None or self.missing():
             return None
         try:
             return Captured(
-                features={name: _mapped(self.folder / f"{quote(name, safe='')}.npy") for name in content["stages"]},
-                labels=np.array(_mapped(self.folder / "labels.npy")),
-                logits={name: _mapped(self.folder / f"logits.{quote(name, safe='')}.npy") for name in content["heads"]},
-                index=np.array(_mapped(self.folder / "index.npy")),
+                features={name: map_array(self.files, _file_of(name)) for name in content["stages"]},
+                labels=np.array(map_array(self.files, "labels.npy")),
+                logits={name: map_array(self.files, _file_of(name, "logits.")) for name in content["heads"]},
+                index=np.array(map_array(self.files, "index.npy")),
             )
-        except (OSError, ValueError, KeyError):
+        except RunError:
             return None
 
-    def _marker(self, number: int) -> Path:
-        return self.folder / "shards" / f"{number:05d}"
+    def _content(self) -> dict[str, Any] | None:
+        """What ``split.json`` says; None where it is missing or does not say it."""
+        content = _read_mapping(self.files, "split.json") or {}
+        names = [content.get(key) for key in ("stages", "heads")]
+        listed = all(isinstance(value, list) and all(isinstance(name, str) for name in value) for value in names)
+        return content if listed and type(content.get("rows")) is int else None
 
     def _has_whole_files(self, content: dict[str, Any]) -> bool:
+        names = [_file_of(name) for name in content["stages"]] + [
+            _file_of(name, "logits.") for name in content["heads"]
+        ]
         try:
-            return all(len(_mapped(self.folder / name)) == self.n for name in content["files"])
-        except (OSError, ValueError, KeyError, TypeError):
+            arrays = [map_array(self.files, name) for name in names]
+            positions = [map_array(self.files, name) for name in ("labels.npy", "index.npy")]
+        except RunError:
             return False
+        return all(array.shape[:1] == (self.n,) and array.dtype == np.float32 for array in arrays) and all(
+            array.shape == (self.n,) and array.dtype == np.int64 for array in positions
+        )
 
 
-def _write_rows(path: Path, rows: np.ndarray, start: int, n: int) -> None:
-    """Write ``rows`` from row ``start`` on into a .npy file of ``n`` rows, made where it is not there, and sync it."""
+def _file_of(name: str, prefix: str = "") -> str:
+    """The file of a stage; a stage may have any name."""
+    return f"{prefix}{quote(name, safe='')}.npy"
+
+
+def _marker(number: int) -> str:
+    """The empty file that says that a shard is whole."""
+    return f"{number:05d}"
+
+
+def _write_rows(file: int, rows: np.ndarray, start: int, n: int) -> None:
+    """Write ``rows`` from row ``start`` on into a .npy file of ``n`` rows, sync it and close it."""
     rows = np.ascontiguousarray(rows)
     shape = (n, *rows.shape[1:])
     about = f"{{'descr': '{rows.dtype.str}', 'fortran_order': False, 'shape': {shape}, }}".encode("ascii")
     header = b"\x93NUMPY\x01\x00" + (HEADER - 10).to_bytes(2, "little") + about.ljust(HEADER - 11) + b"\n"
     row_bytes = rows.itemsize * int(np.prod(rows.shape[1:], dtype=np.int64))
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         if os.fstat(file).st_size != HEADER + n * row_bytes:
             os.ftruncate(file, HEADER + n * row_bytes)
@@ -158,12 +173,9 @@ def _write_all(file: int, data: memoryview, offset: int) -> None:
         data, offset = data[written:], offset + written
 
 
-def _mapped(path: Path) -> np.ndarray:
-    return np.load(path, mmap_mode="r", allow_pickle=False)
-
-
-def _read_json(path: Path) -> Any:
+def _read_mapping(files: RunFiles, name: str) -> dict[str, Any] | None:
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
+        content = files.read_json(name)
+    except RunError:
         return None
+    return content if isinstance(content, dict) else None

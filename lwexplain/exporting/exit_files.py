@@ -18,7 +18,7 @@ from lwexplain.exporting.measured import Accuracy
 from lwexplain.exporting.shorter import Normalisation, portable
 from lwexplain.exporting.thresholds import shares_of
 from lwexplain.models.staged import StagedModel
-from lwexplain.run import atomic_path
+from lwexplain.run_files import atomic_path
 
 RULE = (
     "Run the files in this order: images into the first, into each later one the states that the file before returned "

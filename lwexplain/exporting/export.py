@@ -22,7 +22,8 @@ from lwexplain.exporting.shorter import ShorterNetwork, StageHead, portable
 from lwexplain.exporting.trained import TrainedRun, depth_of, load_run
 from lwexplain.progress import Progress
 from lwexplain.results import read_metrics
-from lwexplain.run import Run, atomic_path
+from lwexplain.run import Run
+from lwexplain.run_files import atomic_path
 
 
 @dataclass(frozen=True)

@@ -45,14 +45,14 @@ def load_run(run: Run, device: str | None) -> TrainedRun:
     """Weights and images of a trained run; raises RunError where the images are not those it was trained on."""
     config = load_config(run.config())
     data = load_data(config.data, config.seed)
-    if data.fingerprint != run.manifest["data"]["fingerprint"]:
+    if data.fingerprint != run.fingerprint:
         raise RunError(
             f"the images of {data.name!r} differ from those {run.path} was trained on; "
             "restore the data set, or train the run anew"
         )
     where = pick_device(device or config.device)
     model, _ = load_trained(run, data, where)
-    model = trained_stages(model, run.manifest["trained_depth"])
+    model = trained_stages(model, run.trained_depth)
     normalisation = Normalisation(data.mean, data.std).to(where)
     return TrainedRun(model, normalisation, data, where, config.data.batch_size, config.data.workers, config.seed)
 

@@ -14,8 +14,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lwexplain.errors import CheckpointError
-from lwexplain.run import Run, atomic_path
+from lwexplain.binary_files import check_tensors
+from lwexplain.errors import CheckpointError, RunError
+from lwexplain.parsing import parse_json
+from lwexplain.run import Run
+from lwexplain.run_files import MissingFileError, RunFiles
 
 LAST = "last.safetensors"
 """Everything that an exact resume needs; after training, the network."""
@@ -25,10 +28,11 @@ BEST = "best.safetensors"
 
 
 def save_checkpoint(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-    """Write tensors and JSON-able ``state``; on any error the file that was there before stays whole."""
+    """Write tensors and JSON-able ``state`` to RUN/checkpoints/NAME; on any error what was there before stays whole."""
+    files, name = _in_its_run(path)
     cpu = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
-    metadata = {"state": json.dumps(state), "sha256": _digest(cpu)}
-    with atomic_path(path) as temporary:
+    metadata = {"state": json.dumps(state, allow_nan=False), "sha256": _digest(cpu)}
+    with files.replacing(name) as temporary:
         try:
             save_file(cpu, temporary, metadata=metadata)
         except SafetensorError as error:
@@ -36,19 +40,27 @@ def save_checkpoint(path: Path, tensors: dict[str, Tensor], state: dict[str, Any
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read a checkpoint back; raises CheckpointError where it is missing, cut short or altered."""
-    if not path.exists():
-        raise CheckpointError(f"no checkpoint {path}; train the run anew with another --run-dir")
+    """Read RUN/checkpoints/NAME back; raises CheckpointError where it is missing, cut short or altered."""
+    files, name = _in_its_run(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        state = json.loads(metadata["state"])
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise CheckpointError(
-            f"checkpoint {path} is cut short or damaged ({error}); restore it from a copy, or train the run anew"
-        ) from None
-    if metadata.get("sha256") != _digest(tensors):
+        file = files.open(name)
+    except MissingFileError:
+        raise CheckpointError(f"no checkpoint {path}; train the run anew with another --run-dir") from None
+    except RunError as error:
+        raise CheckpointError(str(error)) from None
+    with file:
+        try:
+            metadata = check_tensors(file)
+            state = parse_json(metadata["state"])
+            with safe_open(f"/dev/fd/{file.fileno()}", framework="pt") as opened:
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError, KeyError, ValueError, MemoryError) as error:
+            reason = str(error) if isinstance(error, ValueError) else "it is no whole checkpoint"
+            raise CheckpointError(
+                f"checkpoint {path} is cut short or damaged ({reason[:120]}); restore it from a copy, or train the run "
+                "anew"
+            ) from None
+    if not isinstance(state, dict) or metadata.get("sha256") != _digest(tensors):
         raise CheckpointError(f"checkpoint {path} does not match its own digest; restore it or train the run anew")
     return tensors, state
 
@@ -64,7 +76,7 @@ def under_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_weights(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Put weights into the model; raises CheckpointError where names or shapes differ."""
+    """Put weights into the model; raises CheckpointError where names, shapes or types differ."""
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
@@ -99,6 +111,11 @@ def load_final_weights(run: Run, model: nn.Module) -> str:
     weights = under_prefix("model", tensors)
     load_weights(model, weights, path)
     return _digest(weights)
+
+
+def _in_its_run(path: Path) -> tuple[RunFiles, str]:
+    """The files of the run that RUN/checkpoints/NAME lies in, and its name among them."""
+    return RunFiles(path.parents[1]), f"{path.parent.name}/{path.name}"
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:

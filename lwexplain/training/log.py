@@ -98,7 +98,8 @@ class TrainingLog:
             return
         seconds = round(position.seconds, 3)
         self.event(event="end", seconds=seconds)
-        files = sorted(self.run.checkpoints.glob("*.safetensors"))
+        names = self.run.files.file_names("checkpoints", ".safetensors")
+        files = [self.run.checkpoints / name for name in names]
         self.run.record_files(self.run.path / "config.yaml", self.run.events_path, *files)
         self.run.update(
             status="trained",

@@ -78,7 +78,8 @@ def save_snapshot(trainer: "Trainer") -> None:
 def _write(trainer: "Trainer", phase: str, tensors: dict[str, Tensor]) -> None:
     """Write the checkpoints: ``tensors`` and what else the first process knows."""
     position = trainer.position
-    position.events_bytes = trainer.run.events_path.stat().st_size
+    stamp = trainer.run.files.stamp("events.jsonl")
+    position.events_bytes = stamp[1] if stamp else 0
     for depth, loss in trainer.losses.items():
         tensors |= with_prefix(f"loss.{depth}", loss.state_dict())
     tensors |= with_prefix("val_correct", {str(depth): hits for depth, hits in trainer.val_correct.items()})
@@ -99,8 +100,7 @@ def restore_snapshot(trainer: "Trainer") -> None:
     """Go back to the last checkpoint: weights, optimizer, random state, log and position."""
     path = trainer.run.checkpoints / LAST
     if trainer.world.is_main:
-        for leftover in trainer.run.checkpoints.glob(".*.tmp"):  # of a process that was killed while it wrote
-            leftover.unlink(missing_ok=True)
+        trainer.run.files.remove_leftovers("checkpoints")
     tensors, state = load_checkpoint(path)
     try:
         if state["processes"] != trainer.world.size:
@@ -114,8 +114,8 @@ def restore_snapshot(trainer: "Trainer") -> None:
             load_weights(loss, under_prefix(f"loss.{depth}", tensors), path)
         trainer.val_correct = {int(depth): hits for depth, hits in under_prefix("val_correct", tensors).items()}
         if trainer.world.is_main:
-            with trainer.run.events_path.open("r+b") as file:  # what was logged after the checkpoint is done again
-                file.truncate(trainer.position.events_bytes)
+            # what was logged after the checkpoint is done again
+            trainer.run.files.cut("events.jsonl", trainer.position.events_bytes)
         if state["optimizer"]:
             trainer.prepare(trainer.phases[trainer.position.phase])
             assert trainer.optimizer is not None

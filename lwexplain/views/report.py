@@ -16,7 +16,8 @@ from lwexplain.advice.objective import check_budgets, check_objective
 from lwexplain.errors import AdviceError, LwexplainError
 from lwexplain.probes.sample_depth import confusion
 from lwexplain.results import AttributionSet, list_embeddings, read_attributions
-from lwexplain.run import Run, atomic_path
+from lwexplain.run import Run
+from lwexplain.run_files import atomic_path
 from lwexplain.text import plain
 from lwexplain.views import contents
 from lwexplain.views.attribution_quality import EXPLANATION, attribution_quality
@@ -42,11 +43,12 @@ LONGEST_LIST = 60  # provenance entries of one kind
 
 def write_report(run: Run, out: Path | None = None) -> Path:
     """Write the report to ``out`` (default: ``report.html`` in the run directory) and return its path."""
-    out = run.path / "report.html" if out is None else Path(out)
     text = render_report(run)
-    with atomic_path(out) as temporary:
+    if out is None:
+        return run.files.write_text("report.html", text)
+    with atomic_path(Path(out)) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    return out
+    return Path(out)
 
 
 def render_report(run: Run) -> str:

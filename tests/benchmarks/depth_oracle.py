@@ -35,7 +35,8 @@ from lwexplain.data.batches import Batches
 from lwexplain.data.dataset import DataSplits
 from lwexplain.data.load import load_data
 from lwexplain.results import is_analyzed, read_metrics
-from lwexplain.run import Run, atomic_path
+from lwexplain.run import Run
+from lwexplain.run_files import atomic_path
 
 PROBES = ("head", "linear", "knn", "ncm", "separability", "geometry", "collapse")
 MAX_SAMPLES = 5000

@@ -11,6 +11,7 @@ from lwexplain.config import load_config
 from lwexplain.data.load import load_data
 from lwexplain.errors import CaptureError
 from lwexplain.models.build import build_model
+from lwexplain.run_files import RunFiles
 from lwexplain.training.distributed import World
 
 CONFIG = load_config(
@@ -30,7 +31,7 @@ def capture_of(**options) -> RunCapture:
 
 
 def captured(folder, capture: RunCapture, split: str = "train"):
-    stored = FeatureStore(folder, {}).split(split, len(capture.positions[split]))
+    stored = FeatureStore(RunFiles(folder.parent).within(folder.name), {}).split(split, len(capture.positions[split]))
     capture.split(split, stored)
     return stored.read()
 
@@ -72,13 +73,15 @@ def test_each_of_two_processes_fills_its_shards(tmp_path, monkeypatch) -> None:
     n, shards = len(whole.labels), -(-len(whole.labels) // 50)
     monkeypatch.setattr(World, "any", lambda self, *flags: list(flags))
     for rank in (0, 1):
-        stored = FeatureStore(tmp_path / "two", {}).split("train", n)
+        stored = FeatureStore(RunFiles(tmp_path).within("two"), {}).split("train", n)
         monkeypatch.setattr(stored, "missing", lambda: list(range(shards)))
         if rank == 1:
             monkeypatch.setattr(stored, "begin", lambda: pytest.fail("the first process alone clears away"))
         capture_of(world=World(rank, 2)).split("train", stored)
-        assert len(FeatureStore(tmp_path / "two", {}).split("train", n).missing()) == (shards // 2 if rank == 0 else 0)
-    both = FeatureStore(tmp_path / "two", {}).split("train", n).read()
+        assert len(FeatureStore(RunFiles(tmp_path).within("two"), {}).split("train", n).missing()) == (
+            shards // 2 if rank == 0 else 0
+        )
+    both = FeatureStore(RunFiles(tmp_path).within("two"), {}).split("train", n).read()
     for name in whole.features:
         np.testing.assert_allclose(both.features[name], whole.features[name], rtol=1e-5, atol=1e-6)
 

@@ -9,6 +9,7 @@ from lwexplain.capture import store as store_module
 from lwexplain.capture.extract import Captured
 from lwexplain.capture.store import FeatureStore, StoredSplit
 from lwexplain.errors import RunError
+from lwexplain.run_files import RunFiles
 
 N = 10
 
@@ -31,12 +32,12 @@ def fill(split: StoredSplit, numbers: list[int]) -> None:
 
 
 def test_shards_in_any_order_make_the_whole_split(tmp_path) -> None:
-    split = FeatureStore(tmp_path, {}).split("val", N)
+    split = FeatureStore(RunFiles(tmp_path), {}).split("val", N)
     assert [(part.start, part.stop) for part in split.shards] == [(0, 4), (4, 8), (8, 10)]
     fill(split, [2, 0])
     assert split.missing() == [1]
     assert split.read() is None
-    fill(StoredSplit(tmp_path / "val", N), [1])  # as another process would
+    fill(StoredSplit(RunFiles(tmp_path).within("val"), N), [1])  # as another process would
     found, expected = split.read(), captured()
     assert found.stages == ["a", "b/1"]
     for name in expected.features:
@@ -48,25 +49,25 @@ def test_shards_in_any_order_make_the_whole_split(tmp_path) -> None:
 
 
 def test_files_are_ordinary_npy_files(tmp_path) -> None:
-    split = FeatureStore(tmp_path, {}).split("val", N)
+    split = FeatureStore(RunFiles(tmp_path), {}).split("val", N)
     fill(split, [0, 1, 2])
     np.testing.assert_array_equal(np.load(tmp_path / "val" / "a.npy"), captured().features["a"])
 
 
 def test_features_of_another_key_are_deleted_and_those_of_the_same_kept(tmp_path) -> None:
-    store = FeatureStore(tmp_path / "features", {"weights": 1})
+    store = FeatureStore(RunFiles(tmp_path).within("features"), {"weights": 1})
     store.prepare()
     fill(store.split("val", N), [0])
-    FeatureStore(tmp_path / "features", {"weights": 1}).prepare()
+    FeatureStore(RunFiles(tmp_path).within("features"), {"weights": 1}).prepare()
     assert store.split("val", N).missing() == [1, 2]
-    FeatureStore(tmp_path / "features", {"weights": 2}).prepare()
+    FeatureStore(RunFiles(tmp_path).within("features"), {"weights": 2}).prepare()
     assert store.split("val", N).missing() == [0, 1, 2]
     assert not store.is_current()
 
 
 @pytest.mark.parametrize("name", ["a.npy", "split.json", "labels.npy"])
 def test_a_damaged_file_means_that_every_shard_is_missing(tmp_path, name: str) -> None:
-    split = FeatureStore(tmp_path, {}).split("val", N)
+    split = FeatureStore(RunFiles(tmp_path), {}).split("val", N)
     fill(split, [0, 1, 2])
     path = tmp_path / "val" / name
     path.write_bytes(path.read_bytes()[:50])
@@ -77,12 +78,12 @@ def test_a_damaged_file_means_that_every_shard_is_missing(tmp_path, name: str) -
 
 
 def test_a_split_of_another_size_is_made_anew(tmp_path) -> None:
-    fill(FeatureStore(tmp_path, {}).split("val", N), [0, 1, 2])
-    assert FeatureStore(tmp_path, {}).split("val", N - 1).missing() == [0, 1, 2]
+    fill(FeatureStore(RunFiles(tmp_path), {}).split("val", N), [0, 1, 2])
+    assert FeatureStore(RunFiles(tmp_path), {}).split("val", N - 1).missing() == [0, 1, 2]
 
 
 def test_a_full_disk_is_named_and_the_shard_stays_missing(tmp_path, monkeypatch) -> None:
-    split = FeatureStore(tmp_path, {}).split("val", N)
+    split = FeatureStore(RunFiles(tmp_path), {}).split("val", N)
     fill(split, [0])
 
     def full(*_args):
