@@ -106,21 +106,6 @@ def check_tree(tree: Any) -> None:
             raise ValueError("it holds text that is not Unicode")
 
 
-def shortened(value: Any, most: int = 60) -> str:
-    """A value as a person reads it in a message: escaped, and cut where it is long."""
-    if isinstance(value, (dict, list, tuple)):
-        kind = {dict: "mapping", list: "list"}.get(type(value), type(value).__name__)
-        if len(value) > 8:
-            return f"a {kind} of {len(value):,}"
-    if isinstance(value, (str, bytes)) and len(value) > most:
-        return f"{value[:most]!r}... ({len(value):,} characters)"
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):
-        return f"a {type(value).__name__}"
-    return text if len(text) <= 2 * most else f"{text[: 2 * most]}..."
-
-
 def _whole_number(digits: str) -> int:
     if len(digits) > 20:
         raise ValueError("it holds a whole number of more than 64 bits")

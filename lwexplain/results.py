@@ -28,9 +28,9 @@ import numpy as np
 import pandas as pd
 
 import lwexplain
+from lwexplain.arguments import shown
 from lwexplain.binary_files import map_array, read_table, write_array, write_table
 from lwexplain.errors import RunError
-from lwexplain.parsing import shortened
 from lwexplain.probes.base import PROBES
 from lwexplain.run import Run
 from lwexplain.run_files import MissingFileError, is_plain_name
@@ -286,7 +286,7 @@ def read_attributions(run: Run) -> Analysis | None:
 def _require_method(run: Run, method: str) -> None:
     if not is_plain_name(method):
         raise RunError(
-            f"{run.path}/analysis names the method {shortened(method)}, which cannot be the name of a file; "
+            f"{run.path}/analysis names the method {shown(method)}, which cannot be the name of a file; "
             "run lwexplain analyze again"
         )
 

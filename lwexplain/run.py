@@ -20,7 +20,7 @@ from typing import Any
 
 from lwexplain.arguments import path_of, shown
 from lwexplain.errors import RunError
-from lwexplain.parsing import MOST_YAML, parse_json, parse_yaml, shortened
+from lwexplain.parsing import MOST_YAML, parse_json, parse_yaml
 from lwexplain.run_fields import check_event, check_manifest
 from lwexplain.run_files import MissingFileError, RunFiles
 from lwexplain.text import shell_command
@@ -107,7 +107,7 @@ class Run:
             raise RunError(f"{path}/run.json was not written by lwexplain")
         if manifest.get("schema_version") != SCHEMA_VERSION:
             raise RunError(
-                f"{path} has run schema {shortened(manifest.get('schema_version'))}, this lwexplain reads "
+                f"{path} has run schema {shown(manifest.get('schema_version'))}, this lwexplain reads "
                 f"{SCHEMA_VERSION}; open it with the version named in its environment.json"
             )
         try:
@@ -288,7 +288,7 @@ def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
     except OSError as error:
-        raise RunError(f"{shortened(str(path), 200)} cannot be a run directory: {error.strerror}") from None
+        raise RunError(f"{shown(str(path), 200)} cannot be a run directory: {error.strerror}") from None
 
 
 def describe_environment() -> dict[str, Any]:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lwexplain.parsing import shortened
+from lwexplain.arguments import shown
 
 MOST_STAGES = 4096
 MOST_CLASSES = 50_000
@@ -113,4 +113,4 @@ def check_event(event: Mapping[str, Any]) -> None:
 def _check(fields: Mapping[str, Any], known: Mapping[str, tuple[Check, str]], prefix: str = "") -> None:
     for name, (check, expected) in known.items():
         if name in fields and not check(fields[name]):
-            raise ValueError(f"{prefix}{name} is {shortened(fields[name])}, expected {expected}")
+            raise ValueError(f"{prefix}{name} is {shown(fields[name])}, expected {expected}")
