@@ -9,12 +9,9 @@ from torch import nn
 
 from lwexplain.arguments import shown, user_code
 from lwexplain.errors import CaptureError
+from lwexplain.models.forward import Enough, as_parameters, first_tensor, path_and_call
 from lwexplain.models.modules import in_evaluation
 from lwexplain.registry import nearest
-
-
-class _Enough(BaseException):
-    """Ends a forward pass once every stage has fired; no ``except Exception`` of a model may swallow it."""
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -54,32 +51,6 @@ def find_modules(
                 "capture the model it was scripted from"
             )
     return found
-
-
-def path_and_call(name: str) -> tuple[str, int | None]:
-    """``relu#2`` -> ("relu", 2); without a call number (name, None)."""
-    path, mark, number = name.rpartition("#")
-    return (path, int(number)) if mark and number.isdecimal() and int(number) > 0 else (name, None)
-
-
-def first_tensor(output: Any) -> torch.Tensor | None:
-    """The tensor a module's output stands for: itself, the value named ``out``, or the first one inside."""
-    if isinstance(output, torch.Tensor):
-        return output
-    if isinstance(output, Mapping):
-        if isinstance(output.get("out"), torch.Tensor):
-            return output["out"]
-        output = list(output.values())
-    if isinstance(output, (list, tuple)):
-        return next((tensor for item in output if (tensor := first_tensor(item)) is not None), None)
-    return None
-
-
-def as_parameters(x: torch.Tensor, model: nn.Module) -> torch.Tensor:
-    """``x`` in the dtype of the floating-point parameters of ``model`` where these share one, so that a model in half
-    precision takes float32 images. Integers stay as they are, and so do images for a model of mixed dtypes."""
-    dtypes = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
-    return x.to(dtypes.pop()) if len(dtypes) == 1 and x.is_floating_point() else x
 
 
 Call = tuple[int, int]
@@ -124,7 +95,7 @@ class StageTap:
         """
         self._calls, self._fired = {}, []
         given = as_parameters(x, model)
-        with contextlib.suppress(_Enough), user_code(f"the model, given {shown(given)},"):
+        with contextlib.suppress(Enough), user_code(f"the model, given {shown(given)},"):
             model(given)
         if not self.stages:
             self.stages = self._stages_of_the_first_pass()
@@ -185,7 +156,7 @@ class StageTap:
         finally:
             self._inside = False
         if self.stages and len(self._fired) == len(self.stages):
-            raise _Enough
+            raise Enough
 
 
 def output_of(
@@ -204,8 +175,8 @@ def output_of(
     def receive(call: Call, raw: torch.Tensor) -> None:
         if call[1] == number:
             found.append(raw.clone())
-            raise _Enough
+            raise Enough
 
-    with in_evaluation(model, device=device), StageTap(modules, receive) as tap, contextlib.suppress(_Enough):
+    with in_evaluation(model, device=device), StageTap(modules, receive) as tap, contextlib.suppress(Enough):
         tap.run(model, x)
     return found[0]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
 from lwexplain.errors import ModelError
@@ -90,7 +90,7 @@ class _Kept:
             _make_equal(tensors, objects)
         for buffer, values in self.values:
             _put_values(buffer, values)
-        for name in [name for name, value in {**before, **now}.items() if isinstance(value, Tensor)]:
+        for name in [name for name, value in {**before, **now}.items() if isinstance(value, (Tensor, fx.Proxy))]:
             if name in before:
                 now[name] = before[name]
             else:

@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from lwexplain.capture.extract import extract
-from lwexplain.capture.hooks import as_parameters
 from lwexplain.capture.pooling import pool
 from lwexplain.errors import CaptureError, UserCodeError
+from lwexplain.models.forward import as_parameters
 
 
 def batches(n: int = 6, size: int = 32, batch_size: int = 4, channels: int = 3) -> DataLoader:
