@@ -348,7 +348,16 @@ def main() -> None:
         if _is_first_process():
             tell_error(_in_words(error))
         code = 130 if isinstance(error, TrainingInterrupted) else 2
+    finally:
+        _leave_the_other_processes()
     sys.exit(code or 0)
+
+
+def _leave_the_other_processes() -> None:
+    """Take down what a command has built up under torchrun: its threads must not outlive Python."""
+    module = sys.modules.get("lwexplain.training.distributed")
+    if module is not None:
+        module.leave_world()
 
 
 def _in_words(error: BaseException) -> str:
