@@ -26,7 +26,8 @@ from lwexplain.arguments import (
     whole_number,
 )
 from lwexplain.config import Config, load_config
-from lwexplain.errors import AdviceError, CaptureError, ConfigError, ExportError, ProbeError, RunError
+from lwexplain.errors import AdviceError, CaptureError, ConfigError, ExportError, ProbeError
+from lwexplain.progress import tell
 from lwexplain.run import Run
 
 if TYPE_CHECKING:
@@ -77,11 +78,16 @@ def train(
 def _train(settings: Config, path: Path, run: Run | None, world: "World", quiet: bool | None) -> Run:
     """Train into a new run, or go on with ``run``; of several processes the first one makes and holds it."""
     from lwexplain.data.load import load_data
+    from lwexplain.data.same_data import require_same_data
     from lwexplain.training.loop import Trainer
 
+    settings = _with_absolute_root(settings)
     data = load_data(settings.data, settings.seed)
-    if run is not None and data.fingerprint != run.fingerprint:
-        raise RunError(f"the images of {data.name!r} differ from those {path} was started on; restore them")
+    if world.is_main and not quiet:
+        for note in data.notes:
+            tell(note)
+    if run is not None:
+        require_same_data(data, run, what="started on")
     chance = float(data.val.labels.bincount().max() / len(data.val))
     # everything that a wrong configuration could raise comes before the directory is made
     trainer = Trainer(settings, data.for_training(), stop_rule=_stop_rule(chance), world=world)
@@ -97,6 +103,8 @@ def _train(settings: Config, path: Path, run: Run | None, world: "World", quiet:
                     "shape": list(data.shape),
                     "sizes": {"train": len(data.train), "val": len(data.val), "test": len(data.test or ())},
                     "fingerprint": data.fingerprint,
+                    "part_fingerprints": dict(data.part_fingerprints),
+                    "notes": list(data.notes),
                 },
                 model=settings.model.name,
                 strategy=settings.training.strategy,
@@ -381,6 +389,16 @@ def _resumed(path: Path, settings: Config) -> Run:
         changes = ", ".join(f"{key} ({before.get(key)!r} then, {now.get(key)!r} now)" for key in different)
         raise ConfigError(f"{path} was started with another configuration: {changes}; use another --run-dir")
     return run
+
+
+def _with_absolute_root(config: Config) -> Config:
+    """The configuration with the place of the data as it is from any folder, for the run to be used from anywhere."""
+    if config.data.root is None:
+        return config
+    from lwexplain.data.root import expanded_root
+
+    root = expanded_root(config.data.root).absolute()
+    return config.model_copy(update={"data": config.data.model_copy(update={"root": root})})
 
 
 def _comparable(config: Config) -> dict[str, Any]:

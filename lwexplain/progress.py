@@ -1,6 +1,7 @@
 """Progress with the time left, on stderr, for a person at a terminal; silent elsewhere."""
 
 import sys
+from contextlib import suppress
 from types import TracebackType
 from typing import TextIO, cast
 
@@ -8,6 +9,12 @@ from lwexplain.terminal import Forgiving
 from lwexplain.text import plain
 
 LONGEST = 60  # characters of what is going on
+
+
+def tell(note: str) -> None:
+    """A sentence for the person, on stderr."""
+    with suppress(OSError, ValueError, AttributeError):  # nobody listens
+        print(f"note: {plain(note, None)}", file=sys.stderr)
 
 
 class Progress:

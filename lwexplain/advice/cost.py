@@ -123,7 +123,7 @@ def _every_operation_visible() -> Iterator[None]:
 def measurements(cost: Cost, device: str, shallower: Cost | None = None) -> list[Measurement]:
     """A cost as rows of the long table; they belong to no split. ``shallower`` is the cost one stage before."""
     timed = f"batch 1 on {device}{', one thread' if device == 'cpu' else ''}; median of the quicker half of the rounds"
-    timed += f", +- {cost.latency.noise:.1g} s; low and high are the 5th and 95th percentile"
+    timed += "; low and high are the 5th and 95th percentile"
     if shallower is not None and cost.latency.median < shallower.latency.median:
         alike = cost.latency.is_alike(shallower.latency)
         timed += (

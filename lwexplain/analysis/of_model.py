@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -61,10 +62,7 @@ def analyze_model(
             for split in SPLITS
             if split in given
         }
-        highest = max(int(part.labels.max()) for part in captured.values())
-        names = list(classes) if classes is not None else [str(label) for label in range(highest + 1)]
-        if len(names) <= highest:
-            raise CaptureError(f"labels go up to {highest}, but only {len(names)} classes are named")
+        names = _class_names([part.labels for part in captured.values()], classes)
         data = stages_of(captured, names, seed=seed, device=str(where), memory_bytes=memory, pooling=pooling)
         present = [stage.name for stage in data]
         _add_sample_images(data, model, samples, where)
@@ -89,6 +87,26 @@ def analyze_model(
             "forward": "forward pass in the precision of the model",
         }
         return assembled(parts, attrs, data)
+
+
+MANY = 10_000
+"""Classes from which on at least half must be there: measures keep numbers for every class, present or not."""
+
+
+def _class_names(labels: Sequence[np.ndarray], classes: Sequence[str] | None) -> list[str]:
+    """The names of all classes, by default their numbers; raises CaptureError where the labels do not fit."""
+    highest = max(int(part.max()) for part in labels)
+    if classes is not None:
+        if len(classes) <= highest:
+            raise CaptureError(f"labels go up to {highest}, but only {len(classes)} classes are named")
+        return list(classes)
+    different = len(np.unique(np.concatenate([np.unique(part) for part in labels])))
+    if highest >= MANY and 2 * different <= highest:
+        raise CaptureError(
+            f"labels must be 0 to K - 1 for K classes; found {different:,} different ones up to {highest:,}. Number "
+            "them anew, for example by numpy.unique(labels, return_inverse=True), or pass classes with a name for each"
+        )
+    return [str(label) for label in range(highest + 1)]
 
 
 def _add_sample_images(

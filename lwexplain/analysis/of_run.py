@@ -24,8 +24,9 @@ from lwexplain.config import Config, load_config
 from lwexplain.data.dataset import DataSplits, Images
 from lwexplain.data.load import load_data
 from lwexplain.data.pixels import thumbnails, to_pixels
+from lwexplain.data.same_data import require_same_data
 from lwexplain.data.splits import stratified_subset
-from lwexplain.errors import CaptureError, RunError
+from lwexplain.errors import CaptureError
 from lwexplain.memory import working_bytes
 from lwexplain.models.staged import StagedModel
 from lwexplain.probes.base import PROBES, Probe, StageData
@@ -69,11 +70,7 @@ def analyze_run(
         raise CaptureError(
             f"max_samples={key.max_samples} cannot hold one image of each of the {data.num_classes} classes"
         )
-    if data.fingerprint != key.data:
-        raise RunError(
-            f"the images of {data.name!r} differ from those {run.path} was trained on; "
-            "restore the data set, or train the run anew"
-        )
+    require_same_data(data, run)
     where = pick_device(device or config.device)
     model, _ = load_trained(run, data, where)
     memory = working_bytes(mem_limit)
@@ -117,7 +114,7 @@ def analyze_run(
 
             parts = measure(stages, [*costs, *ready], store=store, world=world, cores=cores, tell=tell)
         parts = [*_others(store, parts), *parts]
-        result = _assembled(stages, parts, config, precision, list(data.shape))
+        result = _assembled(stages, parts, config, precision, list(data.shape), data.notes)
         _add_pictures(result, stages, data, captured["val"])
         lasting = [part.probe for part in parts if is_lasting(part)]
         result.summary |= {
@@ -176,7 +173,12 @@ def _others(store: PartStore, parts: Sequence[Part]) -> list[Part]:
 
 
 def _assembled(
-    stages: list[StageData], parts: list[Part], config: Config, precision: Precision, shape: list[int]
+    stages: list[StageData],
+    parts: list[Part],
+    config: Config,
+    precision: Precision,
+    shape: list[int],
+    notes: Sequence[str],
 ) -> Analysis:
     attrs: dict[str, Any] = {
         "classes": list(stages[0].classes),
@@ -185,6 +187,7 @@ def _assembled(
         "built_in": ["cost", "receptive_field", "sample_depth", *built_in_probes()],
         "chance": chance_level(stages[0].labels["val"]),
         "forward": precision.note or "float32 forward pass",
+        "data_notes": list(notes),
     }
     return assembled(parts, attrs, stages)
 

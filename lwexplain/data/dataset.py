@@ -8,22 +8,20 @@ A data set is a function that returns a Source. Registering it is all it takes t
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
+from lwexplain.data.file_facts import FileFacts, examine_files
+from lwexplain.data.image_file import Reading, decode_image
 from lwexplain.errors import DataError
 from lwexplain.registry import Registry
 
 DATASETS = Registry("data set", "lwexplain.data", group="lwexplain.datasets", options_key="data.options")
-
-GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L")
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,8 +72,9 @@ class ImageFiles:
     """Images read from files when asked for; ``labels`` int64 (N,).
 
     ``paths`` are relative to ``root`` (or absolute). Every image is converted to ``channels`` (1 grey,
-    3 colour); 16-bit grey keeps its high byte. With ``resize`` it is scaled to ``size`` (height, width) in
-    pixels, antialiased; without, an image of another size is an error. EXIF rotation is not applied.
+    3 colour) and to 8 bits without transparency, as ``reading`` says for the whole data set. With ``resize`` it is
+    scaled to ``size`` (height, width) in pixels, antialiased; without, an image of another size is an error. EXIF
+    rotation is not applied. ``facts`` are those of each file where they are known already.
     """
 
     paths: Sequence[str]
@@ -84,6 +83,8 @@ class ImageFiles:
     size: tuple[int, int]
     resize: bool = False
     root: Path = Path()
+    reading: Reading = field(default_factory=Reading)
+    facts: Sequence[FileFacts] | None = None
 
     def __post_init__(self) -> None:
         if len(self.paths) != len(self.labels):
@@ -99,9 +100,17 @@ class ImageFiles:
 
     def subset(self, indices: Tensor) -> "ImageFiles":
         """The images at ``indices`` int64 (n,), in that order; reads no file."""
+        chosen = indices.tolist()
         return replace(
-            self, paths=[self.paths[i] for i in indices.tolist()], labels=self.labels.index_select(0, indices)
+            self,
+            paths=[self.paths[i] for i in chosen],
+            labels=self.labels.index_select(0, indices),
+            facts=None if self.facts is None else [self.facts[i] for i in chosen],
         )
+
+    def examined(self) -> Sequence[FileFacts]:
+        """The facts of every file; raises DataError that names a file which cannot be read."""
+        return self.facts if self.facts is not None else examine_files(self.root, self.paths)
 
     def gather(self, indices: Tensor) -> Tensor:
         """uint8 (n, C, H, W) of the images at ``indices`` int64 (n,).
@@ -130,14 +139,15 @@ class ImageFiles:
         return ImageArrays(images, self.labels)
 
     def fingerprint(self) -> str:
-        """SHA-256 over format, relative paths, file sizes in bytes and labels; pixels are not read."""
-        digest = hashlib.sha256(repr((self.shape, self.resize)).encode())
-        for path, label in zip(self.paths, self.labels.tolist(), strict=True):
-            digest.update(f"{path}\0{_file_size(self.root / path)}\0{label}\n".encode(errors="surrogateescape"))
+        """SHA-256 over format, reading, relative paths, the bytes of every file and labels."""
+        digest = hashlib.sha256(repr((self.shape, self.resize, self.reading)).encode())
+        for path, facts, label in zip(self.paths, self.examined(), self.labels.tolist(), strict=True):
+            digest.update(f"{path}\0{facts.digest}\0{label}\n".encode(errors="surrogateescape"))
         return digest.hexdigest()
 
     def _decode(self, index: int) -> Tensor:
-        return decode_image(self.root / self.paths[index], self.channels, self.size, self.resize)
+        path = self.root / self.paths[index]
+        return decode_image(path, self.channels, self.size, self.resize, self.reading)
 
 
 Images = ImageArrays | ImageFiles
@@ -145,12 +155,14 @@ Images = ImageArrays | ImageFiles
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A data set as published: its class names and images, ``test`` None where it has no test set."""
+    """A data set as published: its class names and images, ``test`` None where it has no test set; ``notes`` is what a
+    person should know of how it was read, a sentence each."""
 
     name: str
     classes: list[str]
     train: Images
     test: Images | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +170,8 @@ class DataSplits:
     """The three splits. ``train`` fits weights and probes, ``val`` decides, ``test`` is read once to report.
 
     ``mean`` and ``std`` (one value per channel, pixel values in [0, 1]) come from ``stats_count`` images of
-    ``train``. ``fingerprint`` is a SHA-256 over the classes and all three splits.
+    ``train``. ``fingerprint`` stands for the classes and the contents of all three splits, ``part_fingerprints`` for
+    each of them by name. ``notes`` is what a person should know of how the images were read, a sentence each.
     """
 
     name: str
@@ -170,6 +183,8 @@ class DataSplits:
     std: list[float]
     fingerprint: str
     stats_count: int
+    notes: tuple[str, ...] = ()
+    part_fingerprints: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -183,39 +198,3 @@ class DataSplits:
     def for_training(self) -> "DataSplits":
         """The same splits without ``test``, which training must not see."""
         return replace(self, test=None)
-
-
-def decode_image(path: Path, channels: int, size: tuple[int, int], resize: bool) -> Tensor:
-    """Read one image file as uint8 (C, H, W); raises DataError that names the file."""
-    height, width = size
-    try:
-        with Image.open(path) as image:
-            if not resize and image.size != (width, height):
-                raise DataError(
-                    f"{path} is {image.height}x{image.width} pixels, others are {height}x{width}; "
-                    "set data.image_size to bring all images to one size"
-                )
-            picture = _eight_bit(image, path).convert("L" if channels == 1 else "RGB")
-            if picture.size != (width, height):
-                picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-            pixels = torch.from_numpy(np.array(picture))
-    except DataError:
-        raise
-    except Exception as error:  # damaged files make the decoders raise nearly anything
-        raise DataError(f"cannot read the image {path}: {error}; replace or remove the file") from None
-    return pixels.unsqueeze(0) if channels == 1 else pixels.permute(2, 0, 1)
-
-
-def _eight_bit(image: Image.Image, path: Path) -> Image.Image:
-    if image.mode == "F":
-        raise DataError(f"{path} holds floating-point pixels; save it with 8 or 16 bits a channel")
-    if image.mode.startswith("I"):
-        return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
-    return image
-
-
-def _file_size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError as error:
-        raise DataError(f"cannot read the image {path}: {error.strerror}") from None

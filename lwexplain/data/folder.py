@@ -1,59 +1,63 @@
 """A folder of images: one sub-folder a class, optionally below ``train/`` and ``test/``."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from lwexplain.config import DataConfig
-from lwexplain.data.dataset import DATASETS, GREY_MODES, ImageFiles, Source
+from lwexplain.data.dataset import DATASETS, ImageFiles, Source
+from lwexplain.data.file_facts import FileFacts, examine_files
+from lwexplain.data.image_file import GREY_MODES, shown
+from lwexplain.data.root import existing_folder
 from lwexplain.errors import DataError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-SAMPLED = 1000  # headers read to find the format
 
 
 @DATASETS.register("folder")
 def folder(config: DataConfig) -> Source:
     """Your own images: root/CLASS/*.png, or root/train/CLASS/* and root/test/CLASS/*.
 
-    Images may lie deeper in a class folder; hidden files, other file types and other folders beside train/
-    and test/ are left out. Grey where all images are (judged by the headers of up to 1,000, evenly spaced),
-    else colour, unless ``channels`` says which. Images of several sizes need ``image_size``, which does not
-    keep the aspect ratio.
+    Images may lie deeper in a class folder, and links to files and folders are followed; hidden files, other file types
+    and other folders beside train/ and test/ are left out. A class is named like its folder; bytes that are not UTF-8
+    are spelled out. Grey where all images are, else colour, unless ``channels`` says which. Grey levels of more than 8
+    bits are scaled alike in all images, transparent ones lie on the grey level least like what they show. Images of
+    several sizes need ``image_size``, which does not keep the aspect ratio.
     Raises DataError for a missing root, fewer than two classes, an empty class, a test class that train
     lacks, several sizes without ``image_size``, and an image that cannot be read.
     """
     if config.root is None:
         raise DataError("data set 'folder' needs data.root=FOLDER with one sub-folder of images a class")
-    root = config.root.expanduser()
-    if not root.is_dir():
-        raise DataError(f"no folder {root}; set data.root to the folder that holds the class folders")
-    split = bool(_class_folders(root / "train"))
-    if not split and _class_folders(root / "test"):
-        raise DataError(f"{root} has class folders in test/ but none in train/; put the training images there")
+    root = existing_folder(config.root)
+    folders = _Folders()
+    split = bool(folders.of_classes(root / "train"))
+    if not split and folders.of_classes(root / "test"):
+        raise DataError(f"{shown(root)} has class folders in test/ but none in train/; put the training images there")
     train_root = root / "train" if split else root
-    classes = _class_folders(train_root)
+    classes = folders.of_classes(train_root)
     if len(classes) < 2:
         raise DataError(
-            f"{train_root} has {len(classes)} class folder{'' if len(classes) == 1 else 's'}; "
+            f"{shown(train_root)} has {len(classes)} class folder{'' if len(classes) == 1 else 's'}; "
             "a classifier needs at least 2, each holding the images of one class"
         )
-    train = _files(root, train_root, classes, classes)
+    train = folders.images(root, train_root, classes, classes)
     test: list[tuple[str, int]] = []
     if split and (root / "test").is_dir():
-        test_classes = _class_folders(root / "test")
+        test_classes = folders.of_classes(root / "test")
         unknown = [name for name in test_classes if name not in classes]
         if unknown:
-            raise DataError(f"{root / 'test'} has class {unknown[0]!r}, which {train_root} lacks")
+            raise DataError(f"{shown(root / 'test')} has class {shown(unknown[0])!r}, which {shown(train_root)} lacks")
         if not test_classes:
-            raise DataError(f"{root / 'test'} has no class folders; fill it, or remove it")
-        test = _files(root, root / "test", test_classes, classes)
+            raise DataError(f"{shown(root / 'test')} has no class folders; fill it, or remove it")
+        test = folders.images(root, root / "test", test_classes, classes)
 
-    grey, size = _format(root, [path for path, _ in train + test], config.image_size)
+    paths = [path for path, _ in train + test]
+    facts = examine_files(root, paths)
+    grey, size = _format(root, paths, facts, config.image_size)
 
-    def images(part: list[tuple[str, int]]) -> ImageFiles:
+    def images(part: list[tuple[str, int]], facts: list[FileFacts]) -> ImageFiles:
         return ImageFiles(
             [path for path, _ in part],
             torch.tensor([label for _, label in part], dtype=torch.int64),
@@ -61,62 +65,90 @@ def folder(config: DataConfig) -> Source:
             size=size,
             resize=config.image_size is not None,
             root=root,
+            facts=facts,
         )
 
-    return Source("folder", classes, images(train), images(test) if test else None)
+    held_out = images(test, facts[len(train) :]) if test else None
+    names = _class_names(train_root, classes)
+    return Source("folder", names, images(train, facts[: len(train)]), held_out, tuple(folders.notes))
 
 
-def _class_folders(root: Path) -> list[str]:
-    if not root.is_dir():
-        return []
-    try:
-        return sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    except OSError as error:
-        raise DataError(f"cannot read the folder {root}: {error.strerror}") from None
+class _Folders:
+    """Reads folders, through links as well, and notes where a link leads back to where it came from."""
 
+    def __init__(self) -> None:
+        self.notes: list[str] = []
 
-def _files(root: Path, part: Path, folders: list[str], classes: list[str]) -> list[tuple[str, int]]:
-    found = []
-    for name in folders:
-        paths = _image_files(part / name)
-        if not paths:
-            raise DataError(
-                f"class folder {part / name} holds no images ({', '.join(EXTENSIONS)}); fill it or remove it"
-            )
-        label = classes.index(name)
-        found += [(path.relative_to(root).as_posix(), label) for path in paths]
-    return found
-
-
-def _image_files(top: Path) -> list[Path]:
-    def refuse(error: OSError) -> None:
-        raise DataError(f"cannot read the folder {error.filename}: {error.strerror}")
-
-    found = []
-    for parent, folders, names in os.walk(top, onerror=refuse, followlinks=False):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            if name.lower().endswith(EXTENSIONS) and not name.startswith("."):
-                found.append(Path(parent, name))
-    return sorted(found)
-
-
-def _format(root: Path, paths: list[str], image_size: int | None) -> tuple[bool, tuple[int, int]]:
-    """Whether all images are grey, and their (height, width), from the headers of a sample."""
-    count = min(SAMPLED, len(paths))
-    grey, first = True, None
-    for path in (paths[step * len(paths) // count] for step in range(count)):
+    def of_classes(self, root: Path) -> list[str]:
+        if not root.is_dir():
+            return []
         try:
-            with Image.open(root / path) as image:
-                mode, size = image.mode, (image.height, image.width)
-        except Exception as error:  # damaged files make the decoders raise nearly anything
-            raise DataError(f"cannot read the image {root / path}: {error}; replace or remove the file") from None
-        grey = grey and mode in GREY_MODES
-        first = first or (path, size)
-        if size != first[1] and image_size is None:
+            return sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        except OSError as error:
+            raise DataError(f"cannot read the folder {shown(root)}: {error.strerror}") from None
+
+    def images(self, root: Path, part: Path, folders: list[str], classes: list[str]) -> list[tuple[str, int]]:
+        """Paths relative to ``root`` and labels of the images in the class folders of ``part``."""
+        found = []
+        for name in folders:
+            paths = self._below(part / name)
+            if not paths:
+                raise DataError(
+                    f"class folder {shown(part / name)} holds no images ({', '.join(EXTENSIONS)}); fill it or remove it"
+                )
+            label = classes.index(name)
+            found += [(path.relative_to(root).as_posix(), label) for path in paths]
+        return found
+
+    def _below(self, top: Path, above: tuple[tuple[int, int], ...] = ()) -> list[Path]:
+        """Image files at any depth below ``top``; ``above`` holds (device, inode) of the folders on the way."""
+        try:
+            status = top.stat()
+            identity = (status.st_dev, status.st_ino)
+            if identity in above:
+                self.notes.append(f"{shown(top)} leads back to a folder above it and was not followed")
+                return []
+            found, folders = [], []
+            with os.scandir(top) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    if _is_folder(entry):
+                        folders.append(entry.name)
+                    elif entry.name.lower().endswith(EXTENSIONS):
+                        found.append(top / entry.name)
+        except OSError as error:
+            raise DataError(f"cannot read the folder {shown(top)}: {error.strerror}") from None
+        for name in folders:
+            found += self._below(top / name, (*above, identity))
+        return sorted(found)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _class_names(root: Path, folders: list[str]) -> list[str]:
+    names = [shown(name) for name in folders]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise DataError(f"{shown(root)} has two class folders that read {twice[0]!r}; rename the one that is not UTF-8")
+    return names
+
+
+def _format(
+    root: Path, paths: Sequence[str], facts: Sequence[FileFacts], image_size: int | None
+) -> tuple[bool, tuple[int, int]]:
+    """Whether all images are grey, and their (height, width)."""
+    first = facts[0]
+    for path, fact in zip(paths, facts, strict=True):
+        if (fact.height, fact.width) != (first.height, first.width) and image_size is None:
             raise DataError(
-                f"images in {root} differ in size: {first[0]} is {first[1][0]}x{first[1][1]}, {path} is "
-                f"{size[0]}x{size[1]} pixels; set data.image_size to bring all to one size"
+                f"images in {shown(root)} differ in size: {shown(paths[0])} is {first.height}x{first.width}, "
+                f"{shown(path)} is {fact.height}x{fact.width} pixels; set data.image_size to bring all to one size"
             )
-    assert first is not None
-    return grey, (image_size, image_size) if image_size else first[1]
+    size = (image_size, image_size) if image_size else (first.height, first.width)
+    return all(fact.mode in GREY_MODES for fact in facts), size

@@ -11,7 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lwexplain.config import DataConfig
+from lwexplain.data.blank import blank_images
 from lwexplain.data.dataset import DATASETS, DataSplits, ImageArrays, ImageFiles, Images, Source
+from lwexplain.data.file_facts import reading_of
+from lwexplain.data.same_data import CONTENTS
 from lwexplain.data.seeding import keyed_generator
 from lwexplain.data.splits import stratified_split, stratified_subset
 from lwexplain.errors import DataError
@@ -37,6 +40,7 @@ def load_data(config: DataConfig, seed: int) -> DataSplits:
     """
     source = DATASETS.create(config.name, config, options=config.options)
     check_source(source)
+    source = with_one_reading(source)
     if config.classes is not None:
         source = of_classes(source, config.classes)
     train, test, classes = source.train, source.test, source.classes
@@ -51,16 +55,45 @@ def load_data(config: DataConfig, seed: int) -> DataSplits:
     val = redraw_labels(val, config.label_noise, len(classes), seed, part="val")
 
     parts = [convert(part, config.image_size, config.channels) for part in (train, val, test)]
-    digest = hashlib.sha256(repr(classes).encode())
-    for part in parts:
-        digest.update(part.fingerprint().encode())
+    prints = [part.fingerprint() for part in parts]
+    digest = hashlib.sha256(repr(classes).encode(errors="surrogatepass"))
+    for each in prints:
+        digest.update(each.encode())
+    kind = CONTENTS if any(isinstance(part, ImageFiles) for part in parts) else ""
+    parts = [replace(part, facts=None) if isinstance(part, ImageFiles) else part for part in parts]
 
     rows = _stats_rows(parts[0])
     if _keep_in_memory(parts, config.resident):
         parts = [part.load() if isinstance(part, ImageFiles) else part for part in parts]
     train, val, test = parts
     mean, std = channel_stats(train, rows)
-    return DataSplits(source.name, classes, train, val, test, mean, std, digest.hexdigest(), len(rows))
+    return DataSplits(
+        source.name,
+        classes,
+        train,
+        val,
+        test,
+        mean,
+        std,
+        kind + digest.hexdigest(),
+        len(rows),
+        (*source.notes, *blank_images(train, rows, classes)),
+        dict(zip(("train", "val", "test"), prints, strict=True)),
+    )
+
+
+def with_one_reading(source: Source) -> Source:
+    """The source with the same rules for all its image files, and what there is to say of them among its notes."""
+    files = [part for part in (source.train, source.test) if isinstance(part, ImageFiles)]
+    if not files:
+        return source
+    examined = [part.examined() for part in files]
+    paths = [path for part in files for path in part.paths]
+    reading, notes = reading_of(paths, [fact for facts in examined for fact in facts])
+    ready = {id(part): replace(part, reading=reading, facts=facts) for part, facts in zip(files, examined, strict=True)}
+    train = ready.get(id(source.train), source.train)
+    test = None if source.test is None else ready.get(id(source.test), source.test)
+    return replace(source, train=train, test=test, notes=(*source.notes, *notes))
 
 
 def check_source(source: Source) -> None:

@@ -17,6 +17,8 @@ import torch
 from lwexplain.config import DataConfig
 from lwexplain.data.dataset import DATASETS, ImageArrays, Source
 from lwexplain.data.idx import find_idx, read_pair
+from lwexplain.data.image_file import shown
+from lwexplain.data.root import expanded_root
 from lwexplain.errors import DataError
 from lwexplain.registry import nearest
 
@@ -160,7 +162,8 @@ def _array_set(name: str, class_name: str, config: DataConfig, marker: str) -> S
             ) from None
         classes = list(getattr(loaded, "classes", classes))
         parts.append(_arrays(loaded))
-    return Source(name, classes, *parts)
+    train, test = parts
+    return Source(name, classes, train, test)
 
 
 def _arrays(loaded: Any) -> ImageArrays:
@@ -172,7 +175,7 @@ def _arrays(loaded: Any) -> ImageArrays:
 
 
 def _root(config: DataConfig) -> Path:
-    return config.root.expanduser() if config.root else default_root()
+    return expanded_root(config.root) if config.root else default_root()
 
 
 def _torchvision(class_name: str) -> Any:
@@ -193,7 +196,11 @@ def _download(name: str, root: Path, fetch: Callable[[], Any]) -> None:
 
 
 def _missing(name: str, root: Path, what: str) -> DataError:
-    return DataError(f"{name} is not in {root}: {what} not found there; set data.root=FOLDER or data.download=true")
+    where = "" if root.is_absolute() else f" below {shown(Path.cwd())}, where you are"
+    return DataError(
+        f"{name} is not in {shown(root)}{where}: {what} not found there; set data.root=FOLDER or data.download=true "
+        "(of a run that is there already, in its config.yaml)"
+    )
 
 
 def _first_line(error: Exception) -> str:

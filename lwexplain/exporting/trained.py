@@ -10,7 +10,7 @@ from lwexplain.analysis.of_run import load_trained
 from lwexplain.config import load_config
 from lwexplain.data.dataset import DataSplits
 from lwexplain.data.load import load_data
-from lwexplain.errors import RunError
+from lwexplain.data.same_data import require_same_data
 from lwexplain.exporting.check import PARITY_BATCHES
 from lwexplain.exporting.measured import pixel_batches
 from lwexplain.exporting.shorter import Normalisation
@@ -45,11 +45,7 @@ def load_run(run: Run, device: str | None) -> TrainedRun:
     """Weights and images of a trained run; raises RunError where the images are not those it was trained on."""
     config = load_config(run.config())
     data = load_data(config.data, config.seed)
-    if data.fingerprint != run.fingerprint:
-        raise RunError(
-            f"the images of {data.name!r} differ from those {run.path} was trained on; "
-            "restore the data set, or train the run anew"
-        )
+    require_same_data(data, run)
     where = pick_device(device or config.device)
     model, _ = load_trained(run, data, where)
     model = trained_stages(model, run.trained_depth)

@@ -106,9 +106,12 @@ def failures(table: pd.DataFrame) -> pd.DataFrame:
 def notes(table: pd.DataFrame) -> list[str]:
     """What a reader must know of the measurements (sub-samples, no convergence), each with its metrics.
 
-    Where a note is not of all the stages, they are named. First comes a forward pass in less than float32.
+    Where a note is not of all the stages, they are named. First comes what was noted when the images were read, then a
+    forward pass in less than float32.
     """
     forward = str(table.attrs.get("forward") or "")
+    images = table.attrs.get("data_notes")
+    read = [str(note) for note in images] if isinstance(images, list) else []
     table = without_attrs(table)
     noted = table.loc[table["note"].fillna("") != "", ["note", "metric", "stage", "depth"]]
     noted = noted.assign(note=noted["note"].str.split("; ")).explode("note").drop_duplicates().sort_values("depth")
@@ -121,7 +124,7 @@ def notes(table: pd.DataFrame) -> list[str]:
         titles = dict.fromkeys(metric_name(metric) for metric in metrics)
         lines.append((not everywhere, f"{note}: {', '.join(titles)}{where}"))
     told = [line for _, line in sorted(lines, key=lambda item: item[0])]
-    return [forward, *told] if forward.startswith("bfloat16") else told
+    return [*read, *([forward] if forward.startswith("bfloat16") else []), *told]
 
 
 def stage_predictions(predictions: pd.DataFrame, stage: str) -> pd.Series:

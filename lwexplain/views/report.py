@@ -43,7 +43,7 @@ LONGEST_LIST = 60  # provenance entries of one kind
 
 def write_report(run: Run, out: Path | None = None) -> Path:
     """Write the report to ``out`` (default: ``report.html`` in the run directory) and return its path."""
-    text = render_report(run)
+    text = render_report(run).encode("utf-8", "backslashreplace").decode("utf-8")
     if out is None:
         return run.files.write_text("report.html", text)
     with atomic_path(Path(out)) as temporary:

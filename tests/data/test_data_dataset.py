@@ -3,7 +3,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lwexplain.data.dataset import DATASETS, DataSplits, ImageArrays, ImageFiles, decode_image
+from lwexplain.data.dataset import DATASETS, DataSplits, ImageArrays, ImageFiles
+from lwexplain.data.image_file import decode_image
 from lwexplain.errors import DataError, UnknownNameError
 
 
@@ -47,7 +48,7 @@ def test_the_fingerprint_of_files_does_not_depend_on_where_the_folder_lies(tmp_p
     two.mkdir()
     first, second = files(one), files(two)
     assert first.fingerprint() == second.fingerprint()
-    (two / "3.png").write_bytes(b"other")
+    Image.new("RGB", (2, 2), (1, 2, 3)).save(two / "3.png")
     assert first.fingerprint() != second.fingerprint()
 
 

@@ -1,7 +1,10 @@
+import os
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.datasets import ImageFolder
 
 from lwexplain.config import DataConfig
 from lwexplain.data.folder import folder
@@ -132,3 +135,92 @@ def test_a_truncated_image_is_named_when_the_data_is_loaded(tmp_path, resident):
         path.write_bytes(whole[:3000])
     with pytest.raises(DataError, match=r"cannot read the image .*dog/\d\.png"):
         load_data(config(tmp_path, resident=resident), 0)
+
+
+# ---------------------------------------------------------------------- links, names and paths
+
+
+def both_counts(root):
+    data = load_data(config(root), 0)
+    return sum(len(part) for part in (data.train, data.val, data.test)), len(ImageFolder(root)), data.notes
+
+
+def test_links_to_folders_and_files_are_followed_as_torchvision_does(tmp_path):
+    write_classes(tmp_path / "data")
+    write_classes(tmp_path / "disk", count=7)
+    for name in ("cat", "dog"):
+        os.symlink(tmp_path / "disk" / name, tmp_path / "data" / name / "more")
+    os.symlink(tmp_path / "disk" / "cat", tmp_path / "data" / "owl")
+    os.symlink(tmp_path / "disk" / "dog" / "1.png", tmp_path / "data" / "dog" / "one_more.png")
+    os.symlink(os.path.join("..", "..", "disk", "dog"), tmp_path / "data" / "dog" / "twice")
+    found, expected, notes = both_counts(tmp_path / "data")
+    assert found == expected == 5 + 7 + 5 + 7 + 7 + 1 + 7
+    assert notes == ()
+
+
+def test_the_root_itself_may_be_a_link(tmp_path):
+    write_classes(tmp_path / "data")
+    os.symlink(tmp_path / "data", tmp_path / "link")
+    assert both_counts(tmp_path / "link")[:2] == (10, 10)
+
+
+@pytest.mark.parametrize("target", ["..", ".", os.path.join("..", "dog")])
+def test_a_link_that_leads_back_is_not_followed_for_ever(tmp_path, target):
+    write_classes(tmp_path)
+    os.symlink(target, tmp_path / "cat" / "back")
+    os.symlink(os.path.join("..", "cat"), tmp_path / "dog" / "back")
+    data = load_data(config(tmp_path), 0)
+    assert any("leads back to a folder above it and was not followed" in note for note in data.notes)
+    assert len(data.train) < 100
+
+
+def test_a_link_to_itself_and_one_to_nothing_are_no_folders(tmp_path):
+    write_classes(tmp_path)
+    os.symlink("self", tmp_path / "cat" / "self")
+    os.symlink(tmp_path / "nowhere", tmp_path / "cat" / "nothing")
+    assert len(folder(config(tmp_path)).train) == 10
+    os.symlink(tmp_path / "nowhere", tmp_path / "cat" / "gone.png")
+    with pytest.raises(DataError, match=r"cannot read the image .*gone\.png: No such file"):
+        folder(config(tmp_path))
+
+
+def test_names_that_are_not_utf8_are_spelled_out(tmp_path):
+    names = [b"a", b"caf\xe9", "sch\u00f6n".encode()]
+    write_classes(tmp_path, [os.fsdecode(name) for name in names])
+    write_image(tmp_path / "a" / os.fsdecode(b"\xff\xfe.png"), 3)
+    source = folder(config(tmp_path))
+    assert source.classes == ["a", "caf\\xe9", "sch\u00f6n"]
+    assert all(name.encode() for name in source.classes)
+    data = load_data(config(tmp_path, classes=["caf\\xe9", "a"]), 0)
+    assert data.classes == ["caf\\xe9", "a"]
+    assert len(data.fingerprint) > 64
+    (tmp_path / "a" / os.fsdecode(b"\xe9.png")).write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"cannot read the image .*\\xe9\.png") as caught:
+        folder(config(tmp_path))
+    assert str(caught.value).encode()
+
+
+def test_two_folders_that_read_alike_are_refused(tmp_path):
+    write_classes(tmp_path, [os.fsdecode(b"caf\xe9"), "caf\\xe9"])
+    with pytest.raises(DataError, match="two class folders that read"):
+        folder(config(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "x/" * 3000, "~nobody_of_this_name"])
+def test_a_root_that_cannot_be_a_path_is_refused(name):
+    for data_set in ("folder", "mnist", "cifar10"):
+        with pytest.raises(DataError, match="cannot be looked into") as caught:
+            load_data(DataConfig(name=data_set, root=name), 0)
+        assert len(str(caught.value)) < 250
+
+
+def test_a_root_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(DataError, match="is no folder"):
+        folder(config(tmp_path / "file"))
+
+
+def test_a_relative_root_that_is_not_there_names_the_folder_it_is_looked_for_in(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=rf"no folder images in {tmp_path}, where you are; set data\.root"):
+        folder(config("images"))
