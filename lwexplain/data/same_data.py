@@ -12,13 +12,13 @@ CONTENTS = "contents:"
 
 def require_same_data(data: DataSplits, run: Run, *, what: str = "trained on") -> None:
     """Raise RunError where ``data`` differs from what a run says of its images; ``what`` says what it did with them."""
-    expected = run.fingerprint
+    expected = str(run.fingerprint)
     if data.fingerprint == expected:
         return
     if data.fingerprint.startswith(CONTENTS) and not expected.startswith(CONTENTS):
         raise RunError(
-            f"{run.path} knows its images by names and sizes alone, as earlier versions did, which says nothing of what is "
-            f"in them; it cannot be told whether those of {data.name!r} are the ones it was {what}: train the run anew"
+            f"{run.path} knows its images by names and sizes alone, as earlier versions did, and not by what is in them; "
+            f"it cannot be told whether those of {data.name!r} are the ones it was {what}: train the run anew"
         )
     known = run.manifest.get("data")
     parts = known.get("part_fingerprints") if isinstance(known, Mapping) else None
@@ -26,6 +26,6 @@ def require_same_data(data: DataSplits, run: Run, *, what: str = "trained on") -
     changed = [name for name, each in data.part_fingerprints.items() if name in parts and parts[name] != each]
     where = f" ({', '.join(changed)})" if changed else ""
     raise RunError(
-        f"the images of {data.name!r}{where} differ from those {run.path} was {what}; restore the data set, or train the "
-        "run anew"
+        f"the images of {data.name!r}{where} differ from those {run.path} was {what}; restore the data set, or train "
+        "the run anew"
     )
