@@ -17,8 +17,8 @@ def require_same_data(data: DataSplits, run: Run, *, what: str = "trained on") -
         return
     if data.fingerprint.startswith(CONTENTS) and not expected.startswith(CONTENTS):
         raise RunError(
-            f"{run.path} knows its images by names and sizes alone, as earlier versions did, and not by what is in them; "
-            f"it cannot be told whether those of {data.name!r} are the ones it was {what}: train the run anew"
+            f"{run.path} knows its images by names and sizes alone, as earlier versions did, and not by what is in "
+            f"them; it cannot be told whether those of {data.name!r} are the ones it was {what}: train the run anew"
         )
     known = run.manifest.get("data")
     parts = known.get("part_fingerprints") if isinstance(known, Mapping) else None
