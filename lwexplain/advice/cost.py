@@ -1,20 +1,20 @@
 """What a network of each depth costs, its head included: parameters, FLOPs, memory and measured latency."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from lwexplain.advice.latency import Latency, measure_latencies
 from lwexplain.errors import ModelError
 from lwexplain.models.activations import ActivationMeter
+from lwexplain.models.forward import as_parameters
 from lwexplain.models.heads.base import HEADS
+from lwexplain.models.layout import every_operation_visible
 from lwexplain.models.modules import in_evaluation
 from lwexplain.models.site import Site
 from lwexplain.models.staged import StagedModel
@@ -32,11 +32,12 @@ class Cost:
     latency: Latency
 
 
-def network_of_depth(model: StagedModel, site: Site) -> StagedModel:
-    """The network cut after the stage at ``site`` with its own head, or a linear one where it has none."""
+def network_of_depth(model: StagedModel, site: Site, dtype: torch.dtype) -> StagedModel:
+    """The network cut after the stage at ``site`` with its own head; where it has none, a linear one that works in
+    ``dtype``."""
     head = None
     if site.depth not in model.head_depths:
-        head = HEADS.create("linear", site).to(_device_of(model))
+        head = HEADS.create("linear", site).to(_device_of(model), dtype)
     return model.truncated(site.depth, head)
 
 
@@ -66,8 +67,8 @@ class CostProbe:
         if isinstance(self.model, ModelError):
             raise self.model
         model, device = self.model, _device_of(self.model)
-        sites = model.sites()[: len(self.stages)]
-        costs = measure_costs([network_of_depth(model, site) for site in sites], model.input_shape)
+        sites = zip(model.sites()[: len(self.stages)], model.feature_dtypes(), strict=False)
+        costs = measure_costs([network_of_depth(model, site, dtype) for site, dtype in sites], model.input_shape)
         before = [None, *costs]
         return {
             name: measurements(cost, str(device), shallower)
@@ -79,12 +80,13 @@ def measure_costs(networks: Sequence[nn.Module], input_shape: tuple[int, ...]) -
     """Costs of networks in evaluation mode for one image (C, H, W). They take turns on the clock, and are left as they
     were."""
     device = _device_of(networks[0])
-    image = torch.zeros(1, *input_shape, device=device)
+    blank = torch.zeros(1, *input_shape, device=device)
     costs = []
     with in_evaluation(*networks), torch.no_grad():
-        latencies = measure_latencies([partial(network, image) for network in networks], device)
-        for network, latency in zip(networks, latencies, strict=True):
-            with _every_operation_visible(), FlopCounterMode(display=False) as counter:
+        images = [as_parameters(blank, network) for network in networks]
+        runs = [partial(network, image) for network, image in zip(networks, images, strict=True)]
+        for network, image, latency in zip(networks, images, measure_latencies(runs, device), strict=True):
+            with every_operation_visible(), FlopCounterMode(display=False) as counter:
                 network(image)
             parameters = sum(parameter.numel() for parameter in network.parameters())
             flops, memory = counter.get_total_flops(), inference_memory(network, image)
@@ -106,18 +108,6 @@ def inference_memory(network: nn.Module, images: torch.Tensor) -> int:
 
 def _device_of(model: nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-
-
-@contextmanager
-def _every_operation_visible() -> Iterator[None]:
-    """Keep attention from its fused kernels, which the counter of FLOPs cannot look into."""
-    fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 def measurements(cost: Cost, device: str, shallower: Cost | None = None) -> list[Measurement]:

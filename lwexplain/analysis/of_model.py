@@ -14,6 +14,7 @@ from lwexplain.advice.cost import CostProbe
 from lwexplain.advice.receptive_field import ReceptiveFieldProbe
 from lwexplain.analysis.assembly import assembled
 from lwexplain.analysis.measuring import measure
+from lwexplain.analysis.own_output import own_head
 from lwexplain.analysis.stages import SampleImages, chance_level, stages_of
 from lwexplain.capture.extract import extract
 from lwexplain.capture.hooks import output_of, unwrap
@@ -21,6 +22,7 @@ from lwexplain.capture.pooling import Pooling
 from lwexplain.data.given_batches import checked_batches
 from lwexplain.errors import CaptureError, ModelError
 from lwexplain.memory import working_bytes
+from lwexplain.models.layout import Layout
 from lwexplain.models.modules import undisturbed
 from lwexplain.models.wrap import stage_by_names
 from lwexplain.probes.base import Probe, StageData
@@ -58,18 +60,28 @@ def analyze_model(
                 pooling=pooling,
                 device=where,
                 store=Path(folder, split),
+                own_output=True,
             )
             for split in SPLITS
             if split in given
         }
         names = _class_names([part.labels for part in captured.values()], classes)
+        names, notes = own_head(captured, names)
+        notes += [f"stage {name}: {layout.note}" for name, layout in captured["val"].layouts.items() if layout.note]
         data = stages_of(captured, names, seed=seed, device=str(where), memory_bytes=memory, pooling=pooling)
         present = [stage.name for stage in data]
-        _add_sample_images(data, model, samples, where)
+        layouts = {} if callable(pooling) else captured["val"].layouts
+        _add_sample_images(data, model, samples, where, layouts)
         try:
-            cost = CostProbe(stage_by_names(unwrap(model), present, shapes[0], len(names)), present)
+            staged = stage_by_names(unwrap(model), present, shapes[0], len(names))
         except ModelError as error:
             cost = CostProbe(error, present)
+        else:
+            cost = CostProbe(staged, present)
+            if data[-1].logits and not callable(pooling):
+                data[-1].head = staged.head(staged.depth)
+        if data[-1].logits and not any(_name_of(probe) == "head" for probe in probes):
+            probes = ["head", *probes]
         with Progress("analyze", 1, quiet=quiet) as progress:
 
             def tell(name: str, done: int, total: int) -> None:
@@ -85,6 +97,7 @@ def analyze_model(
             "built_in": ["cost", "receptive_field", "sample_depth", *built_in_probes()],
             "chance": chance_level(data[0].labels["val"]),
             "forward": "forward pass in the precision of the model",
+            "notes": notes,
         }
         return assembled(parts, attrs, data)
 
@@ -109,8 +122,16 @@ def _class_names(labels: Sequence[np.ndarray], classes: Sequence[str] | None) ->
     return [str(label) for label in range(highest + 1)]
 
 
+def _name_of(probe: str | Probe) -> str:
+    return probe if isinstance(probe, str) else str(getattr(probe, "name", ""))
+
+
 def _add_sample_images(
-    stages: Sequence[StageData], model: nn.Module, samples: SampleImages, device: torch.device
+    stages: Sequence[StageData],
+    model: nn.Module,
+    samples: SampleImages,
+    device: torch.device,
+    layouts: Mapping[str, Layout],
 ) -> None:
     """Give every stage the same few val images and the way from images to its output; it has no head of its own."""
     chosen = samples.images_and_labels()
@@ -119,7 +140,9 @@ def _add_sample_images(
     images, labels = chosen
     for stage in stages:
         stage.images, stage.image_labels = images.to(device), labels
-        stage.model_to_stage = partial(output_of, model, stage.name, device=device)
+        stage.model_to_stage = partial(
+            output_of, model, stage.name, device=device, layout=layouts.get(stage.name, Layout())
+        )
 
 
 def _noting_shape(batches: Iterable[Sequence[Any]], shapes: list[tuple[int, ...]]) -> Iterator[Sequence[Any]]:

@@ -16,19 +16,27 @@ from lwexplain.arguments import each_of, shown
 from lwexplain.capture.hooks import Call, StageTap, find_modules, unwrap
 from lwexplain.capture.pooling import Pooling, pool
 from lwexplain.data.given_batches import BATCH, read_batch
-from lwexplain.errors import CaptureError
+from lwexplain.errors import CaptureError, ModelError
+from lwexplain.models.layout import Layout
 from lwexplain.models.modules import in_evaluation
+from lwexplain.models.outputs import logits_in
 
 
 @dataclass
 class Captured:
     """``features[stage]`` (N, D) float32, ``labels`` (N,) int64, ``logits[stage]`` (N, K) float32 where the
-    stage has a head; rows in the order of the batches. ``index`` (N,) int64 where the batches carry one."""
+    stage has a head; rows in the order of the batches. ``index`` (N,) int64 where the batches carry one.
+
+    ``layouts[stage]`` says how the stage's own output lay. ``no_output`` says why the last stage has no logits where
+    those that the model returns were asked for.
+    """
 
     features: dict[str, np.ndarray]
     labels: np.ndarray
     logits: dict[str, np.ndarray] = field(default_factory=dict)
     index: np.ndarray | None = None
+    layouts: dict[str, Layout] = field(default_factory=dict)
+    no_output: str = ""
 
     @property
     def stages(self) -> list[str]:
@@ -52,6 +60,7 @@ def extract(
     device: torch.device | str = "cpu",
     precision: torch.dtype = torch.float32,
     store: str | os.PathLike[str] | None = None,
+    own_output: bool = False,
 ) -> Captured:
     """Capture ``stages`` of ``model`` in one pass over ``batches``; see ``capturing`` for what is captured.
 
@@ -62,19 +71,33 @@ def extract(
     index: list[np.ndarray] = []
     with contextlib.ExitStack() as stack:
         read = stack.enter_context(
-            capturing(model, stages, pooling=pooling, heads=heads, modules=modules, device=device, precision=precision)
+            capturing(
+                model,
+                stages,
+                pooling=pooling,
+                heads=heads,
+                modules=modules,
+                device=device,
+                precision=precision,
+                own_output=own_output,
+            )
         )
         features: dict[str, _Rows] = {}
         logits: dict[str, _Rows] = {}
+        layouts: dict[str, Layout] = {}
+        no_output = ""
         for item in _each(batches):
             batch = read(item)
             if not labels:
                 features = {name: stack.enter_context(_rows_of(name, store)) for name in batch.features}
                 logits = {name: stack.enter_context(_Rows()) for name in batch.logits}
+                layouts = batch.layouts
+            no_output = no_output or batch.no_output
             for name, rows in batch.features.items():
                 features[name].add(rows)
             for name, rows in batch.logits.items():
-                logits[name].add(rows)
+                if name in logits:
+                    logits[name].add(rows)
             labels.append(batch.labels)
             if batch.index is not None:
                 index.append(batch.index)
@@ -82,11 +105,15 @@ def extract(
                 raise CaptureError("some batches carry an index and some do not; expected all of them to, or none")
         if not labels:
             raise CaptureError("no batches to capture from; the loader is empty")
+        if no_output:
+            logits.pop(list(features)[-1], None)
         return Captured(
             features={name: rows.finish() for name, rows in features.items()},
             labels=np.concatenate(labels),
             logits={name: rows.finish() for name, rows in logits.items()},
             index=np.concatenate(index) if index else None,
+            layouts=layouts,
+            no_output=no_output,
         )
 
 
@@ -100,19 +127,23 @@ def capturing(
     modules: Mapping[str, nn.Module] | None = None,
     device: torch.device | str = "cpu",
     precision: torch.dtype = torch.float32,
+    own_output: bool = False,
 ) -> Iterator[Reader]:
     """A function from a batch to the features of all ``stages`` (module paths, or keys of ``modules``) of ``model``.
 
     A batch is ``(x, y)`` or ``(x, y, index)``: normalised images x (N, C, H, W), integer labels y (N,) or (N, 1),
-    integer positions index (N,). Floating-point images are cast to the dtype of the model's parameters where these
-    share one; with ``precision`` bfloat16 or float16 the forward pass runs under autocast. ``stages`` are named in the
-    order in which they run; a module that is called several times gives one stage a call, ``NAME#1`` and so on.
-    ``heads[stage]`` maps the raw output of a stage that is called once to logits (N, K).
+    integer positions index (N,). Floating-point images are cast to the dtype that the model computes with; with
+    ``precision`` bfloat16 or float16 the forward pass runs under autocast. ``stages`` are named in the order in which
+    they run; a module that is called several times gives one stage a call, ``NAME#1`` and so on. ``heads[stage]`` maps
+    the raw output of a stage that is called once to logits (N, K). With ``own_output`` the logits of the last stage are
+    those in what the model returns. Stages are pooled over their positions wherever their channels lie; a pooling of
+    one's own sees the output as it is.
 
-    Runs in evaluation mode without gradients, each image passing once and only as far as the deepest stage; hooks,
-    modes, devices and random state are afterwards as before, also after an exception. Raises CaptureError: an unknown
-    or unused stage, stages out of order, a batch of another form, an output without samples in its first dimension, a
-    value that is not finite.
+    Runs in evaluation mode without gradients, each image passing once and only as far as the deepest stage unless its
+    ``own_output`` is asked for; one image passes once more, which tells where the channels lie. Hooks, modes, devices
+    and random state are afterwards as before, also after an exception. Raises CaptureError: an unknown or unused stage,
+    stages out of order, a batch of another form, an output without samples in its first dimension, a value that is not
+    finite.
     """
     model = unwrap(model)
     if isinstance(model, torch.jit.ScriptModule):
@@ -130,7 +161,8 @@ def capturing(
 
     def receive(call: Call, raw: torch.Tensor) -> None:
         head = head_of.get(call[0])
-        rows = pool(raw, pooling)
+        layout = (tap.layouts or {}).get(call, Layout())
+        rows = pool(raw if callable(pooling) else layout.in_order(raw), pooling)
         # a head may begin with an in-place layer, which must not reach the rest of the model
         held[call] = (rows, head(raw.clone()).float() if head else None)
 
@@ -138,18 +170,26 @@ def capturing(
         x, labels, index = read_batch(item)
         held.clear()
         with torch.autocast(place.type, precision, enabled=precision != torch.float32):
-            tap.run(model, x.to(place, non_blocking=True))
+            returned = tap.run(model, x.to(place, non_blocking=True))
         batch = Captured({}, labels, index=index)
         for call, name in tap.stages.items():
             rows, scores = held[call]
             batch.features[name] = _checked(f"features of stage {name!r}", rows, len(x))
+            batch.layouts[name] = (tap.layouts or {}).get(call, Layout())
             if scores is not None:
                 batch.logits[name] = _checked(f"logits of stage {name!r}", scores, len(x))
         held.clear()
+        if own_output:
+            try:
+                own = logits_in(returned, len(x)).float()
+                batch.logits[batch.stages[-1]] = _checked("logits of the model", own, len(x))
+            except (ModelError, CaptureError) as error:
+                batch.no_output = str(error)
         return batch
 
     parts = [model, *found.values(), *(head for head in heads.values() if isinstance(head, nn.Module))]
-    with in_evaluation(*parts, device=device), torch.no_grad(), StageTap(found, receive) as tap:
+    tap = StageTap(found, receive, to_the_end=own_output)
+    with in_evaluation(*parts, device=device), torch.no_grad(), tap:
         yield read
 
 

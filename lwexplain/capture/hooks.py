@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from lwexplain.arguments import shown, user_code
-from lwexplain.errors import CaptureError
+from lwexplain.errors import CaptureError, ModelError
 from lwexplain.models.forward import Enough, as_parameters, first_tensor, path_and_call
+from lwexplain.models.layout import Layout, layouts_of
 from lwexplain.models.modules import in_evaluation
 from lwexplain.registry import nearest
 
@@ -60,18 +61,28 @@ Call = tuple[int, int]
 class StageTap:
     """Hooks on the modules of stages; calls ``receive(call, raw output)`` inside the forward pass.
 
-    ``receive`` must copy what it keeps: the next layer may overwrite the output in place. Use as a context manager,
-    and ``run`` for each forward pass. The first pass goes to the end of the model and finds ``stages``, the stage of
-    each call, in the order in which they fire: a module called once is one stage under its own name; one called several
-    times is a stage a call, ``NAME#1``, ``NAME#2``, ..., of which a request may also name a single one. Later passes
-    stop as soon as every stage has fired. A stage fires when its module returns, so a module fires after those inside
-    it; the stages must be named in that order, for it is what their depth means.
+    ``receive`` must copy what it keeps: the next layer may overwrite the output in place; ``layouts`` says how the
+    output of a call lies. Use as a context manager, and ``run`` for each forward pass. The first pass goes to the end
+    of the model and finds ``stages``, the stage of each call, in the order in which they fire: a module called once is
+    one stage under its own name; one called several times is a stage a call, ``NAME#1``, ``NAME#2``, ..., of which a
+    request may also name a single one. Later passes stop as soon as every stage has fired, unless they are to go
+    ``to_the_end``. A stage fires when its module returns, so a module fires after those inside it; the stages must be
+    named in that order, for it is what their depth means.
     """
 
-    def __init__(self, modules: Mapping[str, nn.Module], receive: Callable[[Call, torch.Tensor], None]) -> None:
+    def __init__(
+        self,
+        modules: Mapping[str, nn.Module],
+        receive: Callable[[Call, torch.Tensor], None],
+        *,
+        layouts: Mapping[Call, Layout] | None = None,
+        to_the_end: bool = False,
+    ) -> None:
         self.modules = dict(modules)
         self.receive = receive
+        self.to_the_end = to_the_end
         self.stages: dict[Call, str] = {}
+        self.layouts: Mapping[Call, Layout] | None = layouts
         self._calls: dict[int, int] = {}
         self._fired: list[Call] = []
         self._handles: list[Any] = []
@@ -87,16 +98,19 @@ class StageTap:
             handle.remove()
         self._handles.clear()
 
-    def run(self, model: nn.Module, x: torch.Tensor) -> None:
-        """One forward pass of ``x``, cast by ``as_parameters``.
+    def run(self, model: nn.Module, x: torch.Tensor) -> Any:
+        """One forward pass of ``x``, cast by ``as_parameters``; what the model returned, None where the pass stopped.
 
         Raises CaptureError for a stage that does not fire, a call that is not made, stages that fire in another order
         than they are named, and a later pass in which other stages fire than in the first.
         """
-        self._calls, self._fired = {}, []
         given = as_parameters(x, model)
+        if self.layouts is None:
+            self.layouts = self._layouts(model, given)
+        self._calls, self._fired = {}, []
+        returned = None
         with contextlib.suppress(Enough), user_code(f"the model, given {shown(given)},"):
-            model(given)
+            returned = model(given)
         if not self.stages:
             self.stages = self._stages_of_the_first_pass()
         missing = [name for call, name in self.stages.items() if call not in self._fired]
@@ -105,6 +119,19 @@ class StageTap:
                 f"stage {missing[0]!r} ran for the first batch and did not for a later one; the model takes another "
                 "path for other images: choose stages that every image passes"
             )
+        return returned
+
+    def _layouts(self, model: nn.Module, x: torch.Tensor) -> dict[Call, Layout]:
+        """How the output of each call lies; as usual where one image alone cannot pass."""
+        self._inside = True
+        try:
+            return layouts_of(model, self.modules, x[:1].detach().clone(), within=model)
+        except ModelError as error:
+            raise CaptureError(str(error)) from None
+        except Exception:  # the pass of the whole batch tells what is wrong with the model, if anything
+            return {}
+        finally:
+            self._inside = False
 
     def _stages_of_the_first_pass(self) -> dict[Call, str]:
         wanted: dict[Call, str] = {}
@@ -155,28 +182,35 @@ class StageTap:
             self.receive(call, tensor)
         finally:
             self._inside = False
-        if self.stages and len(self._fired) == len(self.stages):
+        if self.stages and len(self._fired) == len(self.stages) and not self.to_the_end:
             raise Enough
 
 
 def output_of(
-    model: nn.Module, stage: str, x: torch.Tensor, *, device: torch.device | str | None = None
+    model: nn.Module,
+    stage: str,
+    x: torch.Tensor,
+    *,
+    device: torch.device | str | None = None,
+    layout: Layout | None = None,
 ) -> torch.Tensor:
-    """The raw output of a stage for images ``x``, with gradients to them where they are wanted.
+    """The output of a stage for images ``x``, with gradients to them where they are wanted.
 
-    Runs the model in evaluation mode as far as the stage and leaves it as it was; raises CaptureError as a capture
-    does.
+    It is put in order, (N, C, H, W) or (N, T, D), as ``layout`` says, which is found where it is not given. Runs the
+    model in evaluation mode as far as the stage and leaves it as it was; raises CaptureError as a capture does.
     """
     model = unwrap(model)
     modules = find_modules(model, [stage])
     number = path_and_call(stage)[1] or 1
+    wanted = (id(modules[stage]), number)
     found: list[torch.Tensor] = []
 
     def receive(call: Call, raw: torch.Tensor) -> None:
-        if call[1] == number:
+        if call == wanted:
             found.append(raw.clone())
             raise Enough
 
-    with in_evaluation(model, device=device), StageTap(modules, receive) as tap, contextlib.suppress(Enough):
+    tap = StageTap(modules, receive, layouts=None if layout is None else {wanted: layout})
+    with in_evaluation(model, device=device), tap, contextlib.suppress(Enough):
         tap.run(model, x)
-    return found[0]
+    return (tap.layouts or {}).get(wanted, Layout()).in_order(found[0])

@@ -7,6 +7,7 @@ import torch
 from lwexplain.config import ModelConfig
 from lwexplain.errors import ModelError
 from lwexplain.models.balance import balance_stages
+from lwexplain.models.ordering import in_channel_order
 from lwexplain.models.staged import StagedModel
 from lwexplain.registry import Registry
 
@@ -31,6 +32,7 @@ def build_model(config: ModelConfig, input_shape: Sequence[int], num_classes: in
         )
     if not isinstance(model, StagedModel):
         raise ModelError(f"model {config.name!r} made a {type(model).__name__}, expected a StagedModel")
+    model = in_channel_order(model)
     if config.stages is not None:
         model = balance_stages(model, config.stages, config.balance)
     return model if config.depth is None else first_stages(model, config.depth)

@@ -60,7 +60,8 @@ def _dtype_of_first_layer(model: nn.Module, image: Tensor) -> torch.dtype:
 
     with in_evaluation(model), torch.no_grad():
         for layer in model.modules():
-            if any(parameter.is_floating_point() for parameter in layer.parameters(recurse=False)):
+            own = [parameter for parameter in layer.parameters(recurse=False) if parameter.is_floating_point()]
+            if own and not list(layer.children()):
                 layer.register_forward_pre_hook(meet, with_kwargs=True)
         with contextlib.suppress(Enough, Exception):  # what the model itself raises comes again when it is really asked
             model(image)

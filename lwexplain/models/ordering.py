@@ -16,8 +16,11 @@ def in_channel_order(model: StagedModel) -> StagedModel:
     Stages and heads around features in another order are wrapped, and see the order that they were made for. The model
     itself comes back where all is in order, or where it cannot take its images (which ``feature_shapes`` says).
     """
+    if model.in_order:
+        return model
     layouts = stage_layouts(model)
     if not any(layout.order for layout in layouts):
+        model.in_order = True
         return model
     before = [Layout(), *layouts[:-1]]
     stages = {
@@ -29,6 +32,7 @@ def in_channel_order(model: StagedModel) -> StagedModel:
     for depth in model.head_depths:
         head, layout = model.head(depth), layouts[depth - 1]
         ordered.set_head(depth, _Reordered(head, layout, Layout()) if layout.order else head)
+    ordered.in_order = True
     own = {id(part) for part in model.modules()}
     for part in ordered.modules():
         if id(part) not in own:

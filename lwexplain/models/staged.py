@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lwexplain.errors import ModelError
+from lwexplain.models.forward import as_parameters
 from lwexplain.models.modules import in_evaluation
 from lwexplain.models.site import Site
 from lwexplain.registry import nearest
@@ -40,6 +41,7 @@ class StagedModel(nn.Module):
         self.num_classes = num_classes
         self.own_tail = tail is not None
         self.frozen_depth = 0
+        self.in_order = False  # True once features are known to be (N, C, H, W), (N, T, D) or (N, D)
         if tail is not None:
             self.set_head(self.depth, tail)
 
@@ -119,10 +121,17 @@ class StagedModel(nn.Module):
 
     def feature_shapes(self) -> list[tuple[int, ...]]:
         """Shape of each stage's features without the batch dimension, found by one forward of a blank image."""
+        return [shape for shape, _ in self._features_of_a_blank_image()]
+
+    def feature_dtypes(self) -> list[torch.dtype]:
+        """The dtype of each stage's features, found in the same way."""
+        return [dtype for _, dtype in self._features_of_a_blank_image()]
+
+    def _features_of_a_blank_image(self) -> list[tuple[tuple[int, ...], torch.dtype]]:
         parameter = next(self.parameters(), torch.empty(0))
-        state: State = torch.zeros(1, *self.input_shape, device=parameter.device, dtype=parameter.dtype)
-        shapes = []
+        found = []
         with in_evaluation(self), torch.no_grad():
+            state: State = as_parameters(torch.zeros(1, *self.input_shape, device=parameter.device), self)
             for name, stage in zip(self.names, self.body, strict=True):
                 try:
                     state = stage(state)
@@ -130,8 +139,9 @@ class StagedModel(nn.Module):
                     raise ModelError(
                         f"stage {name!r} cannot take images of shape {self.input_shape}: {error}"
                     ) from None
-                shapes.append(tuple(features_of(state).shape[1:]))
-        return shapes
+                features = features_of(state)
+                found.append((tuple(features.shape[1:]), features.dtype))
+        return found
 
     def sites(self) -> list[Site]:
         """The place after each stage, for heads and losses to be built at."""

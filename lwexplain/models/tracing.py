@@ -1,10 +1,12 @@
 """The forward of any module as a graph between its stages, in evaluation and in training."""
 
 import inspect
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
@@ -50,8 +52,15 @@ def trace_forward(model: nn.Module, stages: Sequence[str], *, training: bool) ->
         if _holds_a_stage(name, stages):  # its hooks would be called with what stands for tensors
             part._forward_hooks.clear()
             part._forward_pre_hooks.clear()
+    before = random.getstate(), torch.get_rng_state()
     try:
-        return TracedForward(_BoundaryTracer(stages).trace(model))
+        traced = TracedForward(_BoundaryTracer(stages).trace(model))
+        if random.getstate() != before[0] or not torch.equal(torch.get_rng_state(), before[1]):
+            raise ModelError(
+                f"the forward of {type(model).__name__} draws random numbers between the stages, which a trace would "
+                "repeat in every pass; draw them in a module of their own"
+            )
+        return traced
     except ModelError:
         raise
     except Exception as error:

@@ -106,12 +106,12 @@ def failures(table: pd.DataFrame) -> pd.DataFrame:
 def notes(table: pd.DataFrame) -> list[str]:
     """What a reader must know of the measurements (sub-samples, no convergence), each with its metrics.
 
-    Where a note is not of all the stages, they are named. First comes what was noted when the images were read, then a
-    forward pass in less than float32.
+    Where a note is not of all the stages, they are named. First comes what was noted when the images were read
+    and of the analysis as a whole, then a forward pass in less than float32.
     """
     forward = str(table.attrs.get("forward") or "")
-    images = table.attrs.get("data_notes")
-    read = [str(note) for note in images] if isinstance(images, list) else []
+    lists = [table.attrs.get(key) for key in ("data_notes", "notes")]
+    read = [str(note) for given in lists if isinstance(given, list) for note in given]
     table = without_attrs(table)
     noted = table.loc[table["note"].fillna("") != "", ["note", "metric", "stage", "depth"]]
     noted = noted.assign(note=noted["note"].str.split("; ")).explode("note").drop_duplicates().sort_values("depth")

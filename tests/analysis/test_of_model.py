@@ -1,13 +1,19 @@
 """Any module on loaders, without a run directory."""
 
+import re
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import lwexplain as lw
+from lwexplain.capture.extract import extract
 from lwexplain.errors import CaptureError, UserCodeError
 from lwexplain.probes.attribution import AttributionMaps
+from lwexplain.views import contents
 
 
 class Norm:
@@ -71,6 +77,123 @@ def test_analyze_model_names_a_wrong_stage_and_missing_loaders():
         lw.analyze_model(model, {"train": loaders()["train"]}, ["0"], ["linear"])
     with pytest.raises(CaptureError, match="only 2 classes"):
         lw.analyze_model(model, loaders(), ["0"], ["linear"], classes=["a", "b"])
+
+
+def classifier(outputs=3):
+    layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, outputs)]
+    return nn.Sequential(*layers)
+
+
+class Wrapped(nn.Module):
+    """A classifier whose logits come back in some form."""
+
+    def __init__(self, form):
+        super().__init__()
+        self.net, self.form = classifier(), form
+
+    def forward(self, x):
+        return self.form(self.net(x))
+
+
+FORMS = {
+    "tensor": lambda logits: logits,
+    "tuple": lambda logits: (logits, torch.zeros(3)),
+    "dict": lambda logits: {"features": torch.zeros(len(logits), 7), "logits": logits},
+    "object": lambda logits: SimpleNamespace(logits=logits, loss=None),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_networks_own_output_is_the_head_of_the_last_depth(form):
+    model, data = Wrapped(FORMS[form]), loaders()
+    table = lw.analyze_model(model, data, ["net.0", "net.1"], ["linear"], quiet=True)
+    model.eval()
+    for split, batches in data.items():
+        with torch.no_grad():
+            right = torch.cat([model.net(x).argmax(1) == y for x, y in batches])
+        found = rows(table, "head_accuracy", split)
+        assert found["stage"].tolist() == ["net.1"]
+        assert found["value"].item() == pytest.approx(right.double().mean().item())
+        assert found["n"].item() == len(right)
+        if split == "val":
+            assert table.attrs["patterns"]["head"]["counts"].get("1", 0) == int(right.sum())
+    assert table.attrs["notes"] == []
+
+
+def test_features_and_own_output_come_from_one_pass_of_each_image():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.images = classifier(), 0
+
+        def forward(self, x):
+            self.images += len(x)
+            return self.net(x)
+
+    model = Counting()
+    batches = loaders()["train"]
+    captured = extract(model, batches, ["net.0"], own_output=True)
+    assert model.images == 60 + 1  # one image to see where the channels lie
+    assert captured.logits["net.0"].shape == (60, 3)
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), r"returns a tensor \(20, 4, 30, 30\)"),
+        (classifier(2), "2 columns for 3 classes"),
+        (Wrapped(lambda logits: F.pad(logits, (0, 29), value=99.0)), "as in an embedding"),
+        (Wrapped(lambda logits: logits * torch.nan), "not finite"),
+        (Wrapped(lambda logits: logits.argmax(1)), r"returns a tensor \(20,\)"),
+    ],
+)
+def test_an_output_that_is_no_logits_is_noted_and_left_out(model, reason):
+    stage = "net.0" if isinstance(model, Wrapped) else "0"
+    table = lw.analyze_model(model, loaders(), [stage], ["ncm"], quiet=True)
+    assert rows(table, "head_accuracy").empty
+    (note,) = table.attrs["notes"]
+    assert note.startswith("the model's own output is not among the measurements: ")
+    assert re.search(reason, note)
+    assert note in contents.notes(table)
+
+
+def test_outputs_without_a_class_are_counted_as_classes():
+    model = classifier(5)
+    table = lw.analyze_model(model, loaders(), ["0"], ["ncm"], quiet=True)
+    assert table.attrs["classes"] == ["0", "1", "2", "3", "4"]
+    named = lw.analyze_model(model, loaders(), ["0"], ["ncm"], classes=["a", "b", "c"], quiet=True)
+    assert named.attrs["classes"] == ["a", "b", "c", "3", "4"]
+    with torch.no_grad():
+        right = torch.cat([model.eval()(x).argmax(1) == y for x, y in loaders()["val"]])
+    assert rows(named, "head_accuracy")["value"].item() == pytest.approx(right.double().mean().item())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_model_in_half_or_double_precision_has_features_costs_and_its_own_accuracy(dtype):
+    table = lw.analyze_model(classifier().to(dtype), loaders(), ["0", "1"], ["ncm"], quiet=True)
+    assert table.attrs["failures"] == []
+    convolution, probe, own = 3 * 8 * 9 + 8, 8 * 3 + 3, 32 * 3 + 3
+    assert rows(table, "parameters", "none")["value"].tolist() == [convolution + probe, convolution + own]
+    assert len(rows(table, "head_accuracy")) == 1
+
+
+class ChannelsLast(nn.Module):
+    def forward(self, x):
+        return x.permute(0, 2, 3, 1)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+def test_stages_with_their_channels_last_are_pooled_over_their_positions(pooling):
+    """32 channels on 32 x 32 pixels, which no shape tells apart."""
+    model = nn.Sequential(nn.Conv2d(3, 32, 1), ChannelsLast(), nn.Linear(32, 32)).eval()
+    keep = Keep()
+    data = loaders()
+    lw.analyze_model(model, data, ["0", "1", "2"], [keep], pooling=pooling, quiet=True)
+    with torch.no_grad():
+        raw = torch.cat([model(x) for x, _ in data["val"]])
+    expected = raw.mean((1, 2)) if pooling == "mean" else raw.amax((1, 2))
+    np.testing.assert_allclose(keep.features["2"], expected.numpy(), atol=1e-5)
+    np.testing.assert_allclose(keep.features["1"], keep.features["0"], atol=1e-5)
 
 
 class Keep:
