@@ -13,7 +13,7 @@ import pandas as pd
 import streamlit as st
 
 from lwexplain.errors import AdviceError, LwexplainError
-from lwexplain.results import Analysis, is_analyzed, list_embeddings, read_attributions, read_thumbnails
+from lwexplain.results import Analysis, is_analyzed, list_embeddings, read_attributions, read_metrics, read_thumbnails
 from lwexplain.run import Run
 from lwexplain.text import escape_markdown, plain, shell_command
 from lwexplain.views import contents
@@ -195,7 +195,7 @@ def _stamp(run: Run, *names: str) -> Stamp:
 
 @st.cache_data(max_entries=16, show_spinner=False)
 def _metrics(path: str, stamp: Stamp) -> pd.DataFrame:
-    return contents.checked_metrics(Run.open(path))
+    return read_metrics(Run.open(path))
 
 
 @st.cache_data(max_entries=8, show_spinner=False)

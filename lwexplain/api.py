@@ -29,6 +29,7 @@ from lwexplain.config import Config, load_config
 from lwexplain.errors import AdviceError, CaptureError, ConfigError, ExportError, ProbeError
 from lwexplain.progress import tell
 from lwexplain.run import Run
+from lwexplain.stored_config import is_config_of_a_run, most_bytes, require_own_sources, without_outside
 
 if TYPE_CHECKING:
     from torch import nn
@@ -68,6 +69,11 @@ def train(
     run = _resumed(path, settings) if resume else None
     if run is not None and run.status == "trained":
         return run
+    if run is not None and run.status != "created":  # its weights are in its checkpoint
+        download = settings.data.download and "data.download" in (overrides or {})
+        settings = without_outside(settings, f"{path}/config.yaml", download=download)
+    elif isinstance(config, (str, Path)) and is_config_of_a_run(Path(config)):
+        require_own_sources(settings, str(config), overrides or {})
 
     from lwexplain.training.distributed import joined_world
 
@@ -79,6 +85,7 @@ def _train(settings: Config, path: Path, run: Run | None, world: "World", quiet:
     """Train into a new run, or go on with ``run``; of several processes the first one makes and holds it."""
     from lwexplain.data.load import load_data
     from lwexplain.data.same_data import require_same_data
+    from lwexplain.models.size_limit import SizeLimit
     from lwexplain.training.loop import Trainer
 
     settings = _with_absolute_root(settings)
@@ -90,8 +97,9 @@ def _train(settings: Config, path: Path, run: Run | None, world: "World", quiet:
         require_same_data(data, run, what="started on")
     chance = float(data.val.labels.bincount().max() / len(data.val))
     # everything that a wrong configuration could raise comes before the directory is made
-    trainer = Trainer(settings, data.for_training(), stop_rule=_stop_rule(chance), world=world)
     resume = run is not None
+    with SizeLimit(most_bytes(run)) if run is not None and run.status != "created" else nullcontext():
+        trainer = Trainer(settings, data.for_training(), stop_rule=_stop_rule(chance), world=world)
     with world.first_alone():
         if run is None and world.is_main:
             run = Run.create(

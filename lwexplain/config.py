@@ -7,12 +7,17 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from lwexplain.arguments import shortened, shown
+from lwexplain.arguments import shortened, shown, with_article
 from lwexplain.errors import ConfigError
+from lwexplain.parsing import MOST_YAML, parse_yaml
 from lwexplain.registry import nearest
+from lwexplain.run_files import read_named_file
 
 MAX_SEED = 2**32 - 1
 """The largest seed that torch and NumPy both take."""
+
+MOST_TOLD = 5
+"""Faults of a configuration that are told at once."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -141,6 +146,13 @@ class TrainingConfig(Section):
     checkpoint_seconds: float = Field(60.0, gt=0, description="longest time between two checkpoints")
 
 
+class _WithoutAliases(yaml.SafeDumper):
+    """Writes a list that stands at two places twice."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
 class Config(Section):
     """One experiment."""
 
@@ -152,11 +164,7 @@ class Config(Section):
 
     def to_yaml(self) -> str:
         """The whole configuration, defaults included, as YAML."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
-
-
-NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
-"""What PyYAML raises: ValueError for a date such as 2024-99-99, RecursionError for brackets nested too deep."""
+        return yaml.dump(self.model_dump(mode="json"), Dumper=_WithoutAliases, sort_keys=False)
 
 
 def load_config(source: str | Path | dict[str, Any] | Config, overrides: dict[str, Any] | None = None) -> Config:
@@ -183,7 +191,9 @@ def load_config(source: str | Path | dict[str, Any] | Config, overrides: dict[st
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(f"{origin}: " + "; ".join(_explain(item) for item in error.errors())) from None
+        found = error.errors()
+        rest = f"; and {len(found) - MOST_TOLD} more" if len(found) > MOST_TOLD else ""
+        raise ConfigError(f"{origin}: {'; '.join(map(_explain, found[:MOST_TOLD]))}{rest}") from None
 
 
 def parse_overrides(pairs: list[str]) -> dict[str, Any]:
@@ -194,31 +204,32 @@ def parse_overrides(pairs: list[str]) -> dict[str, Any]:
         if not equals or not key.strip():
             raise ConfigError(f"override {pair!r} is not of the form KEY=VALUE, for example training.epochs=3")
         try:
-            overrides[key.strip()] = yaml.safe_load(text)
-        except NOT_YAML as error:
-            raise ConfigError(f"override {pair!r}: the value is not valid YAML ({_one_line(error)})") from None
+            overrides[key.strip()] = parse_yaml(text)
+        except ValueError as error:
+            raise ConfigError(f"override {shown(pair)}: the value is not valid YAML ({error})") from None
     return overrides
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_named_file(path, MOST_YAML).decode("utf-8")
     except FileNotFoundError:
         raise ConfigError(f"no configuration file {shortened(str(path), 200)}; see configs/ for ready ones") from None
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or no path at all
         reason = getattr(error, "strerror", None) or shortened(str(error), 100)
         raise ConfigError(f"cannot read the configuration {shown(str(path))}: {reason}") from None
     try:
-        tree = yaml.safe_load(text)
-    except NOT_YAML as error:
-        raise ConfigError(f"{path} is not valid YAML: {_one_line(error)}") from None
+        tree = parse_yaml(text)
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path} must hold a mapping of keys such as data, model, training; found {shown(tree)}")
+        raise ConfigError(f"{path} must hold a mapping of keys such as data, model, training; found {_kind_of(tree)}")
     return tree
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _kind_of(tree: Any) -> str:
+    """What a file holds in place of a mapping, without its content: it may be any file."""
+    return "nothing" if tree is None else with_article(type(tree).__name__)
 
 
 def _copy(tree: Any) -> Any:
@@ -243,10 +254,10 @@ def _set(tree: dict[str, Any], dotted: str, value: Any, origin: str) -> None:
 
 
 def _explain(error: Any) -> str:
-    path = [str(part) for part in error["loc"]]
+    path = [shortened(str(part)) for part in error["loc"]]
     dotted = ".".join(path)
     if error["type"] == "extra_forbidden":
-        return f"unknown key {dotted!r}; {nearest(path[-1], _fields_at(path[:-1]))}"
+        return f"unknown key {shown(dotted)}; {nearest(path[-1], _fields_at(path[:-1]))}"
     return f"{dotted}: {error['msg'].lower()}, found {shown(error['input'])}"
 
 

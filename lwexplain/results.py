@@ -22,6 +22,7 @@ batch dimension, ``patterns`` (which stages were right on how many val samples; 
 """
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -35,6 +36,8 @@ from lwexplain.errors import RunError
 from lwexplain.probes.base import PROBES
 from lwexplain.run import Run
 from lwexplain.run_files import MissingFileError, is_plain_name
+from lwexplain.table_checks import SPLITS as SPLITS
+from lwexplain.table_checks import check_attributions, check_metrics, check_outline
 from lwexplain.text import shell_command
 
 METRIC_COLUMNS = [
@@ -53,7 +56,6 @@ METRIC_COLUMNS = [
 ]
 PREDICTION_COLUMNS = ["split", "sample", "stage", "depth", "source", "label", "predicted"]
 EMBEDDING_COLUMNS = ["stage", "depth", "split", "sample", "label", "x", "y"]
-SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -217,16 +219,29 @@ def is_analyzed(run: Run) -> bool:
 
 def read_metrics(run: Run) -> pd.DataFrame:
     """The long table with its ``attrs``; raises RunError where it is missing or damaged."""
+    table, odd = read_odd_metrics(run)
+    if odd is not None:
+        raise RunError(odd)
+    return table
+
+
+def read_odd_metrics(run: Run) -> tuple[pd.DataFrame, str | None]:
+    """The long table for a reader who makes the best of it, and what is wrong with it (None: nothing).
+
+    Raises RunError where it is missing, or lacks what nobody can do without: columns, rows, names and numbers.
+    """
     try:
         run.files.open("analysis/analysis.json").close()
     except MissingFileError:
         make = shell_command("lwexplain", "analyze", run.path)
         raise RunError(f"{run.path} has no analysis yet; make it with: {make}") from None
-    frame = read_table(run.files, "analysis/metrics.parquet")
-    missing = [column for column in METRIC_COLUMNS if column not in frame.columns]
-    if missing:
-        raise RunError(f"{run.metrics_path} lacks the columns {missing}; run lwexplain analyze again")
-    return frame
+    name = "analysis/metrics.parquet"
+    table = checked_table(run, name, check_outline, METRIC_COLUMNS)
+    try:
+        check_metrics(table)
+    except ValueError as error:
+        return table, f"{run.path}/{name} cannot be read: {error}; run lwexplain analyze again"
+    return table, None
 
 
 def read_predictions(run: Run) -> pd.DataFrame:
@@ -242,16 +257,39 @@ def list_embeddings(run: Run) -> list[str]:
 
 def read_embedding(run: Run, method: str) -> pd.DataFrame:
     """One embedding table (``EMBEDDING_COLUMNS``)."""
+    return read_table(run.files, embedding_file(run, method))
+
+
+def embedding_file(run: Run, method: str) -> str:
+    """The file of an embedding table; raises RunError for a name that cannot be one."""
     _require_method(run, method)
-    return read_table(run.files, f"analysis/embeddings/{method}.parquet")
+    return f"analysis/embeddings/{method}.parquet"
+
+
+def checked_table(
+    run: Run, name: str, check: Callable[[pd.DataFrame, Sequence[str]], None], columns: Sequence[str]
+) -> pd.DataFrame:
+    """A table of the run as ``check`` lets it pass; raises RunError where it is missing, damaged or does not."""
+    frame = read_table(run.files, name)
+    try:
+        check(frame, columns)
+    except ValueError as error:
+        raise RunError(f"{run.path}/{name} cannot be read: {error}; run lwexplain analyze again") from None
+    return frame
 
 
 def read_thumbnails(run: Run) -> np.ndarray | None:
     """Thumbnails of the val samples, memory-mapped, or None where there are none."""
     try:
-        return map_array(run.files, "analysis/thumbnails.npy")
+        images = map_array(run.files, "analysis/thumbnails.npy")
     except MissingFileError:
         return None
+    if images.dtype != np.uint8 or images.ndim != 4:
+        raise RunError(
+            f"{run.path}/analysis/thumbnails.npy holds {images.dtype} {images.shape}, expected uint8 (N, H, W, C); "
+            "run lwexplain analyze again"
+        )
+    return images
 
 
 def read_attributions(run: Run) -> Analysis | None:
@@ -261,27 +299,29 @@ def read_attributions(run: Run) -> Analysis | None:
         return None
     folder = "analysis/attributions"
     try:
+        check_attributions(index)
+        images = map_array(run.files, f"{folder}/images.npy")
+        count = len(index["labels"])
+        if images.dtype != np.uint8 or images.ndim != 4 or len(images) != count:
+            raise ValueError(f"images.npy holds {images.dtype} {images.shape}, expected uint8 ({count}, H, W, C)")
         sets = {}
         for method, entry in index["methods"].items():
-            _require_method(run, method)
-            sets[method] = AttributionSet(
-                method,
-                entry["stages"],
-                map_array(run.files, f"{folder}/{method}.npy"),
-                np.asarray(entry["targets"]),
-                entry["valid"],
-                entry["notes"],
-            )
-        return Analysis(
-            metrics=pd.DataFrame(),
-            predictions=pd.DataFrame(),
-            attributions=sets,
-            attribution_images=map_array(run.files, f"{folder}/images.npy"),
-            attribution_labels=np.asarray(index["labels"]),
-            summary={"classes": index["classes"]},
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise RunError(f"{run.path}/{folder}/index.json is damaged ({error!r}); run lwexplain analyze again") from None
+            maps = map_array(run.files, f"{folder}/{method}.npy")
+            if maps.dtype != np.float32 or maps.ndim != 4 or maps.shape[:2] != (len(entry["stages"]), count):
+                expected = f"float32 ({len(entry['stages'])}, {count}, H, W)"
+                raise ValueError(f"{method}.npy holds {maps.dtype} {maps.shape}, expected {expected}")
+            targets = np.asarray(entry["targets"])
+            sets[method] = AttributionSet(method, entry["stages"], maps, targets, entry["valid"], entry["notes"])
+    except ValueError as error:
+        raise RunError(f"{run.path}/{folder}/index.json does not fit: {error}; run lwexplain analyze again") from None
+    return Analysis(
+        metrics=pd.DataFrame(),
+        predictions=pd.DataFrame(),
+        attributions=sets,
+        attribution_images=images,
+        attribution_labels=np.asarray(index["labels"]),
+        summary={"classes": index["classes"]},
+    )
 
 
 def _require_method(run: Run, method: str) -> None:

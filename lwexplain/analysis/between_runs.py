@@ -8,7 +8,6 @@ import torch
 
 from lwexplain.analysis.of_run import load_trained
 from lwexplain.capture.extract import extract
-from lwexplain.config import load_config
 from lwexplain.data.batches import Batches
 from lwexplain.data.dataset import DataSplits, Images
 from lwexplain.data.load import load_data
@@ -16,6 +15,7 @@ from lwexplain.data.splits import stratified_subset
 from lwexplain.errors import RunError
 from lwexplain.probes.similarity.probe import similarity_matrix
 from lwexplain.run import Run
+from lwexplain.stored_config import config_of_run
 from lwexplain.training.devices import pick_device
 
 COLUMNS = ["stage", "depth", "other_stage", "other_depth", "cka_linear", "cka_rbf"]
@@ -31,7 +31,7 @@ def similarity_of_runs(first: Run, second: Run, *, max_samples: int, device: str
             "only runs on images of one shape can be compared stage by stage"
         )
     size = min(max_samples, len(one.val))
-    images = one.val.subset(stratified_subset(one.val.labels, size, load_config(first.config()).seed))
+    images = one.val.subset(stratified_subset(one.val.labels, size, config_of_run(first).seed))
     features = [_features(run, data, images, device) for run, data in ((first, one), (second, other))]
     linear, rbf = similarity_matrix(list(features[0].values()), list(features[1].values()))
     rows = [
@@ -46,13 +46,13 @@ def similarity_of_runs(first: Run, second: Run, *, max_samples: int, device: str
 
 def _data_of(run: Run) -> DataSplits:
     run.require_trained()
-    config = load_config(run.config())
+    config = config_of_run(run)
     return load_data(config.data, config.seed)
 
 
 def _features(run: Run, data: DataSplits, images: Images, device: str | None) -> Mapping[str, np.ndarray]:
     """The features that a run's stages make of images, normalised as the run was trained."""
-    where = pick_device(device or load_config(run.config()).device)
+    where = pick_device(device or config_of_run(run).device)
     model, _ = load_trained(run, data, torch.device(where))
     names = model.names[: run.trained_depth]
     batches = Batches(images, 256, mean=data.mean, std=data.std, seed=0, device=where, channels_last=True)

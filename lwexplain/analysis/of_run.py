@@ -20,7 +20,7 @@ from lwexplain.analysis.stages import add_sample_images, chance_level, stages_of
 from lwexplain.capture.extract import Captured
 from lwexplain.capture.run_splits import Precision, RunCapture
 from lwexplain.capture.store import FeatureStore
-from lwexplain.config import Config, load_config
+from lwexplain.config import Config
 from lwexplain.data.dataset import DataSplits, Images
 from lwexplain.data.load import load_data
 from lwexplain.data.pixels import thumbnails, to_pixels
@@ -28,12 +28,14 @@ from lwexplain.data.same_data import require_same_data
 from lwexplain.data.splits import stratified_subset
 from lwexplain.errors import CaptureError
 from lwexplain.memory import working_bytes
+from lwexplain.models.size_limit import SizeLimit
 from lwexplain.models.staged import StagedModel
 from lwexplain.probes.base import PROBES, Probe, StageData
 from lwexplain.probes.engine import built_in_probes, default_probes
 from lwexplain.progress import Progress
 from lwexplain.results import SPLITS, Analysis, AnalysisKey, write_analysis
 from lwexplain.run import Run
+from lwexplain.stored_config import config_of_run, most_bytes
 from lwexplain.training.build import build_trainable
 from lwexplain.training.checkpoint import load_final_weights
 from lwexplain.training.devices import pick_device
@@ -43,9 +45,15 @@ from lwexplain.training.distributed import World
 def load_trained(run: Run, data: DataSplits, device: torch.device) -> tuple[StagedModel, str]:
     """The trained network of a run on ``device`` in evaluation mode, and the digest of its weights."""
     run.require_trained()
-    config = load_config(run.config())
-    model = build_trainable(config, data.shape, data.num_classes)
+    config = config_of_run(run)
+    with SizeLimit(most_bytes(run)):
+        model = build_trainable(config, data.shape, data.num_classes)
     digest = load_final_weights(run, model)
+    if run.trained_depth > model.depth:
+        raise RunError(
+            f"{run.path}/run.json says that {run.trained_depth} stages were trained, the network has {model.depth}; "
+            "restore it from a copy of the run"
+        )
     return model.to(device).to(memory_format=torch.channels_last).eval(), digest
 
 
@@ -62,7 +70,7 @@ def analyze_run(
     """Analyze a trained run and write the results into it; see ``lw.analyze``. Of several processes one writes."""
     started = time.perf_counter()
     world = world or World()
-    config = load_config(run.config())
+    config = config_of_run(run)
     store = PartStore(run.files.within("analysis/parts"), key.to_dict())
     ready = made_ready(probes, store) if world.is_main else list(probes)
     data = load_data(config.data, config.seed)

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from lwexplain.analysis.of_run import load_trained
-from lwexplain.config import load_config
 from lwexplain.data.dataset import DataSplits
 from lwexplain.data.load import load_data
 from lwexplain.data.same_data import require_same_data
@@ -16,6 +15,7 @@ from lwexplain.exporting.measured import pixel_batches
 from lwexplain.exporting.shorter import Normalisation
 from lwexplain.models.staged import StagedModel
 from lwexplain.run import Run
+from lwexplain.stored_config import config_of_run
 from lwexplain.training.devices import pick_device
 
 
@@ -43,7 +43,7 @@ class TrainedRun:
 
 def load_run(run: Run, device: str | None) -> TrainedRun:
     """Weights and images of a trained run; raises RunError where the images are not those it was trained on."""
-    config = load_config(run.config())
+    config = config_of_run(run)
     data = load_data(config.data, config.seed)
     require_same_data(data, run)
     where = pick_device(device or config.device)

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from lwexplain.arguments import shown
 from lwexplain.errors import ModelError
 from lwexplain.models.build import MODELS
 from lwexplain.models.staged import StagedModel
@@ -22,6 +23,16 @@ BLOCK_PATTERNS = {
     "vit": r"encoder\.layers\.encoder_layer_\d+",
 }
 """Modules after which the families of torchvision are cut by default; VGG at its activations only."""
+
+
+PRETRAINED_OPTIONS: dict[str, dict[str, Any]] = {
+    "googlenet": {"transform_input": True, "aux_logits": False},
+    "inception_v3": {"transform_input": True},
+}
+"""What torchvision sets by itself where it builds these with pretrained weights."""
+
+BUILT_IN = re.compile(r"[A-Za-z0-9_.]{1,100}")
+"""A network that timm holds itself; others (``hf-hub:``, ``local-dir:``) are read from elsewhere."""
 
 
 def default_stages(model: nn.Module, family: str) -> list[str]:
@@ -49,22 +60,28 @@ def torchvision_model(
     units: str = "block",
     stages: Sequence[str] | None = None,
     weights: str | None = None,
+    like_pretrained: bool = False,
     **builder_options: Any,
 ) -> StagedModel:
     """A classifier of torchvision (``arch``), cut at ``stages`` or at its blocks; 3-channel images.
 
     ``weights`` names pretrained weights (``DEFAULT``), whose classifier is then replaced where the number of classes
-    differs. Further options go to torchvision's builder.
+    differs; ``like_pretrained`` builds the same network without fetching them. Further options go to torchvision's
+    builder.
     """
+    import torchvision.models
     from torchvision.models import get_model, list_models
 
-    if arch not in list_models():
-        raise ModelError(f"torchvision has no model {arch!r}; see torchvision.models.list_models()")
+    if arch not in list_models(module=torchvision.models):  # others fetch weights of their own accord
+        raise ModelError(f"torchvision has no model {shown(arch)}; see torchvision.models.list_models()")
     _refuse_width(width, units, "torchvision")
     if arch.startswith("vit") and "image_size" not in builder_options:
         builder_options["image_size"] = input_shape[-1]
     try:
-        if weights is None:
+        if weights is None and like_pretrained:
+            model = get_model(arch, weights=None, **PRETRAINED_OPTIONS.get(arch, {}) | builder_options)
+            _replace_classifier(model, num_classes)
+        elif weights is None:
             model = get_model(arch, weights=None, num_classes=num_classes, **builder_options)
         else:
             model = get_model(arch, weights=weights, **builder_options)
@@ -92,6 +109,8 @@ def timm_model(
     except ImportError:
         raise ModelError("models of timm need an extra: pip install 'lwexplain[models]'") from None
     _refuse_width(width, units, "timm")
+    if not isinstance(arch, str) or not BUILT_IN.fullmatch(arch):
+        raise ModelError(f"timm holds no network {shown(arch)}; name one of timm.list_models()")
     try:
         model = timm.create_model(
             arch, pretrained=pretrained, num_classes=num_classes, in_chans=input_shape[0], **builder_options

@@ -9,14 +9,9 @@ import pandas as pd
 from lwexplain.advice.objective import amount, measured
 from lwexplain.advice.prospects import COSTS, Prospect
 from lwexplain.errors import RunError
-from lwexplain.results import (
-    EMBEDDING_COLUMNS,
-    PREDICTION_COLUMNS,
-    read_embedding,
-    read_metrics,
-    read_predictions,
-)
+from lwexplain.results import EMBEDDING_COLUMNS, PREDICTION_COLUMNS, checked_table, embedding_file
 from lwexplain.run import Run
+from lwexplain.table_checks import check_embedding, check_predictions
 from lwexplain.views.depth_curve import accuracy_metrics, per_depth, without_attrs
 from lwexplain.views.sample_depth import sample_depth_source
 from lwexplain.views.single_classes import of_a_pair, of_one_class
@@ -46,36 +41,14 @@ SOURCES = {
 }
 
 
-def checked_metrics(run: Run) -> pd.DataFrame:
-    """The long table; raises RunError where it is missing, damaged or empty."""
-    table = read_metrics(run)
-    if table.empty:
-        raise RunError(f"{run.metrics_path} holds no measurement; run lwexplain analyze again")
-    for name in ("stages", "classes"):
-        if not isinstance(table.attrs.get(name), list) or not table.attrs[name]:
-            raise RunError(f"{run.metrics_path} does not name its {name}; run lwexplain analyze again")
-    for column in ("depth", "value", "low", "high"):
-        if not pd.api.types.is_numeric_dtype(table[column]):
-            raise RunError(f"{run.metrics_path}: column {column!r} holds no numbers; run lwexplain analyze again")
-    return table
-
-
 def checked_predictions(run: Run) -> pd.DataFrame:
     """Per-sample predictions; raises RunError where they are missing or damaged."""
-    return _with_columns(read_predictions(run), PREDICTION_COLUMNS, f"{run.analysis}/predictions.parquet")
+    return checked_table(run, "analysis/predictions.parquet", check_predictions, PREDICTION_COLUMNS)
 
 
 def checked_embedding(run: Run, method: str) -> pd.DataFrame:
     """One embedding table; raises RunError where it is missing or damaged."""
-    path = f"{run.analysis}/embeddings/{method}.parquet"
-    return _with_columns(read_embedding(run, method), EMBEDDING_COLUMNS, path)
-
-
-def _with_columns(frame: pd.DataFrame, columns: Sequence[str], path: str) -> pd.DataFrame:
-    missing = [column for column in columns if column not in frame.columns]
-    if missing:
-        raise RunError(f"{path} lacks the columns {missing}; run lwexplain analyze again")
-    return frame
+    return checked_table(run, embedding_file(run, method), check_embedding, EMBEDDING_COLUMNS)
 
 
 def stage_names(table: pd.DataFrame) -> list[str]:

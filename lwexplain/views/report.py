@@ -15,7 +15,7 @@ from plotly.offline import get_plotlyjs
 from lwexplain.advice.objective import check_budgets, check_objective
 from lwexplain.errors import AdviceError, LwexplainError
 from lwexplain.probes.sample_depth import confusion
-from lwexplain.results import AttributionSet, list_embeddings, read_attributions
+from lwexplain.results import AttributionSet, list_embeddings, read_attributions, read_odd_metrics
 from lwexplain.run import Run
 from lwexplain.run_files import atomic_path
 from lwexplain.text import plain
@@ -56,9 +56,9 @@ def render_report(run: Run) -> str:
 
     A part that cannot be read or drawn is named in the report, with the reason; the rest stands.
     """
-    table = contents.checked_metrics(run)
+    table, odd = read_odd_metrics(run)
     figures = _Figures()
-    problems: list[str] = []
+    problems: list[str] = [] if odd is None else [f"Measurements: {odd}"]
 
     def attempt(section: str, part: Callable[[], Any]) -> Any:
         """What ``part`` gives, or None and a line in the report: a run's files are a stranger's data."""
