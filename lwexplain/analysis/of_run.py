@@ -26,7 +26,7 @@ from lwexplain.data.load import load_data
 from lwexplain.data.pixels import thumbnails, to_pixels
 from lwexplain.data.same_data import require_same_data
 from lwexplain.data.splits import stratified_subset
-from lwexplain.errors import CaptureError
+from lwexplain.errors import CaptureError, RunError
 from lwexplain.memory import working_bytes
 from lwexplain.models.size_limit import SizeLimit
 from lwexplain.models.staged import StagedModel
