@@ -101,10 +101,10 @@ class StagedModel(nn.Module):
     def freeze(self, depth: int) -> None:
         """Freeze the first ``depth`` stages (and thaw the others): no gradient, evaluation mode for good."""
         self.frozen_depth = depth
-        for position, stage in enumerate(self.body):
-            stage.requires_grad_(position >= depth)
-        for key, head in self.heads.items():
-            head.requires_grad_(int(key) > depth)
+        frozen = [*self.body[:depth], *(head for key, head in self.heads.items() if int(key) <= depth)]
+        self.requires_grad_(True)
+        for part in frozen:  # last, so that a layer which a frozen stage shares with a later one stays as it is
+            part.requires_grad_(False)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "StagedModel":

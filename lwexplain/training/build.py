@@ -8,8 +8,10 @@ from lwexplain.config import Config, TrainingConfig
 from lwexplain.data.dataset import DataSplits
 from lwexplain.errors import TrainingError
 from lwexplain.models.build import build_model
+from lwexplain.models.forward import as_parameters
 from lwexplain.models.heads.base import HEADS
-from lwexplain.models.staged import StagedModel
+from lwexplain.models.modules import undisturbed
+from lwexplain.models.staged import StagedModel, State
 from lwexplain.training.devices import pick_device, place
 from lwexplain.training.distributed import World, synchronise_batch_norm
 from lwexplain.training.losses.base import LOSSES, LocalLoss, LossSetting
@@ -26,11 +28,40 @@ def check_recipe(recipe: TrainingConfig, batch: int, world: World) -> None:
             f"{batch} images in a batch cannot be shared evenly by {world.size} processes; "
             f"set data.batch_size to a multiple of {world.size}"
         )
-    if batch < 2 * parts:
+    if batch < parts:
         raise TrainingError(
-            f"batch normalisation needs two images in a batch: {batch} images in {parts} parts are too few; "
+            f"{batch} images in a batch cannot be divided into {parts} parts; "
             "set a larger data.batch_size or a smaller training.accumulate"
         )
+
+
+def check_smallest_part(model: StagedModel, recipe: TrainingConfig, batch: int, world: World) -> None:
+    """Raise TrainingError where the smallest part of a batch is too small for a normalisation of the model.
+
+    Batch normalisation needs two values of each channel: one image will do where its features are larger than 1 x 1.
+    Instance and group normalisation may need more than one in every image. Found by a training pass of so many images,
+    which leaves the model as it was.
+    """
+    parts = recipe.accumulate * world.size
+    images = min(2, batch // parts)
+    parameter = next(model.parameters(), torch.empty(0))
+    with undisturbed(model), torch.no_grad():
+        model.train()
+        state: State = as_parameters(torch.randn(images, *model.input_shape, device=parameter.device), model)
+        for depth, (name, stage) in enumerate(model.stages.items(), start=1):
+            try:
+                state = stage(state)
+                if depth in model.head_depths:
+                    model.classify(state, depth)
+            except ValueError as error:
+                if "Expected more than 1" not in str(error):
+                    raise
+                asked = "one image" if images == 1 else "two images"
+                raise TrainingError(
+                    f"stage {name!r} or its head cannot normalise the features of {asked} ({error}): {batch} in a "
+                    f"batch, in {parts} part{'s' * (parts > 1)}, are too few; set a larger data.batch_size or a "
+                    "smaller training.accumulate, take larger images, or choose another normalisation"
+                ) from None
 
 
 def build_strategy(recipe: TrainingConfig) -> Strategy:

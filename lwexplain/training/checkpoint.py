@@ -6,6 +6,7 @@ position can never disagree; ``last.json`` beside it repeats the position for pe
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,14 @@ BEST = "best.safetensors"
 def save_checkpoint(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
     """Write tensors and JSON-able ``state`` to RUN/checkpoints/NAME; on any error what was there before stays whole."""
     files, name = _in_its_run(path)
-    cpu = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
-    metadata = {"state": json.dumps(state, allow_nan=False), "sha256": _digest(cpu)}
+    once, shared = _each_once(tensors)
+    whole = once | {name: once[first] for name, first in shared.items()}
+    metadata = {"state": json.dumps(state, allow_nan=False), "sha256": _digest(whole)}
+    if shared:
+        metadata["shared"] = json.dumps(shared)
     with files.replacing(name) as temporary:
         try:
-            save_file(cpu, temporary, metadata=metadata)
+            save_file(once, temporary, metadata=metadata)
         except SafetensorError as error:
             raise OSError(str(error)) from None
 
@@ -54,6 +58,8 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             state = parse_json(metadata["state"])
             with safe_open(f"/dev/fd/{file.fileno()}", framework="pt") as opened:
                 tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            for name, first in _shared_names(metadata, tensors).items():
+                tensors[name] = tensors[first]
         except (SafetensorError, OSError, KeyError, ValueError, MemoryError) as error:
             reason = str(error) if isinstance(error, ValueError) else "it is no whole checkpoint"
             raise CheckpointError(
@@ -63,6 +69,36 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not isinstance(state, dict) or metadata.get("sha256") != _digest(tensors):
         raise CheckpointError(f"checkpoint {path} does not match its own digest; restore it or train the run anew")
     return tensors, state
+
+
+def _each_once(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors on the CPU, those that several layers share under the first of their names only; and the other names,
+    each with that first one."""
+    first_of: dict[tuple[Any, ...], str] = {}
+    once: dict[str, Tensor] = {}
+    shared: dict[str, str] = {}
+    storages: set[tuple[Any, ...]] = set()
+    for name, tensor in tensors.items():
+        storage = tensor.device, tensor.untyped_storage().data_ptr()
+        place = *storage, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype
+        if tensor.numel() and place in first_of:
+            shared[name] = first_of[place]
+            continue
+        first_of[place] = name
+        cpu = tensor.detach().to("cpu").contiguous()
+        once[name] = cpu.clone() if tensor.numel() and storage in storages else cpu  # another part of the same memory
+        storages.add(storage)
+    return once, shared
+
+
+def _shared_names(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Names of tensors that stand in the file under another name; raises ValueError where they are not sound."""
+    shared = parse_json(metadata.get("shared", "{}"))
+    if not isinstance(shared, dict) or any(
+        name in tensors or not isinstance(first, str) or first not in tensors for name, first in shared.items()
+    ):
+        raise ValueError("its list of shared tensors does not fit the tensors")
+    return {str(name): first for name, first in shared.items()}
 
 
 def with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -119,9 +155,15 @@ def _in_its_run(path: Path) -> tuple[RunFiles, str]:
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of names, kinds and values; of a tensor under several names the values count once."""
     digest = hashlib.sha256()
+    first_of: dict[int, str] = {}
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        if id(tensor) in first_of:
+            digest.update(f"as {first_of[id(tensor)]};".encode())
+            continue
+        first_of[id(tensor)] = name
         digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

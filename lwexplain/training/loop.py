@@ -17,7 +17,14 @@ from lwexplain.models.activations import ActivationMeter
 from lwexplain.models.staged import detach
 from lwexplain.progress import Progress
 from lwexplain.run import Run
-from lwexplain.training.build import build_losses, build_strategy, build_trainable, check_recipe, place_modules
+from lwexplain.training.build import (
+    build_losses,
+    build_strategy,
+    build_trainable,
+    check_recipe,
+    check_smallest_part,
+    place_modules,
+)
 from lwexplain.training.checkpoint import (
     BEST,
     load_checkpoint,
@@ -56,10 +63,12 @@ class Trainer:
     ) -> None:
         self.world = world or World()
         self.config, self.recipe, self.stop_rule = config, config.training, stop_rule
-        check_recipe(self.recipe, min(config.data.batch_size, len(data.train)), self.world)
+        batch = min(config.data.batch_size, len(data.train))
+        check_recipe(self.recipe, batch, self.world)
         self.device = pick_device(config.device)
         self.model = build_trainable(config, data.shape, data.num_classes)
         self.phases = build_strategy(self.recipe).phases(self.model)
+        check_smallest_part(self.model, self.recipe, batch, self.world)
         self.losses = build_losses(config, self.model, data)
         place_modules(self.recipe, self.model, self.losses, self.phases, self.device, self.world)
         feed: dict[str, Any] = {
@@ -216,7 +225,12 @@ class Trainer:
         self.model.freeze(phase.frozen)
         self.prefix = self._prefix_of(phase)
         self.units = [self._unit(span) for span in phase.spans]
-        parameters = [parameter for unit in self.units for parameter in unit.parameters()]
+        parameters = dict.fromkeys(parameter for unit in self.units for parameter in unit.parameters())
+        if not any(parameter.requires_grad for parameter in parameters):
+            raise TrainingError(
+                f"{phase.name} has nothing to train: its stages and heads have no parameters, or share all of them "
+                "with stages that are frozen by then; join stages (model.stages) or choose training.strategy=bp"
+            )
         self.optimizer = build_optimizer(parameters, self.recipe.optimizer)
         self.meter = self._new_meter()
 

@@ -313,7 +313,7 @@ def test_a_prefix_cache_without_room_in_one_process_is_left_out_in_all(pair, tmp
     ("overrides", "message"),
     [
         ({"data.batch_size": 33}, "33 images in a batch cannot be shared evenly by 2 processes"),
-        ({"data.batch_size": 6, "training.accumulate": 2}, "6 images in 4 parts are too few"),
+        ({"data.batch_size": 2, "training.accumulate": 2}, "2 images in a batch cannot be divided into 4 parts"),
     ],
 )
 def test_a_batch_that_cannot_be_shared_is_refused_before_anything_is_made(pair, tmp_path, overrides, message):
