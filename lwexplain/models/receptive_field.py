@@ -12,8 +12,16 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from lwexplain.errors import ModelError
+from lwexplain.models.receptive_field_meeting import met
 from lwexplain.models.receptive_field_rules import Operation
-from lwexplain.models.receptive_field_trace import ReceptiveField, merged, trace_of_image
+from lwexplain.models.receptive_field_trace import (
+    ANYWHERE,
+    ReceptiveField,
+    Trace,
+    hull,
+    of_positions,
+    trace_of_image,
+)
 
 
 @dataclass(frozen=True)
@@ -50,13 +58,13 @@ def receptive_fields(
         name = names.get((id(module), calls[id(module)]))
         tensors = tracer.known((args, kwargs))
         if name is not None and tensors:
-            before[name] = merged([tracer.traces[tensor].field for tensor in tensors])
+            before[name] = hull([of_positions(tracer.traces[tensor]) for tensor in tensors])
 
     def leave(module: nn.Module, _: Any, output: Any) -> None:
         name = names.get((id(module), calls[id(module)]))
         tensors = tracer.known(output)
         if name in before and tensors:  # of several tensors the first one is the features
-            found[name] = StageField(before[name], tracer.traces[tensors[0]].field)
+            found[name] = StageField(before[name], of_positions(tracer.traces[tensors[0]]))
         if len(found) == len(stages):
             raise _Enough
 
@@ -103,4 +111,39 @@ class ImageTracer(TorchDispatchMode):
             for output in tree_leaves(result):
                 if isinstance(output, Tensor):
                     self.traces[output] = operation.trace_of(output)
+                    if name == "copy_" and output._base is not None:
+                        self._write_through(output, given["src"])
         return result
+
+    def _write_through(self, view: Tensor, source: Tensor) -> None:
+        """Give the tensor that ``view`` is a part of the trace of what was written there.
+
+        What a tensor writes into itself (circular padding does) lies beyond the border, like any padding.
+        """
+        base, found = view._base, self.traces[view]
+        assert base is not None
+        if source._base is base:
+            return
+        traces = [self.traces[base]] if base in self.traces else []
+        aligned = _in_the_whole(view, base, found)
+        if aligned is None:
+            axes = frozenset(range(len(found.field.jump)))
+            aligned = Trace(found.field.whole(axes, "copy_"), tuple(((ANYWHERE, size),) for size in base.shape))
+        self.traces[base] = met([*traces, aligned], base.ndim)
+
+
+def _in_the_whole(view: Tensor, base: Tensor, trace: Trace) -> Trace | None:
+    """The trace of a view that is a block of ``base``, by the positions of ``base``; None where it is no block."""
+    if view.ndim != base.ndim or not view.numel():
+        return None
+    offset = int(view.storage_offset()) - int(base.storage_offset())
+    strides = [int(stride) for stride in base.stride()]
+    for dim in sorted(range(base.ndim), key=lambda dim: -strides[dim]):
+        stride = strides[dim]
+        start = offset // stride if base.shape[dim] > 1 else 0
+        offset -= start * stride
+        steps = trace.line(dim)
+        if (view.stride(dim) != stride and view.shape[dim] > 1) or steps is None:
+            return None
+        trace = trace.shifted(dim, -start).with_dim(dim, ((steps, base.shape[dim]),))
+    return trace
