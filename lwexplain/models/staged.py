@@ -135,7 +135,7 @@ class StagedModel(nn.Module):
             for name, stage in zip(self.names, self.body, strict=True):
                 try:
                     state = stage(state)
-                except RuntimeError as error:
+                except (RuntimeError, ValueError) as error:
                     raise ModelError(
                         f"stage {name!r} cannot take images of shape {self.input_shape}: {error}"
                     ) from None

@@ -38,9 +38,8 @@ def check_recipe(recipe: TrainingConfig, batch: int, world: World) -> None:
 def check_smallest_part(model: StagedModel, recipe: TrainingConfig, batch: int, world: World) -> None:
     """Raise TrainingError where the smallest part of a batch is too small for a normalisation of the model.
 
-    Batch normalisation needs two values of each channel: one image will do where its features are larger than 1 x 1.
-    Instance and group normalisation may need more than one in every image. Found by a training pass of so many images,
-    which leaves the model as it was.
+    Batch normalisation needs two values of each channel: one image will do where its features are larger than 1 x 1,
+    and where there is none. Found by a training pass of so many images, which leaves the model as it was.
     """
     parts = recipe.accumulate * world.size
     images = min(2, batch // parts)

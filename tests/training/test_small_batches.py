@@ -3,7 +3,7 @@
 import pytest
 from torch import nn
 
-from lwexplain.errors import TrainingError
+from lwexplain.errors import ModelError, TrainingError
 from lwexplain.models.build import MODELS
 from lwexplain.models.staged import StagedModel
 
@@ -26,7 +26,8 @@ NORMALISED = {
     "group norm of single channels of a pixel": lambda: ToOnePixel(nn.GroupNorm(8, 8)),
     "instance norm of a pixel": lambda: ToOnePixel(nn.InstanceNorm2d(8)),
 }
-FIRST_REFUSED = list(NORMALISED).index("batch norm of a pixel")
+ALWAYS, FROM_TWO, NEVER = list(NORMALISED)[:5], list(NORMALISED)[5:7], list(NORMALISED)[7:]
+"""The kinds that take one image, those that take two at least, and those that take none: with one value a group."""
 
 
 @pytest.fixture
@@ -46,14 +47,14 @@ def normalised(make, monkeypatch):
     return build
 
 
-@pytest.mark.parametrize("name", list(NORMALISED)[:FIRST_REFUSED])
+@pytest.mark.parametrize("name", ALWAYS)
 def test_one_image_is_a_batch_where_every_normalisation_has_values_enough(normalised, name):
     trainer, run = normalised(name, 1)
     trainer.fit(run)
     assert run.manifest["status"] == "trained"
 
 
-@pytest.mark.parametrize("name", list(NORMALISED)[FIRST_REFUSED:])
+@pytest.mark.parametrize("name", FROM_TWO)
 def test_one_image_is_refused_where_a_normalisation_would_see_one_value(normalised, name):
     with pytest.raises(TrainingError, match="stage 'only' or its head cannot normalise the features of one image"):
         normalised(name, 1)
@@ -68,6 +69,8 @@ def test_parts_of_a_batch_count_like_batches(normalised):
         normalised("nothing", 2, **{"training.accumulate": 3})
 
 
-def test_instance_norm_of_a_pixel_is_refused_whatever_the_batch(normalised):
-    with pytest.raises(TrainingError, match="cannot normalise the features of two images"):
-        normalised("instance norm of a pixel", 32)
+@pytest.mark.parametrize("name", NEVER)
+def test_a_normalisation_of_single_values_is_refused_whatever_the_batch(normalised, name):
+    for batch in (1, 32):
+        with pytest.raises(ModelError, match=r"stage 'only' cannot take images of shape .*: Expected more than 1"):
+            normalised(name, batch)
