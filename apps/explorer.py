@@ -1,4 +1,5 @@
-"""The explorer: looks into run directories. Start it with ``streamlit run apps/explorer.py [-- RUNS_FOLDER]``.
+"""The explorer: looks into run directories. Start it with ``lwexplain explore [FOLDER]``, or with
+``streamlit run apps/explorer.py [-- FOLDER...]``; both answer this machine only.
 
 It reads files that an analysis left behind, computes nothing heavy and loads no torch.
 """
@@ -12,7 +13,7 @@ HERE = Path(__file__).resolve().parent
 if str(HERE) not in sys.path:  # `streamlit run` puts it there, other ways of starting the script do not
     sys.path.insert(0, str(HERE))
 
-from run_picker import OPENED, choose_run, default_folder  # noqa: E402
+from run_picker import OPENED, choose_run, started_with  # noqa: E402
 
 st.set_page_config(page_title="lwexplain explorer", page_icon="◧", layout="wide")
 st.html("<style>.stMainBlockContainer { padding-top: 3rem; }</style>")
@@ -25,6 +26,6 @@ page = st.navigation(
         st.Page(HERE / "pages" / "compare.py", title="Compare", icon=":material/compare_arrows:"),
     ]
 )
-choose_run(default_folder(Path(__file__)))
+choose_run(started_with())
 st.session_state[OPENED] = True
 page.run()

@@ -5,7 +5,6 @@ import logging
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -127,17 +126,20 @@ def show_table(frame: pd.DataFrame, **options: Any) -> None:
 
 
 def _explain_no_runs() -> None:
-    folder = Path(str(st.session_state.get("folder") or "."))
+    asked = str(st.session_state.get("folder") or ".")
+    below = ", ".join(escape_markdown(folder) for folder in st.session_state.get("folders") or ["runs"])
     st.title("No run to show")
-    if not folder.expanduser().exists():
+    if not st.session_state.get("folder_found"):
         st.warning(
-            f"There is no folder {escape_markdown(folder)}. Type another one in the sidebar.",
+            f"There is no folder {escape_markdown(asked)} below {below}, where this explorer looks. "
+            "For another one, start the explorer with it:",
             icon=":material/folder_off:",
         )
+        st.code("lwexplain explore FOLDER", language="bash")
     else:
-        st.info(f"The folder {escape_markdown(folder)} holds no run directory.", icon=":material/folder_open:")
-    st.markdown("Make one: the demo trains and analyzes two small networks on embedded digits in a few minutes.")
-    st.code("lwexplain demo --out runs/demo\nstreamlit run apps/explorer.py -- runs/demo", language="bash")
+        st.info(f"The folder {escape_markdown(asked)} holds no run directory.", icon=":material/folder_open:")
+    st.markdown("To make runs: the demo trains and analyzes two small networks on embedded digits in a few minutes.")
+    st.code("lwexplain demo --out runs/demo\nlwexplain explore runs/demo", language="bash")
     st.markdown("Or train and analyze one of your own:")
     st.code(
         "lwexplain train configs/digits_greedy.yaml --run-dir runs/mine\nlwexplain analyze runs/mine", language="bash"

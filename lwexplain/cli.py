@@ -85,6 +85,19 @@ def demo(out: Annotated[Path, typer.Option(help="Folder for the two runs.")] = P
 
 
 @app.command()
+def explore(
+    folders: Annotated[
+        list[Path] | None, typer.Argument(metavar="[FOLDER]...", help="Folders of runs (default: runs).")
+    ] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port to listen on (default: 8501).")] = None,
+) -> None:
+    """Look at runs in a browser; answers this machine only and opens nothing outside of the folders."""
+    from lwexplain.explorer import explore as start
+
+    start(folders or [Path("runs")], port)
+
+
+@app.command()
 def train(
     config: Annotated[Path, typer.Argument(help="A YAML file such as configs/digits_greedy.yaml.")],
     overrides: Annotated[

@@ -16,7 +16,12 @@ from lwexplain.views.embedding import class_name, embedding_figure
 from lwexplain.views.gallery import Shown, gallery_html
 
 MOST_SHOWN = 64
-CHART = {"displaylogo": False, "scrollZoom": True, "modeBarButtonsToRemove": ["autoScale2d"]}
+CHART = {
+    "displaylogo": False,
+    "displayModeBar": True,
+    "scrollZoom": True,
+    "modeBarButtonsToRemove": ["autoScale2d"],
+}
 COLOURINGS = {"class": "class", "outcome": "right or wrong"}
 
 
@@ -69,8 +74,8 @@ def show(run: Run, table: pd.DataFrame) -> None:
             config=CHART,
         )
         st.caption(
-            "Draw a lasso or a box around points, or click one. The axes have no unit: "
-            "each stage is scaled to the same spread."
+            "Click a point, or several with Shift held; or choose lasso or box at the top right of the chart and draw "
+            "around points. The axes have no unit: each stage is scaled to the same spread."
         )
     samples = selected_samples(event)
     if samples:

@@ -55,7 +55,7 @@ def embedding_figure(
     figure.update_layout(
         template=TEMPLATE,
         height=height,
-        dragmode="lasso",
+        dragmode="pan",  # Streamlit lets a click select a point unless a drag already selects
         uirevision="embedding",
         margin={"l": 8, "r": 8, "t": 34, "b": 8},
         legend={"orientation": "v", "x": 1.01, "y": 1, "yanchor": "top", "itemsizing": "constant"},

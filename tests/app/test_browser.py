@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,9 @@ FLAGS = [
     "--disable-sync",
 ]
 
+ASKED: set[str | None] = set()
+"""Every machine that the pages of this file asked for anything."""
+
 pytestmark = pytest.mark.browser
 
 
@@ -38,7 +42,8 @@ def page() -> Iterator["sync_api.Page"]:
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found, args=FLAGS)
         page = browser.new_page(viewport={"width": 1400, "height": 1000})
-        page.set_default_timeout(30_000)
+        page.on("request", lambda request: ASKED.add(urllib.parse.urlsplit(request.url).hostname))
+        page.set_default_timeout(60_000)
         yield page
         browser.close()
 
@@ -50,12 +55,12 @@ def address(runs_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     log = tmp_path_factory.mktemp("server") / "log"
-    options = ["--server.port", str(port), "--server.address", "127.0.0.1", "--server.headless", "true"]
-    options += ["--browser.gatherUsageStats", "false", "--server.fileWatcherType", "none"]
-    command = [sys.executable, "-m", "streamlit", "run", str(EXPLORER), *options, "--", str(runs_folder)]
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("LWEXPLAIN_")}
+    command = [sys.executable, "-m", "streamlit", "run", str(EXPLORER), "--server.port", str(port)]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("LWEXPLAIN_", "STREAMLIT_"))}
     with log.open("w") as file:
-        server = subprocess.Popen(command, stdout=file, stderr=file, env=environment)
+        server = subprocess.Popen(
+            [*command, "--", str(runs_folder)], stdout=file, stderr=file, env=environment, cwd=log.parent
+        )
     address = f"http://127.0.0.1:{port}"
     try:
         _wait(f"{address}/_stcore/health", server, log)
@@ -66,7 +71,7 @@ def address(runs_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 def _wait(url: str, server: subprocess.Popen, log: Path) -> None:
-    for _ in range(120):
+    for _ in range(360):
         assert server.poll() is None, log.read_text()
         try:
             with urllib.request.urlopen(url, timeout=2):
@@ -101,18 +106,52 @@ def test_from_the_overview_to_the_images_of_a_selection(page: "sync_api.Page", a
     area = page.locator(".js-plotly-plot .nsewdrag").first
     area.wait_for()
     page.wait_for_timeout(500)  # the chart attaches its handlers after it is drawn
-    _drag_lasso(page, area.bounding_box())
-    page.locator(".gallery img").first.wait_for()
     shown = page.locator(".gallery img")
-    assert 1 <= shown.count() <= 64
-    assert "sample" in (shown.first.get_attribute("alt") or "")
-    assert shown.first.evaluate("image => image.naturalWidth") > 0
+    for place in (0, 4):
+        sample = _click_point(page, trace=place, point=place)
+        page.locator(f".gallery img[alt^='sample {sample},']").wait_for()
+        assert shown.count() == 1
+        assert shown.first.evaluate("image => image.naturalWidth") > 0
+
+    page.locator(".modebar-btn[data-title='Lasso Select']").first.click()
+    _drag_lasso(page, area.bounding_box())
+    shown.nth(2).wait_for()
+    assert 3 <= shown.count() <= 64
     _assert_no_traceback(page)
 
     for name in ("Attributions", "Compare"):
         page.get_by_role("link", name=name).click()
         page.get_by_role("heading", name=name).first.wait_for()
         _assert_no_traceback(page)
+
+
+def test_no_page_asks_another_machine_for_anything(page: "sync_api.Page", address: str) -> None:
+    for name in ("overview", "embeddings", "attributions", "compare"):
+        page.goto(f"{address}/{'' if name == 'overview' else name}?run=bp")
+        page.get_by_role("textbox", name="Runs folder").wait_for()
+        page.wait_for_timeout(500)
+    assert {host for host in ASKED if host} == {"127.0.0.1"}
+
+
+def _click_point(page: "sync_api.Page", trace: int, point: int) -> int:
+    """Click a point of the chart as a hand does; returns its sample number."""
+    x, y, sample = page.locator(".js-plotly-plot").first.evaluate(
+        """(chart, [trace, point]) => {
+            const {xaxis, yaxis} = chart._fullLayout, data = chart._fullData[trace];
+            const corner = chart.getBoundingClientRect();
+            return [
+                corner.left + xaxis._offset + xaxis.d2p(data.x[point]),
+                corner.top + yaxis._offset + yaxis.d2p(data.y[point]),
+                [data.customdata[point]].flat()[0],
+            ];
+        }""",
+        [trace, point],
+    )
+    page.mouse.move(x - 20, y - 20)
+    page.mouse.move(x, y, steps=5)
+    page.wait_for_timeout(200)  # a chart knows the point under the mouse a moment later
+    page.mouse.click(x, y)
+    return int(sample)
 
 
 def _drag_lasso(page: "sync_api.Page", box: dict[str, float] | None) -> None:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,24 @@ EXPLORER = Path(__file__).parents[2] / "apps" / "explorer.py"
 PAGES = ["overview", "embeddings", "attributions", "compare"]
 
 
-def visit(folder: Path, page: str = "overview", run: str | None = None, **state: object) -> AppTest:
-    """The page as a person sees it who picked ``run`` in ``folder``; a traceback fails the test."""
-    app = AppTest.from_file(str(EXPLORER), default_timeout=30)
-    app.query_params["folder"] = str(folder)
+@pytest.fixture(autouse=True)
+def _environment_as_before() -> Iterator[None]:
+    before = os.environ.get("LWEXPLAIN_RUNS")
+    yield
+    os.environ.pop("LWEXPLAIN_RUNS", None)
+    if before is not None:
+        os.environ["LWEXPLAIN_RUNS"] = before
+
+
+def visit(
+    folder: Path, page: str = "overview", run: str | None = None, *, asked: str | None = None, **state: object
+) -> AppTest:
+    """The page as a person sees it who started the explorer with ``folder``, asked for the folder ``asked`` by the
+    address and picked ``run``; a traceback fails the test."""
+    os.environ["LWEXPLAIN_RUNS"] = str(folder)
+    app = AppTest.from_file(str(EXPLORER), default_timeout=60)
+    if asked is not None:
+        app.query_params["folder"] = asked
     if run:
         app.query_params["run"] = run
     app.run()
@@ -282,6 +297,48 @@ def test_the_folder_comes_from_the_environment_where_no_argument_is_given(
     app = AppTest.from_file(str(EXPLORER), default_timeout=30).run()
     assert not app.exception
     assert app.selectbox(key="run_name").options == ["bp", "greedy"]
+
+
+def runs_shown(app: AppTest) -> list[str]:
+    return [name for box in app.selectbox if box.key == "run_name" for name in box.options]
+
+
+@pytest.mark.parametrize("asked", ["greedy", "{folder}/greedy", "{folder}/../{name}/greedy", "./greedy/"])
+def test_a_folder_below_the_one_it_was_started_with_can_be_asked_for(runs_folder: Path, asked: str) -> None:
+    app = visit(runs_folder, asked=asked.format(folder=runs_folder, name=runs_folder.name))
+    assert runs_shown(app) == ["greedy"]
+
+
+def test_what_lies_elsewhere_is_not_opened_and_nothing_is_told_of_it(tmp_path: Path) -> None:
+    started, outside = tmp_path / "started", tmp_path / "outside"
+    make_run(outside / "secret", pictures=False)
+    make_run(started / "own", pictures=False)
+    (outside / "notes.txt").write_text("x")
+    (started / "link").symlink_to(outside)
+    (started / "linked_run").symlink_to(outside / "secret")
+    (started / "file").symlink_to(outside / "notes.txt")
+    (started / "circle").symlink_to(started / "circle")
+    assert runs_shown(visit(started)) == ["own"]
+    forbidden = [
+        str(outside), str(outside / "secret"), str(started / ".." / "outside"), "../outside", "..", "/", "~",
+        str(started / "link"), str(started / "link" / "secret"), str(started / "linked_run"), str(started / "file"),
+        str(started / "circle"), f"{started}side", "~nobody_of_this_name", "a\0b", "a" * 300,
+    ]  # fmt: skip
+    for page in PAGES:
+        for asked in forbidden if page == "overview" else forbidden[:1]:
+            app = visit(started, page, asked=asked)
+            assert runs_shown(app) == []
+            message = said(app)
+            absent = said(visit(started, page, asked="absent"))
+            told = message.replace(" ".join(asked.split()), "absent") if asked.isprintable() else absent
+            assert len(told) == len(absent) or len(asked) > 250
+
+
+def test_a_folder_that_is_a_link_itself_may_be_started_with(tmp_path: Path) -> None:
+    make_run(tmp_path / "real" / "own", pictures=False)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    for asked in (None, "own", str(tmp_path / "link" / "own"), str(tmp_path / "real" / "own")):
+        assert runs_shown(visit(tmp_path / "link", asked=asked)) == ["own"]
 
 
 def test_a_run_directory_itself_can_be_opened(runs_folder: Path) -> None:

@@ -1,0 +1,113 @@
+"""The explorer's server: who is answered, what is reported to whom, and how it is started."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lwexplain.errors import ConfigError, RunError
+from lwexplain.explorer import SETTINGS, command, explore, script
+
+REPOSITORY = Path(__file__).parents[1]
+LISTENING = "0A"
+LOOPBACK = "0100007F"
+LOOPBACK_6 = "0" * 24 + "01000000"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def listening_addresses(process: int) -> set[tuple[str, int]]:
+    """Addresses (in hexadecimal, as the kernel writes them) and ports on which a process listens."""
+    sockets = set()
+    for handle in Path(f"/proc/{process}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            sockets.add(os.readlink(handle).removeprefix("socket:[").removesuffix("]"))
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{process}/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *rest = line.split()
+            if state == LISTENING and rest[5] in sockets:
+                address, port = local.split(":")
+                found.add((address, int(port, 16)))
+    return found
+
+
+@contextlib.contextmanager
+def served(line: list[str], port: int, folder: Path) -> Iterator[int]:
+    """A server started from ``folder`` by somebody without any settings of their own; gives its process."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("STREAMLIT_", "LWEXPLAIN_"))}
+    environment = kept | {"HOME": str(folder), "PYTHONPATH": str(REPOSITORY)}
+    log = folder / "log"
+    with log.open("w") as file:
+        server = subprocess.Popen(line, cwd=folder, env=environment, stdout=file, stderr=file)
+    try:
+        for _ in range(1200):
+            assert server.poll() is None, log.read_text()
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health"):
+                break
+            time.sleep(0.1)
+        else:
+            raise AssertionError(f"no answer: {log.read_text()}")
+        yield server.pid
+    finally:
+        server.terminate()
+        server.wait(timeout=60)
+
+
+@pytest.mark.skipif(not Path("/proc/self/net/tcp").exists(), reason="the system does not list its sockets")
+@pytest.mark.parametrize("way", ["the command", "streamlit run"])
+def test_from_any_folder_only_this_machine_is_answered(tmp_path: Path, way: str) -> None:
+    port = free_port()
+    (tmp_path / "runs").mkdir()
+    (tmp_path / ".streamlit").mkdir()
+    (tmp_path / ".streamlit" / "config.toml").write_text('[server]\naddress = "0.0.0.0"\n')
+    line = [sys.executable, "-m", "lwexplain", "explore", "--port", str(port)]
+    if way == "streamlit run":
+        line = [sys.executable, "-m", "streamlit", "run", str(script()), "--server.port", str(port)]
+    with served(line, port, tmp_path) as process:
+        assert {address for address, _ in listening_addresses(process)} <= {LOOPBACK, LOOPBACK_6}
+        assert (LOOPBACK, port) in listening_addresses(process)
+
+
+def test_the_settings_beside_the_script_are_those_of_the_command() -> None:
+    sections = tomllib.loads((script().parent / ".streamlit" / "config.toml").read_text())
+    flat = {f"{section}.{name}": value for section, part in sections.items() for name, value in part.items()}
+    assert flat == SETTINGS
+    assert SETTINGS["server.address"] == "127.0.0.1"
+    assert SETTINGS["browser.gatherUsageStats"] is False
+
+
+def test_streamlit_knows_every_setting(tmp_path: Path) -> None:
+    from streamlit import config
+
+    assert all(config.get_options_for_section(name.split(".")[0])[name.split(".")[1]] is not None for name in SETTINGS)
+
+
+def test_settings_and_folders_are_named_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = command([Path("runs"), Path("-odd")], 8123)
+    assert {"--server.address=127.0.0.1", "--browser.gatherUsageStats=false", "--server.port=8123"} <= set(line)
+    assert line[line.index("--") + 1 :] == [str(tmp_path / "runs"), str(tmp_path / "-odd")]
+
+
+def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"no folder .*absent; make runs first"):
+        explore([tmp_path / "absent"])
+
+
+def test_an_installation_without_the_pages_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lwexplain.explorer.__file__", str(tmp_path / "lwexplain" / "explorer.py"))
+    with pytest.raises(ConfigError, match="no explorer; start it from a checkout"):
+        script()
