@@ -16,7 +16,7 @@ lint: .venv/.installed-dev
 	$(BIN)/mypy
 
 explore: .venv/.installed
-	$(BIN)/streamlit run apps/explorer.py
+	$(BIN)/lwexplain explore
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \

@@ -27,6 +27,7 @@ from lwexplain.arguments import (
 )
 from lwexplain.config import Config, load_config
 from lwexplain.errors import AdviceError, CaptureError, ConfigError, ExportError, ProbeError
+from lwexplain.program import own_option
 from lwexplain.progress import tell
 from lwexplain.run import Run
 from lwexplain.stored_config import is_config_of_a_run, most_bytes, require_own_sources, without_outside
@@ -339,12 +340,16 @@ def compare(runs: "Sequence[Run | str | Path]", tolerance: float = 0.005) -> pd.
 def _known(probes: "list[str | Probe] | None") -> "list[str | Probe]":
     """The probes to run; what is wrong with them is said before the data is looked at."""
     from lwexplain.probes.base import PROBES
-    from lwexplain.probes.engine import default_probes, name_of
+    from lwexplain.probes.engine import ALWAYS, default_probes, name_of
 
     if probes is None:
         return list(default_probes())
     names = []
     for probe in probes:
+        if isinstance(probe, str) and probe in ALWAYS:
+            raise ProbeError(
+                f"{probe!r} is measured in every analysis and is no probe to name; leave it out of the list"
+            )
         if isinstance(probe, str):
             PROBES.get(probe)
         names.append(probe if isinstance(probe, str) else name_of(probe))
@@ -395,7 +400,9 @@ def _resumed(path: Path, settings: Config) -> Run:
     different = sorted(key for key in before | now if before.get(key) != now.get(key))
     if different:
         changes = ", ".join(f"{key} ({before.get(key)!r} then, {now.get(key)!r} now)" for key in different)
-        raise ConfigError(f"{path} was started with another configuration: {changes}; use another --run-dir")
+        raise ConfigError(
+            f"{path} was started with another configuration: {changes}; use another {own_option('run_dir')}"
+        )
     return run
 
 

@@ -18,9 +18,10 @@ from lwexplain.printing import (
     print_table,
     print_training,
 )
+from lwexplain.program import own_command
 from lwexplain.signals import EndedBySignal, ended_by_signals
 from lwexplain.terminal import ReaderGone, flush, prepare_streams, say, say_json, say_table, tell, tell_error
-from lwexplain.text import plain, shell_command
+from lwexplain.text import plain
 
 UsageError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 """Whatever typer raises where the command line itself is wrong."""
@@ -81,7 +82,7 @@ def demo(out: Annotated[Path, typer.Option(help="Folder for the two runs.")] = P
     say()
     for path in reports:
         say(f"report: {path}")
-    say(f"explore: {shell_command('streamlit', 'run', 'apps/explorer.py', '--', out)}")
+    say(f"explore: {own_command('explore', out)}")
 
 
 @app.command()
@@ -114,7 +115,7 @@ def train(
     if _is_first_process():
         print_training(run)
         say(f"trained: {run.path}")
-        say(f"next: {shell_command('lwexplain', 'analyze', run.path)}")
+        say(f"next: {own_command('analyze', run.path)}")
 
 
 @app.command()
@@ -146,7 +147,7 @@ def analyze(
         return
     print_table(run)
     say(f"analyzed: {run.metrics_path}")
-    say(f"next: {shell_command('lwexplain', 'recommend', run_dir)}")
+    say(f"next: {own_command('recommend', run_dir)}")
 
 
 @app.command()
@@ -174,7 +175,7 @@ def recommend(
     print_advice(advice)
     print_prospects(advice)
     if not as_is and advice.source != "head" and advice.verdict == "stop_here":
-        train = shell_command("lwexplain", "train", run_dir / "config.yaml", f"model.depth={advice.depth}")
+        train = own_command("train", run_dir / "config.yaml", f"model.depth={advice.depth}")
         say(f"next: {train} --run-dir NEW_DIR")
 
 
@@ -226,7 +227,7 @@ def export(
     for line in lines_of(exported):
         say(line)
     if exported.head == "fresh":
-        advise = shell_command("lwexplain", "recommend", run_dir)
+        advise = own_command("recommend", run_dir)
         say(f"a network trained anew may need fewer stages for the same accuracy: {advise}")
 
 
@@ -296,6 +297,10 @@ def list_names(kind: Annotated[Kind, typer.Argument(help="What to list.")]) -> N
     width = max(len(name) for name in registry.names())
     for name in registry.names():
         say(f"{name:<{width}}  {registry.summary(name)}")
+    if kind is Kind.probes:
+        from lwexplain.probes.engine import ALWAYS
+
+        say(f"measured in every analysis, without being named: {', '.join(ALWAYS)}")
 
 
 def _registry(kind: Kind) -> Any:

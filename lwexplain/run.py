@@ -21,6 +21,7 @@ from typing import Any
 from lwexplain.arguments import path_of, shown
 from lwexplain.errors import RunError
 from lwexplain.parsing import MOST_YAML, parse_json, parse_yaml
+from lwexplain.program import at_command_line, own_command, own_option
 from lwexplain.run_fields import check_event, check_manifest
 from lwexplain.run_files import MissingFileError, RunFiles
 from lwexplain.text import shell_command
@@ -62,7 +63,11 @@ class Run:
         if not isinstance(config_yaml, str):
             raise RunError(f"the configuration is {shown(config_yaml)}; give it as YAML text, see Config.to_yaml")
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise RunError(f"{path} exists and is not empty; choose another --run-dir, or go on with it by --resume")
+            go_on = "--resume" if at_command_line() else "resume=True"
+            raise RunError(
+                f"{path} exists and is not empty; choose another folder with {own_option('run_dir')}, "
+                f"or go on with the run in it by {go_on}"
+            )
         new = path.absolute().with_name(f".{path.absolute().name}.{secrets.token_hex(4)}.new")
         try:
             for folder in ("checkpoints", "analysis"):
@@ -97,7 +102,7 @@ class Run:
         """Read a run directory; raises RunError that says what is wrong with it."""
         path = path_of("the run directory", path)
         if not _is_folder(path):
-            make = shell_command("lwexplain", "train", "CONFIG", "--run-dir", path)
+            make = own_command("train", "CONFIG", "--run-dir", path)
             raise RunError(f"no run directory {path}; make one with: {make}")
         try:
             manifest = RunFiles(path).read_json("run.json")
@@ -171,14 +176,14 @@ class Run:
         if self.status == "failed":
             raise RunError(
                 f"training of {self.path} failed: {self.manifest.get('progress')}; "
-                "train anew in another --run-dir with other settings"
+                f"train anew in another folder ({own_option('run_dir')}) with other settings"
             )
         if self.status != "trained":
             progress = self.manifest.get("progress")
             where = f" ({progress})" if progress else ""
             raise RunError(
                 f"training of {self.path} has not finished: status {self.status!r}{where}; "
-                f"go on with: {self.resume_command}"
+                f"go on with: {self.resume_call}"
             )
         for name, value in (("trained_depth", self.manifest.get("trained_depth")), ("data.fingerprint", self._print)):
             if value is None:
@@ -205,6 +210,14 @@ class Run:
     def resume_command(self) -> str:
         """The command line that goes on with an interrupted training."""
         return shell_command("lwexplain", "train", self.path / "config.yaml", "--run-dir", self.path, "--resume")
+
+    @property
+    def resume_call(self) -> str:
+        """How a message says to go on with an interrupted training: the command, and in Python the call as well."""
+        if at_command_line():
+            return self.resume_command
+        config, folder = repr(str(self.path / "config.yaml")), repr(str(self.path))
+        return f"{self.resume_command}, or lw.train({config}, run_dir={folder}, resume=True)"
 
     # ------------------------------------------------------------------ manifest and files
 

@@ -26,7 +26,7 @@ from lwexplain.models.layout import Layout
 from lwexplain.models.modules import undisturbed
 from lwexplain.models.wrap import stage_by_names
 from lwexplain.probes.base import Probe, StageData
-from lwexplain.probes.engine import built_in_probes
+from lwexplain.probes.engine import ALWAYS, built_in_probes
 from lwexplain.progress import Progress
 from lwexplain.results import SPLITS, Analysis
 from lwexplain.training.devices import pick_device
@@ -94,7 +94,7 @@ def analyze_model(
             "classes": names,
             "strategy": None,
             "input_shape": list(shapes[0]),
-            "built_in": ["cost", "receptive_field", "sample_depth", *built_in_probes()],
+            "built_in": [*ALWAYS, *built_in_probes()],
             "chance": chance_level(data[0].labels["val"]),
             "forward": "forward pass in the precision of the model",
             "notes": notes,

@@ -31,7 +31,7 @@ from lwexplain.memory import working_bytes
 from lwexplain.models.size_limit import SizeLimit
 from lwexplain.models.staged import StagedModel
 from lwexplain.probes.base import PROBES, Probe, StageData
-from lwexplain.probes.engine import built_in_probes, default_probes
+from lwexplain.probes.engine import ALWAYS, built_in_probes, default_probes
 from lwexplain.progress import Progress
 from lwexplain.results import SPLITS, Analysis, AnalysisKey, write_analysis
 from lwexplain.run import Run
@@ -192,7 +192,7 @@ def _assembled(
         "classes": list(stages[0].classes),
         "strategy": config.training.strategy,
         "input_shape": shape,
-        "built_in": ["cost", "receptive_field", "sample_depth", *built_in_probes()],
+        "built_in": [*ALWAYS, *built_in_probes()],
         "chance": chance_level(stages[0].labels["val"]),
         "forward": precision.note or "float32 forward pass",
         "data_notes": list(notes),

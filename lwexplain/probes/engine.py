@@ -30,6 +30,9 @@ ORDER = [
     "attribution",
 ]
 
+ALWAYS = ("cost", "receptive_field", "sample_depth")
+"""What every analysis measures, whatever is asked for."""
+
 # What may come out of foreign code without ending the analysis: also its sys.exit(), but not Ctrl-C.
 FAILURES = (Exception, SystemExit)
 

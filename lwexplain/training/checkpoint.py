@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from lwexplain.binary_files import check_tensors
 from lwexplain.errors import CheckpointError, RunError
 from lwexplain.parsing import parse_json
+from lwexplain.program import own_option
 from lwexplain.run import Run
 from lwexplain.run_files import MissingFileError, RunFiles
 
@@ -49,7 +50,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         file = files.open(name)
     except MissingFileError:
-        raise CheckpointError(f"no checkpoint {path}; train the run anew with another --run-dir") from None
+        raise CheckpointError(f"no checkpoint {path}; train anew with another {own_option('run_dir')}") from None
     except RunError as error:
         raise CheckpointError(str(error)) from None
     with file:

@@ -197,7 +197,7 @@ class Trainer:
             where = f"{self.phases[self.position.phase].name}, epoch {self.position.epoch + 1} of {self.recipe.epochs}"
             processes = "" if self.world.is_alone else f"torchrun --nproc_per_node={self.world.size} -m "
             raise TrainingInterrupted(
-                f"interrupted in {where}; everything so far is saved: go on with {processes}{self.run.resume_command}"
+                f"interrupted in {where}; everything so far is saved: go on with {processes}{self.run.resume_call}"
             )
 
     def _tell_what_parts_change(self) -> None:
