@@ -24,6 +24,7 @@ batch dimension, ``patterns`` (which stages were right on how many val samples; 
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -123,9 +124,11 @@ def metrics_frame(rows: list[dict[str, Any]], attrs: dict[str, Any]) -> pd.DataF
 def correctness_patterns(predictions: pd.DataFrame, stages: list[str]) -> dict[str, Any]:
     """Count, per source, on how many val samples which stages were right.
 
-    ``{"head": {"stages": [...], "n": 6000, "counts": {"0111": 512, ...}}}``: character k of a key is 1 where the
-    k-th listed stage classified the sample correctly. These counts are all that a paired bootstrap over samples
-    needs, and they do not depend on the order of the samples.
+    ``{"head": {"stages": [...], "n": 6000, "counts": {"0111": 512, ...}, "frequent": {"0111": 55, ...}}}``: character k
+    of a key is 1 where the k-th listed stage classified the sample correctly, and ``frequent`` counts the samples among
+    them that are of the most frequent class, which is what a constant guess gets right. These counts are all that
+    a paired bootstrap over samples and a paired test against that guess need, and they do not depend on the order of
+    the samples.
     """
     patterns: dict[str, Any] = {}
     val = predictions[predictions["split"] == "val"]
@@ -134,10 +137,13 @@ def correctness_patterns(predictions: pd.DataFrame, stages: list[str]) -> dict[s
         right = part.assign(right=(part["label"] == part["predicted"]).astype(int))
         table = right.pivot(index="sample", columns="stage", values="right")[present]
         keys = ["".join(map(str, row)) for row in table.to_numpy()]
+        labels = part.drop_duplicates("sample").set_index("sample")["label"].reindex(table.index).to_numpy()
+        of_frequent = labels == np.bincount(labels).argmax()
         patterns[str(source)] = {
             "stages": present,
             "n": len(keys),
             "counts": dict(sorted(Counter(keys).items())),
+            "frequent": dict(sorted(Counter(compress(keys, of_frequent)).items())),
         }
     return patterns
 
@@ -182,7 +188,13 @@ def kept_analysis(run: Run, key: AnalysisKey, probes: list[str] | None) -> pd.Da
         table = read_metrics(run) if enough else None
     except RunError:
         return None
-    return table if table is not None and "input_shape" in table.attrs else None  # older ones do not say it
+    return table if table is not None and _says_all(table) else None
+
+
+def _says_all(table: pd.DataFrame) -> bool:
+    """False for a table of an earlier kind: its attributes lack what advice is given by today."""
+    patterns = table.attrs.get("patterns", {})
+    return "input_shape" in table.attrs and all("frequent" in pattern for pattern in patterns.values())
 
 
 def _sizes(run: Run) -> dict[str, int]:

@@ -50,7 +50,25 @@ def analysis():
 
 def test_patterns_count_which_stages_were_right():
     counted = correctness_patterns(predictions([(1, 1), (0, 1), (0, 1), (1, 0)]), ["a", "b"])
-    assert counted == {"head": {"stages": ["a", "b"], "n": 4, "counts": {"01": 2, "10": 1, "11": 1}}}
+    assert {key: counted["head"][key] for key in ("stages", "n")} == {"stages": ["a", "b"], "n": 4}
+    assert counted["head"]["counts"] == {"01": 2, "10": 1, "11": 1}
+
+
+def test_patterns_count_the_samples_of_the_most_frequent_class_apart():
+    """Labels 1, 0, 0, 0: the last three samples are what a constant guess gets right."""
+    frame = predictions([(1, 1), (0, 1), (0, 1), (1, 0)])
+    right = frame["predicted"] == frame["label"]
+    labels = frame["sample"].map({0: 1, 1: 0, 2: 0, 3: 0})
+    frame = frame.assign(label=labels, predicted=np.where(right, labels, 1 - labels))
+    assert correctness_patterns(frame, ["a", "b"])["head"]["frequent"] == {"01": 2, "10": 1}
+
+
+def test_of_equally_frequent_classes_the_first_is_what_a_constant_guess_names():
+    frame = predictions([(1, 1), (0, 1), (0, 1), (1, 0)])
+    assert set(frame["label"]) == {1}
+    assert correctness_patterns(frame, ["a", "b"])["head"]["frequent"] == {"01": 2, "10": 1, "11": 1}
+    halves = frame.assign(label=frame["sample"] % 2, predicted=frame["sample"] % 2)
+    assert correctness_patterns(halves, ["a", "b"])["head"]["frequent"] == {"11": 2}
 
 
 def test_patterns_ignore_the_order_of_samples_and_the_test_split():

@@ -7,11 +7,12 @@ what the stages up to there could reach if the loss stood right behind them, whi
 trained to be read out. What they cannot make up for is what they do not see. So the model is, for the errors e of the
 retrained networks, the errors p of the probes and the receptive field f of stage d in an image of side a,
 
-    log e_d / e_S = slope * log+ (p_d / p_S) * log+ (reach * a / f_d),        log+ x = max(0, log x)
+    log e_d / e_S = slope * log+ (p_d / p_*) * log+ (reach * a / f_d),        log+ x = max(0, log x)
 
-A stage whose probe is as good as the last one's needs nothing more, nor does one whose receptive field is ``reach``
+with p_* the error of the last probe or of the network's own head, whichever is smaller: a last probe that collapsed says
+nothing of what the network reaches. A stage whose probe is as good needs nothing more, nor does one whose receptive field is ``reach``
 times the image; between these the gap of the probe counts the more, the less of the image the stage sees. Where the
-receptive field is not known the gap counts in full (log e_d / e_S = log+ p_d / p_S), as for a stage that sees a small
+receptive field is not known the gap counts in full (log e_d / e_S = log+ p_d / p_*), as for a stage that sees a small
 part of the image.
 
 ``slope``, ``reach``, the spread of the truth around the model and the caution of a decision (of heads: set, not fitted)
@@ -47,7 +48,8 @@ class SourceModel:
     """The coefficients of one source of evidence.
 
     ``spread`` and ``spread_slope``: standard deviation of ``log e_d`` around the model, ``spread`` + ``spread_slope`` *
-    ``log e_d / e_S``; ``width``: how many standard deviations the 90 % interval of an accuracy reaches to either side;
+    ``log e_d / e_S``; ``width``: how many of them the 90 % interval of an accuracy reaches to either side, beside the
+    sampling error of the accuracy;
     ``caution``: how many of them are added to a predicted loss before it is held against the tolerance. ``slope`` and
     ``reach`` as above; without ``reach`` the accuracies of the source are those of the networks, as those of local
     heads are.
@@ -96,18 +98,27 @@ def shipped_model() -> DepthModel:
         ) from None
 
 
-def log_error_ratio(model: SourceModel, accuracy: np.ndarray, field: np.ndarray | None, side: float) -> np.ndarray:
+def log_error_ratio(
+    model: SourceModel,
+    accuracy: np.ndarray,
+    field: np.ndarray | None,
+    side: float,
+    reference: np.ndarray | float | None = None,
+) -> np.ndarray:
     """``log e_d / e_S`` (..., S) of networks retrained at every depth, from the accuracies (..., S) of their probes.
 
     ``field`` (S,) the receptive fields in pixels and ``side`` that of the image, or ``field`` None where they are not
-    known.
+    known. The gaps of the probes are those to ``reference`` (...,), the last probe where that is None. The full depth
+    is the network itself: its ratio is 0.
     """
     error = np.maximum(1 - accuracy, MIN_ERROR)
-    gap = np.maximum(np.log(error / error[..., -1:]), 0)
-    if field is None or model.reach is None:
-        return gap
-    ratio = model.slope * gap * np.maximum(np.log(model.reach * side / field), 0)
-    return np.where(ratio < TIE, 0.0, ratio)
+    against = error[..., -1] if reference is None else np.maximum(1 - np.asarray(reference), MIN_ERROR)
+    ratio = np.maximum(np.log(error / against[..., None]), 0)
+    if field is not None and model.reach is not None:
+        ratio = model.slope * ratio * np.maximum(np.log(model.reach * side / field), 0)
+        ratio = np.where(ratio < TIE, 0.0, ratio)
+    ratio[..., -1] = 0
+    return ratio
 
 
 def is_enough(model: SourceModel, log_error: np.ndarray, tolerance: float) -> np.ndarray:

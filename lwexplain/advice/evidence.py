@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from lwexplain.advice.curve import JOINT_STRATEGIES
+from lwexplain.class_balance import unevenness, unevenness_of_largest
 from lwexplain.errors import AdviceError
 
 
@@ -16,7 +18,7 @@ class Evidence:
     ``curves[metric, split]`` float64 (S,), NaN where a stage has no such row; ``chance`` the accuracy of always
     guessing the most frequent class of val. ``counts[metric, split]`` the samples a value rests on, the fewest of any
     stage; left out where the rows say none. ``side`` the smaller side of the images in pixels, None where the table
-    does not say it.
+    does not say it. ``unevenness`` says where the classes of val are uneven, "" where they are even.
     """
 
     stages: list[str]
@@ -25,6 +27,12 @@ class Evidence:
     curves: Mapping[tuple[str, str], np.ndarray]
     counts: Mapping[tuple[str, str], int] = field(default_factory=dict)
     side: int | None = None
+    unevenness: str = ""
+
+    @property
+    def is_layer_wise(self) -> bool:
+        """True where the stages were not trained together, as far as the table says how they were trained."""
+        return self.strategy not in JOINT_STRATEGIES
 
     @classmethod
     def of(cls, table: pd.DataFrame) -> "Evidence":
@@ -44,7 +52,8 @@ class Evidence:
         chance = float(table.attrs.get("chance") or 1 / len(table.attrs["classes"]))
         shape = table.attrs.get("input_shape") or []
         side = min(shape[1:]) if len(shape) == 3 else None
-        return cls(stages, table.attrs.get("strategy"), chance, curves, counts, side)
+        strategy = table.attrs.get("strategy")
+        return cls(stages, strategy, chance, curves, counts, side, _unevenness(table, chance))
 
     def curve(self, metric: str, split: str = "val") -> np.ndarray:
         """float64 (S,) of a metric; all NaN where it was not measured."""
@@ -53,3 +62,20 @@ class Evidence:
     def has(self, metric: str, split: str = "val") -> bool:
         """True where every stage has a value."""
         return bool(np.isfinite(self.curve(metric, split)).all())
+
+    def at(self, metric: str, depth: int, split: str = "val") -> float | None:
+        """The value at one depth (from 1); None where it was not measured."""
+        value = float(self.curve(metric, split)[depth - 1])
+        return value if np.isfinite(value) else None
+
+
+def _unevenness(table: pd.DataFrame, chance: float) -> str:
+    """From the rows of an accuracy of single classes on val; without any, from the share of the most frequent class."""
+    classes = [str(name) for name in table.attrs["classes"]]
+    rows = table[(table["split"] == "val") & table["class"].notna() & table["n"].notna()]
+    for metric in ("head_accuracy", "linear_probe_accuracy", "knn_accuracy", "ncm_accuracy"):
+        found = rows[rows["metric"] == metric].drop_duplicates("class")
+        if not found.empty:
+            known = dict(zip(found["class"].astype(str), found["n"].astype(int), strict=True))
+            return unevenness([known.get(name, 0) for name in classes])
+    return unevenness_of_largest(chance, len(classes))

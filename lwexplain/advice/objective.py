@@ -9,7 +9,7 @@ from lwexplain.arguments import shown
 from lwexplain.errors import AdviceError
 
 OBJECTIVES = ("accuracy", *COSTS)
-"""What is made as good as can be: the expected accuracy, or one of the costs."""
+"""What is made as good as can be: the accuracy expected on val, or one of the costs."""
 
 SAME_LATENCY = 0.02
 """Latencies that differ by no more than this share are the same for a choice.
@@ -57,8 +57,8 @@ def choose(prospects: Sequence[Prospect], objective: str, budgets: Mapping[str, 
 
     A cost as objective: the cheapest that is sufficient (latencies within SAME_LATENCY of the lowest are alike), of
     equally cheap ones the one with the fewest stages. The objective ``accuracy``, and any objective where none within
-    the budgets is sufficient: the highest expected accuracy, of equally accurate ones the one with the fewest
-    parameters. The number of stages stands in for parameters that were not measured, but not in a budget.
+    the budgets is sufficient: the highest accuracy expected on val, of equally accurate ones the one with the fewest
+    parameters. What is expected on test takes no part. The number of stages stands in for parameters that were not measured, but not in a budget.
 
     Raises AdviceError where there is no depth, nothing fits the budgets, or a cost that is asked for was not measured.
     """
@@ -67,7 +67,7 @@ def choose(prospects: Sequence[Prospect], objective: str, budgets: Mapping[str, 
     enough = [position for position in allowed if prospects[position].sufficient]
     if objective == "accuracy" or not enough:
         sizes = costs_of(prospects, "params")
-        return min(allowed, key=lambda at: (-prospects[at].expected_accuracy, sizes[at], prospects[at].depth))
+        return min(allowed, key=lambda at: (-prospects[at].rank_accuracy, sizes[at], prospects[at].depth))
     costs = costs_of(prospects, objective)
     least = min(costs[position] for position in enough)
     limit = least * (1 + SAME_LATENCY) if objective == "latency" else least
@@ -77,10 +77,10 @@ def choose(prospects: Sequence[Prospect], objective: str, budgets: Mapping[str, 
 def pareto_front(prospects: Sequence[Prospect], objective: str) -> list[bool]:
     """Which depths no other depth beats: none is at least as accurate and as cheap, and better in one of the two.
 
-    ``objective`` is a cost; costs and expected accuracies are taken as they are, without any margin.
+    ``objective`` is a cost; costs and the accuracies expected on val are taken as they are, without any margin.
     """
     costs = costs_of(prospects, objective)
-    points = [(cost, prospect.expected_accuracy) for cost, prospect in zip(costs, prospects, strict=True)]
+    points = [(cost, prospect.rank_accuracy) for cost, prospect in zip(costs, prospects, strict=True)]
 
     def beaten(cost: float, accuracy: float) -> bool:
         return any(c <= cost and a >= accuracy and (c, a) != (cost, accuracy) for c, a in points)

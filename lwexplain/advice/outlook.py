@@ -7,6 +7,7 @@ import numpy as np
 from lwexplain.advice.curve import DepthCurve
 from lwexplain.advice.depth_model import MIN_ERROR, SLACK, SourceModel, is_enough, log_error_ratio, spread_of
 from lwexplain.advice.evidence import Evidence
+from lwexplain.intervals import Z90, wilson_interval
 
 
 @dataclass(frozen=True)
@@ -17,9 +18,11 @@ class Outlook:
     val samples (paired bootstrap) and what the depth model leaves open. ``sufficient`` (S,) says which depths are held
     to lose no more than the tolerance against the best one, ``sufficiency`` (S,) is the probability that the loss stays
     within it, ``interval`` holds the central 90 % of the smallest depths for which it does in single draws.
-    ``expected``, ``low`` and ``high`` (S,) are the accuracy to report and its 90 % interval, ``full`` that of the
-    analyzed network: on test, on val where there is no test split. ``field_known`` is False where the receptive fields
-    were needed but not measured.
+
+    To report, from test (from val where there is no test split): ``expected``, ``low`` and ``high`` (S,) are the
+    accuracy and its 90 % interval, ``deviation`` (S,) the part of its standard deviation that the depth model leaves
+    open, ``n`` the samples it was measured on, and ``full`` is the accuracy of the analyzed network. ``field_known`` is
+    False where the receptive fields were needed but not measured.
     """
 
     predicted: np.ndarray
@@ -30,6 +33,8 @@ class Outlook:
     expected: np.ndarray
     low: np.ndarray
     high: np.ndarray
+    deviation: np.ndarray
+    n: int
     full: float
     field_known: bool
 
@@ -39,35 +44,57 @@ class Outlook:
         return int(np.argmax(self.predicted))
 
 
+@dataclass(frozen=True)
+class _Network:
+    """The analyzed network on one split: ``accuracy`` (S,) of the source by depth, the last of which is that of its own
+    head where heads are taken at their word; its own head's accuracy, None where that was not measured."""
+
+    accuracy: np.ndarray
+    own_head: float | None
+
+    @property
+    def full(self) -> float:
+        """What the whole network reaches."""
+        return float(self.accuracy[-1]) if self.own_head is None else self.own_head
+
+
 def outlook_of(
     evidence: Evidence, curve: DepthCurve, model: SourceModel, tolerance: float, *, seed: int = 0
 ) -> Outlook:
     """The outlook from one analysis; ``curve`` is the bootstrap of its source on val.
 
-    A model without ``reach`` takes the accuracies of the source for those of the networks.
+    A model without ``reach`` takes the accuracies of the source for those of the networks. Others predict them; a
+    prediction is never below the accuracy of a constant guess, which any network learns, unless the whole network is.
     """
     chosen = np.array(curve.depths) - 1
     field = evidence.curve("receptive_field", "none")[chosen]
     known = bool(np.isfinite(field).all() and evidence.side is not None)
 
-    def log_errors(accuracy: np.ndarray, full: float) -> np.ndarray:
-        """(..., S) of the networks of each depth, from accuracies (..., S) of the source and that of the whole one."""
+    def network(accuracy: np.ndarray, split: str) -> _Network:
+        own = evidence.at("head_accuracy", curve.depths[-1], split)
+        if own is not None and model.reach is None:
+            accuracy = np.append(accuracy[:-1], own)
+        return _Network(accuracy, own)
+
+    def log_errors(accuracy: np.ndarray, whole: _Network) -> np.ndarray:
+        """(..., S) of the networks of each depth, from accuracies (..., S) of the source and the whole network."""
         if model.reach is None:
             return np.log(_error(accuracy))
-        ratio = log_error_ratio(model, accuracy, field if known else None, float(evidence.side or 1))
-        return np.log(_error(np.array(full))) + ratio
+        if whole.own_head is None:  # a network trained anew is not worse than its best stage is already
+            reference, full = accuracy.max(axis=-1), float(whole.accuracy.max())
+        else:
+            reference, full = np.maximum(accuracy[..., -1], whole.own_head), whole.own_head
+        ratio = log_error_ratio(model, accuracy, field if known else None, float(evidence.side or 1), reference)
+        largest = _error(np.array(_floor(evidence.chance, full)))
+        return np.log(np.minimum(_error(np.array(full)) * np.exp(ratio), largest))
 
-    def with_own_head(accuracy: np.ndarray, split: str) -> tuple[np.ndarray, float]:
-        """Accuracies whose last one is that of the network's own head where it was measured, and that one."""
-        own = evidence.curve("head_accuracy", split)[chosen[-1]]
-        full = float(own if np.isfinite(own) else accuracy[-1])
-        return (np.append(accuracy[:-1], full) if model.reach is None else accuracy), full
-
-    measured, full = with_own_head(curve.accuracy, "val")
-    log_error = log_errors(measured, full)
+    on_val = network(curve.accuracy, "val")
+    log_error = log_errors(on_val.accuracy, on_val)
     predicted = 1 - np.minimum(np.exp(log_error), 1)
-    resampled = np.clip(curve.resampled + (measured - curve.accuracy), 0, 1)
-    drawn = _with_spread(log_errors(resampled, full), model, seed)
+    resampled = np.clip(curve.resampled + (on_val.accuracy - curve.accuracy), 0, 1)
+    drawn = _with_spread(log_errors(resampled, on_val), model, seed)
+    if model.reach is not None:
+        drawn = np.maximum(drawn, _floor(evidence.chance, on_val.full))
     enough = is_enough(model, log_error, tolerance)
     best = int(np.argmax(predicted))
     sufficiency = (drawn[:, [best]] - drawn <= tolerance + SLACK).mean(axis=0)
@@ -76,12 +103,12 @@ def outlook_of(
 
     metric = f"{curve.source}_accuracy"
     split = "test" if np.isfinite(evidence.curve(metric, "test")[chosen]).all() else "val"
-    measured, reported = with_own_head(evidence.curve(metric, split)[chosen], split)
-    log_error = log_errors(measured, reported)
+    reported = network(evidence.curve(metric, split)[chosen], split)
+    log_error = log_errors(reported.accuracy, reported)
     expected = 1 - np.minimum(np.exp(log_error), 1)
-    spread = spread_of(model, log_error - log_error[-1])
+    deviation = (1 - expected) * spread_of(model, log_error - log_error[-1])
     count = evidence.counts.get((metric, split), curve.n)
-    deviation = np.sqrt(((1 - expected) * spread) ** 2 + expected * (1 - expected) / count)
+    lowest, highest = accuracy_interval(expected, model.width * deviation, count)
     return Outlook(
         predicted=predicted,
         drawn=drawn,
@@ -89,15 +116,35 @@ def outlook_of(
         sufficient=enough,
         interval=(curve.depths[int(low)], curve.depths[int(high)]),
         expected=expected,
-        low=np.clip(expected - model.width * deviation, 0, 1),
-        high=np.clip(expected + model.width * deviation, 0, 1),
-        full=reported,
+        low=np.maximum(lowest, np.minimum(evidence.chance, expected)),
+        high=highest,
+        deviation=deviation,
+        n=count,
+        full=reported.full,
         field_known=known or model.reach is None,
     )
 
 
+def accuracy_interval(expected: np.ndarray, margin: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """90 % intervals (S,) of accuracies that were measured on ``n`` samples and of which the model leaves open
+    ``margin`` (S,) to either side.
+
+    The sampling error is that of Wilson's interval, which covers at accuracies near 1 and for few samples, too. The
+    distances from the expected value are added by their squares (Zou and Donner 2008).
+    """
+    sampling = np.array([wilson_interval(float(value), n, Z90) for value in expected])
+    low = expected - np.hypot(margin, expected - sampling[:, 0])
+    high = expected + np.hypot(margin, sampling[:, 1] - expected)
+    return np.clip(low, 0, 1), np.clip(high, 0, 1)
+
+
 def _error(accuracy: np.ndarray) -> np.ndarray:
     return np.maximum(1 - accuracy, MIN_ERROR)
+
+
+def _floor(chance: float, full: float) -> float:
+    """The least accuracy that is predicted of a depth."""
+    return min(chance, full)
 
 
 def _with_spread(log_error: np.ndarray, model: SourceModel, seed: int) -> np.ndarray:

@@ -187,9 +187,10 @@ SIMPLE_RULES: dict[str, Rule] = {
 
 
 def accuracy_metric(evidence: Evidence) -> str:
-    """Whose accuracy the rules on probes read: ``head_accuracy`` where every stage has a head, as layer-wise runs do,
-    else ``linear_probe_accuracy``."""
-    return "head_accuracy" if evidence.has("head_accuracy") else "linear_probe_accuracy"
+    """Whose accuracy the rules on probes read: ``head_accuracy`` where every stage has a head and was trained by it
+    alone, as in layer-wise runs, else ``linear_probe_accuracy``."""
+    local = evidence.has("head_accuracy") and evidence.is_layer_wise
+    return "head_accuracy" if local else "linear_probe_accuracy"
 
 
 def accuracy_curve(evidence: Evidence) -> np.ndarray | None:

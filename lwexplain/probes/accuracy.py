@@ -1,22 +1,12 @@
-"""Accuracy with its interval, of all samples and of each class."""
-
-import math
+"""Accuracy with its interval, of all samples, of each class, and balanced over the classes."""
 
 import numpy as np
 
+from lwexplain.class_balance import unevenness
+from lwexplain.intervals import Z95, mean_share_interval, wilson_interval
 from lwexplain.probes.base import Measurement
 
-Z95 = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
-
-
-def wilson_interval(p: float, n: int) -> tuple[float, float]:
-    """95 % score interval for a proportion ``p`` of ``n`` samples (Wilson 1927, eq. of the score test)."""
-    if n < 1:
-        return 0.0, 1.0
-    z2 = Z95 * Z95
-    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))  # p itself, whatever the rounding
+__all__ = ["Z95", "accuracies_of", "accuracy_of", "balanced_accuracy_of", "balanced_metric", "wilson_interval"]
 
 
 def accuracy_of(
@@ -38,3 +28,26 @@ def accuracies_of(
         if own.any():
             rows.append(accuracy_of(metric, predicted[own], labels[own], split, note, class_=name))
     return rows
+
+
+def balanced_metric(metric: str) -> str:
+    """The name of the balanced accuracy beside an accuracy: ``head_accuracy`` -> ``head_balanced_accuracy``."""
+    return f"{metric.removesuffix('_accuracy')}_balanced_accuracy"
+
+
+def balanced_accuracy_of(
+    metric: str, predicted: np.ndarray, labels: np.ndarray, split: str, classes: list[str], note: str = ""
+) -> Measurement:
+    """Balanced accuracy beside the accuracy ``metric``: the mean over the classes present of the share that is right.
+
+    Its 95 % interval is that of ``intervals.mean_share_interval``; the note says where the classes are uneven.
+    """
+    counts = np.bincount(labels, minlength=len(classes))
+    right = np.bincount(labels[predicted == labels], minlength=len(classes))
+    present = counts > 0
+    value = float(np.mean(right[present] / counts[present]))
+    low, high = mean_share_interval(right[present].tolist(), counts[present].tolist())
+    note = "; ".join(text for text in (note, unevenness(counts.tolist())) if text)
+    return Measurement(
+        balanced_metric(metric), value, split, low=min(low, value), high=max(high, value), n=len(labels), note=note
+    )

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lwexplain.errors import ProbeError
-from lwexplain.probes.accuracy import accuracy_of
+from lwexplain.probes.accuracy import accuracy_of, balanced_accuracy_of
 from lwexplain.probes.base import PROBES, Measurement, StageData
 from lwexplain.probes.linear.standardisation import Standardisation
 from lwexplain.probes.moments import moments_of
@@ -27,7 +27,7 @@ FLOOR = 0.1  # added to the variances before the features are whitened
 class MLP:
     """Accuracy of an MLP with one hidden layer of ``width`` ReLUs, its epoch and the scaling of features chosen on val.
 
-    Rows ``mlp_probe_accuracy`` for train, val and test, in [0, 1] with Wilson intervals. Trained by AdamW (Loshchilov
+    Rows ``mlp_probe_accuracy`` and ``mlp_probe_balanced_accuracy`` for train, val and test, in [0, 1] with intervals. Trained by AdamW (Loshchilov
     and Hutter 2019) on the cross-entropy in batches of 256, the learning rate falling to 0 along a half cosine, twice:
     on standardised features, and on whitened ones, where small but telling variances are found early. The first epoch
     with the highest val accuracy counts. The same for the same ``seed`` of the stage. Raises ProbeError where train or
@@ -51,7 +51,11 @@ class MLP:
         rows = []
         for split in splits_of(stage, ("train", "val", "test")):
             features, labels = read_split(stage, split)
-            rows.append(accuracy_of("mlp_probe_accuracy", best.predicted(features), labels, split, best.note))
+            predicted = best.predicted(features)
+            rows.append(accuracy_of("mlp_probe_accuracy", predicted, labels, split, best.note))
+            rows.append(
+                balanced_accuracy_of("mlp_probe_accuracy", predicted, labels, split, stage.classes, best.note)
+            )
         return rows
 
     def _fit(self, stage: StageData, scaling: str) -> "_Fit":

@@ -12,7 +12,7 @@ from depth_stopping import fit_stop_gain
 from lwexplain.advice.curve import DepthCurve, bootstrap_curve
 from lwexplain.advice.depth_model import MIN_ERROR, DepthModel, SourceModel, is_enough, log_error_ratio
 from lwexplain.advice.evidence import Evidence
-from lwexplain.advice.outlook import Outlook, outlook_of
+from lwexplain.advice.outlook import Outlook, accuracy_interval, outlook_of
 
 SLOPES = (0.4, 0.5, 0.6, 0.7, 0.8)
 REACHES = (1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0, 3.5)
@@ -20,6 +20,8 @@ CAUTIONS = (0.2, 0.3, 0.4, 0.5, 0.7)
 HEAD_CAUTION = 0.2
 """Set, not fitted: on the layer-wise tasks regret hardly changes between 0.1 and 0.4, and a fitted value would jump
 with every task that is left out."""
+
+WIDTHS = tuple(np.arange(0.5, 6.01, 0.05).round(3).tolist())
 
 BLUNDER = 0.005
 """What a recommendation that is off by more than one stage costs, as accuracy."""
@@ -94,7 +96,8 @@ def modelled(model: SourceModel, unit: Unit) -> tuple[np.ndarray, float]:
     if model.reach is None:
         error = _error(accuracy)
         return np.log(error / error[-1]), float(error[-1])
-    return log_error_ratio(model, accuracy, field, side), float(_error(np.array(full)))
+    reference = max(float(accuracy[-1]), full)
+    return log_error_ratio(model, accuracy, field, side, reference), float(_error(np.array(full)))
 
 
 @cache
@@ -128,20 +131,24 @@ def _with_spread(model: SourceModel, cases: Sequence[Case]) -> SourceModel:
 
 
 def _width(model: SourceModel, cases: Sequence[Case]) -> float:
-    """The 90 % quantile, over tasks of equal weight, of how many deviations the retrained networks lie off."""
-    values, weights = [], []
-    for case in cases:
-        found = []
-        for unit in case.units:
-            outlook = outlook_at(model, unit)
-            half = np.maximum(np.maximum(outlook.high - outlook.expected, outlook.expected - outlook.low), 1e-6)
-            found += [np.abs(o.test_accuracy - outlook.expected) / half for o in case.units if o.seed != unit.seed]
-        values.append(np.concatenate(found))
-        weights.append(np.full(len(values[-1]), 1 / len(values[-1])))
-    value, weight = np.concatenate(values), np.concatenate(weights)
-    order = np.argsort(value)
-    reached = np.cumsum(weight[order]) / weight.sum()
-    return round(model.width * float(value[order][np.searchsorted(reached, 0.9)]), 3)
+    """The least of WIDTHS with which 90 % of the retrained networks of other seeds, over tasks of equal weight, lie in
+    their intervals."""
+    seen = [(case, [outlook_at(model, unit) for unit in case.units]) for case in cases]
+    return next((width for width in WIDTHS if _coverage(width, seen) >= 0.9), WIDTHS[-1])
+
+
+def _coverage(width: float, seen: Sequence[tuple[Case, list[Outlook]]]) -> float:
+    """Mean over the tasks of the share of networks in the interval of an analysis with another seed."""
+    shares = []
+    for case, outlooks in seen:
+        inside = []
+        for unit, outlook in zip(case.units, outlooks, strict=True):
+            low, high = accuracy_interval(outlook.expected, width * outlook.deviation, outlook.n)
+            low = np.maximum(low, np.minimum(observed(unit).evidence.chance, outlook.expected))
+            others = [other.test_accuracy for other in case.units if other.seed != unit.seed]
+            inside += [(low <= accuracy) & (accuracy <= high) for accuracy in others]
+        shares.append(np.mean(inside))
+    return float(np.mean(shares))
 
 
 def _error(accuracy: np.ndarray) -> np.ndarray:
