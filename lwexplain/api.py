@@ -33,7 +33,7 @@ from lwexplain.run import Run
 from lwexplain.stored_config import is_config_of_a_run, most_bytes, require_own_sources, without_outside
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from lwexplain.advice.recommend import Recommendation
     from lwexplain.exporting.export import Exported
@@ -96,11 +96,10 @@ def _train(settings: Config, path: Path, run: Run | None, world: "World", quiet:
             tell(note)
     if run is not None:
         require_same_data(data, run, what="started on")
-    chance = float(data.val.labels.bincount().max() / len(data.val))
     # everything that a wrong configuration could raise comes before the directory is made
     resume = run is not None
     with SizeLimit(most_bytes(run)) if run is not None and run.status != "created" else nullcontext():
-        trainer = Trainer(settings, data.for_training(), stop_rule=_stop_rule(chance), world=world)
+        trainer = Trainer(settings, data.for_training(), stop_rule=_stop_rule(data.val.labels), world=world)
     with world.first_alone():
         if run is None and world.is_main:
             run = Run.create(
@@ -384,10 +383,13 @@ def _stem(config: Any) -> str | None:
     return Path(config).stem if isinstance(config, (str, Path)) else None
 
 
-def _stop_rule(chance: float) -> Any:
+def _stop_rule(labels: "Tensor") -> Any:
+    """The rule that may end layer-wise training, on val samples with these labels (N,)."""
     from lwexplain.advice.rules import stop_training
 
-    return lambda hits: stop_training([hit.numpy() for hit in hits], chance)
+    frequent = (labels == labels.bincount().argmax()).numpy()
+    chance = float(frequent.mean())
+    return lambda hits: stop_training([hit.numpy() for hit in hits], chance, frequent=frequent)
 
 
 def _resumed(path: Path, settings: Config) -> Run:

@@ -88,9 +88,15 @@ def print_comparison(frame: Any, as_json: bool) -> None:
         "depth": lambda value: "-" if _missing(value) else str(int(value)),
         "expected_accuracy": _share,
         "full_accuracy": _share,
+        "own_head_accuracy": _share,
+        "own_probe_accuracy": _share,
+        "own_head_balanced_accuracy": _share,
+        "own_probe_balanced_accuracy": _share,
         "params_ratio": _ratio,
         "training_seconds": lambda value: "-" if _missing(value) else f"{value:.0f}",
     }
+    if not any(note.startswith("uneven classes") for notes in frame["notes"] for note in notes):
+        columns = {name: write for name, write in columns.items() if "balanced" not in name}  # it is the accuracy then
     say_table(list(columns), [[write(row[name]) for name, write in columns.items()] for _, row in frame.iterrows()])
 
 
@@ -115,7 +121,7 @@ def _third_party(table: Any) -> list[str]:
 
 
 def print_advice(advice: Any) -> None:
-    """Verdict, stage, reason, expected accuracy and the share of the cost."""
+    """Verdict, stage, reason, expected accuracy, what the whole network reaches, the share of the cost and notes."""
     where = "none" if advice.depth is None else f"{plain(advice.stage)}, depth {advice.depth} of {advice.full_depth}"
     if advice.depth_interval and advice.depth_interval[0] != advice.depth_interval[1]:
         where += f" (90 % interval {advice.depth_interval[0]} to {advice.depth_interval[1]})"
@@ -126,12 +132,28 @@ def print_advice(advice: Any) -> None:
         full = "" if advice.full_accuracy is None else f"; full depth {_share(advice.full_accuracy)}"
         interval = f"90 % interval {_share(low)} to {_share(high)}"
         say(f"  expected test accuracy {_share(advice.expected_accuracy)} ({interval}){full}")
+    say(f"  full depth on val: {', '.join([*_own_accuracies(advice), f'always guessing {_share(advice.chance)}'])}")
     if advice.params_ratio is not None:
         say(
             f"  of the full network's cost: parameters {_ratio(advice.params_ratio)}, "
             f"FLOPs {_ratio(advice.flops_ratio)}, latency {_ratio(advice.latency_ratio)}, "
             f"memory {_ratio(advice.memory_ratio)}"
         )
+    for note in advice.notes:
+        say(f"  note: {plain(note, LONGEST_REASON)}")
+
+
+def _own_accuracies(advice: Any) -> list[str]:
+    """Own head and probe of the whole network, as far as they were measured, each with its balanced accuracy."""
+    found = (
+        ("own head", advice.own_head_accuracy, advice.own_head_balanced_accuracy),
+        ("linear probe of the last stage", advice.own_probe_accuracy, advice.own_probe_balanced_accuracy),
+    )
+    return [
+        f"{name} {_share(value)}" + ("" if balanced is None else f" (balanced {_share(balanced)})")
+        for name, value, balanced in found
+        if value is not None
+    ]
 
 
 def print_prospects(advice: Any) -> None:

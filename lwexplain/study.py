@@ -17,7 +17,10 @@ from lwexplain.run_files import atomic_path
 
 TABLE = "table.json"
 SOURCES = ("head", "linear_probe")
-ADVICE = ("verdict", "stage", "depth", "expected_accuracy", "full_accuracy", "params_ratio", "flops_ratio", "reason")
+ADVICE = (
+    "verdict", "stage", "depth", "expected_accuracy", "full_accuracy", "own_head_accuracy", "own_probe_accuracy",
+    "params_ratio", "flops_ratio", "reason",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,8 @@ def show_card(advice: Any, table: pd.DataFrame) -> None:
         f"{escape_markdown(contents.aim(advice))} Decided on the val split by {escape_markdown(source)}; accuracies "
         f"are those of test where there is one. Verdict: {escape_markdown(advice.verdict)}."
     )
+    for note in advice.notes:
+        st.caption(escape_markdown(f"{note[:1].upper()}{note[1:]}."))
 
 
 def _describe(run: Run, table: pd.DataFrame, depths: int) -> str:
@@ -160,8 +162,8 @@ def _show_against_cost(outlook: Any, advice: Any, aim: Aim) -> None:
     st.subheader("Accuracy against cost")
     st.caption(
         (escape_markdown(contents.aim(advice)) if advice else "No depth keeps the budgets.")
-        + " Numbers are depths, intervals hold 90 %. The line is the highest accuracy there is for a cost; "
-        "a depth that is not on it is beaten by one that is at least as accurate and as cheap."
+        + " Numbers are depths, intervals hold 90 %. The line joins the depths that no other "
+        "one beats; a depth that is not on it is beaten by one that is on val at least as accurate and as cheap."
     )
     figure = pareto_figure(prospects, depth, first, budgets=dict(aim.budgets))
     st.plotly_chart(figure, theme=None, key="pareto", config=CHART)

@@ -22,6 +22,7 @@ VERDICTS = {
     "use_full_depth": "Use the full depth",
     "go_deeper": "Go deeper",
     "heads_too_weak": "The heads are too weak to judge",
+    "undertrained": "Train it further first",
     "no_signal": "No signal to decide on",
 }
 
@@ -239,8 +240,10 @@ def advice_numbers(advice: Any, table: pd.DataFrame) -> list[tuple[str, str, str
 
     ``table`` is the long table it was made from.
     """
-    if advice is None or advice.depth is None:
+    if advice is None:
         return []
+    if advice.depth is None:
+        return own_numbers(advice)
     numbers = []
     if advice.expected_accuracy is not None:
         low, high = advice.expected_accuracy_interval
@@ -249,7 +252,8 @@ def advice_numbers(advice: Any, table: pd.DataFrame) -> list[tuple[str, str, str
     shorter = advice.depth < advice.full_depth
     if shorter and advice.full_accuracy is not None and advice.expected_accuracy is not None:
         difference = advice.expected_accuracy - advice.full_accuracy
-        numbers.append(("full depth", f"{advice.full_accuracy:.4f}", f"recommended {difference:+.4f}"))
+        full = "full depth" if advice.own_head_accuracy is not None else "full depth (linear probe)"
+        numbers.append((full, f"{advice.full_accuracy:.4f}", f"recommended {difference:+.4f}"))
     low, high = advice.depth_interval
     numbers.append(("depth", f"{advice.depth} of {advice.full_depth}", f"90 % interval {low}–{high}"))
     ratios = (
@@ -260,7 +264,20 @@ def advice_numbers(advice: Any, table: pd.DataFrame) -> list[tuple[str, str, str
         saved = saving(ratio)
         if shorter and saved is not None:
             numbers.append((f"{title} saved", saved, f"{ratio:.2g} of full depth"))
-    return numbers
+    return numbers + own_numbers(advice)
+
+
+def own_numbers(advice: Any) -> list[tuple[str, str, str]]:
+    """What the whole network's own head and a linear probe of its last stage reach on val, each by itself."""
+    found = (
+        ("own head", "full depth on val", advice.own_head_accuracy, advice.own_head_balanced_accuracy),
+        ("own probe", "last stage on val", advice.own_probe_accuracy, advice.own_probe_balanced_accuracy),
+    )
+    return [
+        (title, f"{value:.4f}", remark if balanced is None else f"{remark}, balanced {balanced:.3f}")
+        for title, remark, value, balanced in found
+        if value is not None
+    ]
 
 
 def measured_costs(table: pd.DataFrame) -> list[str]:
@@ -277,9 +294,9 @@ def aim(advice: Any) -> str:
     budgets = " and ".join(amount(name, most) for name, most in advice.budgets.items())
     among = f"the depths within {budgets}" if budgets else "all depths"
     if advice.objective == "accuracy":
-        return f"Chosen by: highest expected accuracy of {among}."
+        return f"Chosen by: highest accuracy expected on val of {among}."
     if not chosen.sufficient:
-        return f"Chosen by: highest expected accuracy of {among}, none of which is enough."
+        return f"Chosen by: highest accuracy expected on val of {among}, none of which is enough."
     by = OBJECTIVES[advice.objective]
     if advice.objective == "params" and not measured(advice.prospects, "params"):
         by = "fewest stages (parameters were not measured)"

@@ -13,6 +13,7 @@ from lwexplain.views.theme import (
     TOLERANCE,
     empty_figure,
     is_accuracy,
+    is_balanced,
     label,
     metric_title,
     translucent,
@@ -33,7 +34,21 @@ class Advised(Protocol):
 def accuracy_metrics(table: pd.DataFrame) -> list[str]:
     """Accuracy metrics present, the usual ones first, then those of custom probes by name."""
     present = {str(metric) for metric in table["metric"].unique() if is_accuracy(str(metric))}
-    return [m for m in ACCURACY_ORDER if m in present] + sorted(present - set(ACCURACY_ORDER))
+    order = [name for metric in ACCURACY_ORDER for name in (metric, balanced_metric(metric))]
+    return [m for m in order if m in present] + sorted(present - set(order))
+
+
+def balanced_metric(metric: str) -> str:
+    """The balanced accuracy beside an accuracy."""
+    return metric.removesuffix("_accuracy") + "_balanced_accuracy"
+
+
+def charted_accuracies(table: pd.DataFrame) -> list[str]:
+    """Those a chart shows where nobody chooses: balanced ones only of uneven classes, of others they are the same."""
+    bare = without_attrs(table)
+    noted = bare["note"].fillna("").str.contains("uneven classes")
+    uneven = set(bare.loc[noted, "metric"])
+    return [metric for metric in accuracy_metrics(table) if not is_balanced(metric) or metric in uneven]
 
 
 def per_depth(table: pd.DataFrame, metric: str, split: str) -> pd.DataFrame:
@@ -63,13 +78,13 @@ def depth_figure(
 ) -> go.Figure:
     """Accuracy per depth with 95 % bands; the recommended depth and the tolerance band below the best are marked.
 
-    ``table`` is the long table of measurements, ``metrics`` the accuracies to draw (None = all; the one that decides,
-    drawn alone, lets half a point be seen). The band needs both ``recommendation`` (its ``source`` names
+    ``table`` is the long table of measurements, ``metrics`` the accuracies to draw (None = all, balanced ones only where
+    classes are uneven; the one that decides, drawn alone, lets half a point be seen). The band needs both ``recommendation`` (its ``source`` names
     the curve it was decided on) and ``tolerance`` (accuracy, 0.005 = half a point).
     """
     figure = go.Figure()
     drawn = 0
-    for metric in accuracy_metrics(table):
+    for metric in charted_accuracies(table) if metrics is None else accuracy_metrics(table):
         rows = per_depth(table, metric, split)
         if rows.empty or (metrics is not None and metric not in metrics):
             continue

@@ -42,7 +42,7 @@ def pareto_figure(
     """Expected accuracy with its 90 % interval over one cost; a row of buttons changes the cost.
 
     The cost of ``objective`` comes first (for ``accuracy``: parameters, or stages where those were not measured). The
-    line is the highest accuracy there is for a cost, numbers are depths, a hollow point is of a depth that is not
+    line joins the depths that no other one beats on val, numbers are depths, a hollow point is of a depth that is not
     sufficient, and the dashed line is the most that ``budgets`` (by cost) allow.
     """
     if not prospects:
@@ -81,14 +81,20 @@ def pareto_figure(
 
 
 def pareto_table(prospects: Sequence[Prospect]) -> TextTable:
-    """One row a depth: expected accuracy with its 90 % interval, costs, on the front of which costs, and if enough.
+    """One row a depth: expected accuracy with its 90 % interval, what is expected on val, by which depths are ranked, and
+    the balanced accuracy there, costs, on the front of which costs (by val), and if enough.
 
     Costs that were not measured have no column; without parameters the front is the one over stages.
     """
     known = [cost for cost in COSTS if measured(prospects, cost)]
     fronts = {_name(prospects, cost): pareto_front(prospects, cost) for cost in _costs(prospects)} if prospects else {}
     units = [COST_UNITS[COSTS[cost]][0] for cost in known]
-    header = ["depth", "stage", "expected accuracy", *units, "on the front of", "enough"]
+    further = [
+        (title, field)
+        for title, field in (("on val", "val_accuracy"), ("balanced on val", "balanced_accuracy"))
+        if any(getattr(prospect, field) is not None for prospect in prospects)
+    ]
+    header = ["depth", "stage", "expected accuracy", *(title for title, _ in further), *units, "on the front of", "enough"]
     rows = []
     for position, prospect in enumerate(prospects):
         low, high = prospect.expected_accuracy_interval
@@ -98,6 +104,7 @@ def pareto_table(prospects: Sequence[Prospect]) -> TextTable:
                 str(prospect.depth),
                 prospect.stage,
                 f"{prospect.expected_accuracy:.4f}  [{low:.3f}, {high:.3f}]",
+                *(_share(getattr(prospect, field)) for _, field in further),
                 *(_number(prospect, cost) for cost in known),
                 "all" if len(on) == len(fronts) > 1 else ", ".join(on) or "–",
                 "yes" if prospect.sufficient else "no",
@@ -220,6 +227,10 @@ def _hover(prospect: Prospect) -> str:
         if measured([prospect], cost):
             lines.append(f"{COST_UNITS[COSTS[cost]][0]}: {_number(prospect, cost)}")
     return "<br>".join(lines)
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
 
 
 def _number(prospect: Prospect, cost: str) -> str:

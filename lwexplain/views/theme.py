@@ -114,6 +114,8 @@ COSTS = tuple(COST_UNITS)
 
 def metric_title(metric: str) -> MetricTitle:
     """Title and better direction of ``metric``; a custom probe's metric is titled by its own name."""
+    if is_balanced(metric):
+        return MetricTitle(f"{metric_title(metric.replace('_balanced_accuracy', '_accuracy')).title}, balanced", "higher")
     for ending, known in SAMPLE_DEPTHS.items():
         source = METRIC_TITLES.get(f"{metric.removesuffix(ending)}_accuracy")
         if metric.endswith(ending) and source:
@@ -123,6 +125,11 @@ def metric_title(metric: str) -> MetricTitle:
 
 def is_accuracy(metric: str) -> bool:
     return metric.endswith("_accuracy")
+
+
+def is_balanced(metric: str) -> bool:
+    """Whether a metric is a balanced accuracy, which stands beside an accuracy."""
+    return metric.endswith("_balanced_accuracy")
 
 
 def is_cost(metric: str) -> bool:

@@ -5,7 +5,7 @@ import pytest
 
 from lwexplain.advice.curve import bootstrap_curve, decision_source, depth_curve
 from lwexplain.advice.recommend import VERDICTS, recommend
-from lwexplain.advice.rules import has_signal, stop_training
+from lwexplain.advice.rules import stop_training
 from lwexplain.errors import AdviceError
 
 PLATEAU = [0.5, 0.7, 0.85, 0.9, 0.9005, 0.9, 0.9005]
@@ -129,12 +129,6 @@ def test_bootstrap_spread_is_the_binomial_standard_error(make_table):
     curve = bootstrap_curve(make_table([0.8], n=2000))
     assert curve.resampled[:, 0].std() == pytest.approx(np.sqrt(0.8 * 0.2 / 2000), rel=0.1)
     assert curve.resampled[:, 0].mean() == pytest.approx(0.8, abs=0.002)
-
-
-def test_signal_is_judged_against_the_most_frequent_class(make_table):
-    curve = bootstrap_curve(make_table([0.61, 0.6], n=500))
-    assert has_signal(curve, chance=0.5)
-    assert not has_signal(curve, chance=0.6)
 
 
 def hits(shares, n=6000):
