@@ -61,6 +61,7 @@ def decision_source(table: pd.DataFrame, *, retrain: bool = True) -> str:
 def depth_curve(table: pd.DataFrame, split: str = "val", source: str | None = None) -> pd.DataFrame:
     """Accuracy by depth with its 95 % interval: columns stage, depth, accuracy, low, high, n, ascending depth."""
     metric = f"{source or decision_source(table)}_accuracy"
+    table = without_attrs(table)
     rows = table[(table["metric"] == metric) & (table["split"] == split) & table["class"].isna()]
     columns = ["stage", "depth", "value", "low", "high", "n"]
     return rows[columns].rename(columns={"value": "accuracy"}).sort_values("depth", ignore_index=True)
@@ -85,9 +86,23 @@ def bootstrap_curve(table: pd.DataFrame, source: str | None = None, *, seed: int
     return _resampled_curve(source, stages, depths, pattern.right[:, columns], pattern.counts, frequent, seed)
 
 
-def has_patterns(table: pd.DataFrame, source: str) -> bool:
-    """True where the table says which val samples the stages got right by this source."""
-    return source in _patterns(table)
+def without_attrs(table: pd.DataFrame) -> pd.DataFrame:
+    """The same table without its ``attrs``, which pandas copies at every step: of many samples they are large."""
+    bare = pd.DataFrame(table, copy=False)
+    bare.attrs = {}
+    return bare
+
+
+def held_against_guess(table: pd.DataFrame, source: str, depth: int) -> tuple[int, np.ndarray | None] | None:
+    """The val samples that one depth (from 1) was measured on, and its column (2, 1) of ``DepthCurve.against_guess``;
+    None where the table does not say which samples it got right."""
+    pattern, stage = _patterns(table).get(source), table.attrs["stages"][depth - 1]
+    if pattern is None or stage not in pattern.stages:
+        return None
+    right = pattern.right[:, [pattern.stages.index(stage)]]
+    return int(pattern.counts.sum()), _against(
+        pattern.counts, right, pattern.frequent_beside(table.attrs.get("chance"))
+    )
 
 
 def curve_of_hits(hits: list[np.ndarray], frequent: np.ndarray | None = None, *, seed: int = 0) -> DepthCurve:
@@ -113,8 +128,13 @@ def _resampled_curve(
 ) -> DepthCurve:
     n = int(counts.sum())
     draws = np.random.default_rng(seed).multinomial(n, counts / n, size=RESAMPLES)
-    against = None if frequent is None else np.stack([(counts - frequent) @ right, frequent @ (1 - right)])
+    against = _against(counts, right, frequent)
     return DepthCurve(source, stages, depths, counts @ right / n, draws @ right / n, n, against)
+
+
+def _against(counts: np.ndarray, right: np.ndarray, frequent: np.ndarray | None) -> np.ndarray | None:
+    """``DepthCurve.against_guess`` (2, S) of patterns ``right`` (P, S) on ``counts`` (P,) samples."""
+    return None if frequent is None else np.stack([(counts - frequent) @ right, frequent @ (1 - right)])
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ retrained networks, the errors p of the probes and the receptive field f of stag
 
     log e_d / e_S = slope * log+ (p_d / p_*) * log+ (reach * a / f_d),        log+ x = max(0, log x)
 
-with p_* the error of the last probe or of the network's own head, whichever is smaller: a last probe that collapsed says
-nothing of what the network reaches. A stage whose probe is as good needs nothing more, nor does one whose receptive field is ``reach``
-times the image; between these the gap of the probe counts the more, the less of the image the stage sees. Where the
-receptive field is not known the gap counts in full (log e_d / e_S = log+ p_d / p_*), as for a stage that sees a small
-part of the image.
+with p_* the error of the last probe or of the network's own head, whichever is smaller: a last probe that collapsed
+says nothing of what the network reaches. A stage whose probe is as good needs nothing more, nor does one whose
+receptive field is ``reach`` times the image; between these the gap of the probe counts the more, the less of the image
+the stage sees. Where the receptive field is not known the gap counts in full (log e_d / e_S = log+ p_d / p_*), as for a
+stage that sees a small part of the image.
 
 ``slope``, ``reach``, the spread of the truth around the model and the caution of a decision (of heads: set, not fitted)
 come from networks that were retrained at every depth, by ``tests/benchmarks/depth_scores.py --fit``, and lie in

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from lwexplain.advice.curve import JOINT_STRATEGIES
+from lwexplain.advice.curve import JOINT_STRATEGIES, without_attrs
 from lwexplain.class_balance import unevenness, unevenness_of_largest
 from lwexplain.errors import AdviceError
 
@@ -42,6 +42,7 @@ class Evidence:
             raise AdviceError("the table names no stages; pass the run, or the table as lw.analyze returned it")
         curves: dict[tuple[str, str], np.ndarray] = {}
         counts: dict[tuple[str, str], int] = {}
+        table, attrs = without_attrs(table), table.attrs
         overall = table[table["class"].isna()].drop_duplicates(["metric", "split", "depth"], keep="last")
         for (metric, split), rows in overall.groupby(["metric", "split"]):
             curve = np.full(len(stages), np.nan)
@@ -49,11 +50,11 @@ class Evidence:
             curves[str(metric), str(split)] = curve
             if rows["n"].notna().any():
                 counts[str(metric), str(split)] = int(rows["n"].min())
-        chance = float(table.attrs.get("chance") or 1 / len(table.attrs["classes"]))
-        shape = table.attrs.get("input_shape") or []
+        classes = [str(name) for name in attrs["classes"]]
+        chance = float(attrs.get("chance") or 1 / len(classes))
+        shape = attrs.get("input_shape") or []
         side = min(shape[1:]) if len(shape) == 3 else None
-        strategy = table.attrs.get("strategy")
-        return cls(stages, strategy, chance, curves, counts, side, _unevenness(table, chance))
+        return cls(stages, attrs.get("strategy"), chance, curves, counts, side, _unevenness(table, classes, chance))
 
     def curve(self, metric: str, split: str = "val") -> np.ndarray:
         """float64 (S,) of a metric; all NaN where it was not measured."""
@@ -69,9 +70,8 @@ class Evidence:
         return value if np.isfinite(value) else None
 
 
-def _unevenness(table: pd.DataFrame, chance: float) -> str:
+def _unevenness(table: pd.DataFrame, classes: list[str], chance: float) -> str:
     """From the rows of an accuracy of single classes on val; without any, from the share of the most frequent class."""
-    classes = [str(name) for name in table.attrs["classes"]]
     rows = table[(table["split"] == "val") & table["class"].notna() & table["n"].notna()]
     for metric in ("head_accuracy", "linear_probe_accuracy", "knn_accuracy", "ncm_accuracy"):
         found = rows[rows["metric"] == metric].drop_duplicates("class")

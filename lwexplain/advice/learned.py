@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from lwexplain.advice.curve import JOINT_STRATEGIES, DepthCurve, bootstrap_curve, depth_curve, has_patterns
+from lwexplain.advice.curve import JOINT_STRATEGIES, DepthCurve, depth_curve, held_against_guess
 from lwexplain.advice.evidence import Evidence
 from lwexplain.advice.signal import GuessTest
 from lwexplain.intervals import wilson_interval
@@ -86,13 +86,8 @@ def own_head(table: pd.DataFrame, evidence: Evidence, curve: DepthCurve) -> OwnH
     accuracy = evidence.at("head_accuracy", last)
     if accuracy is None:
         return None
-    found = bootstrap_curve(table, "head") if has_patterns(table, "head") else None
-    n = evidence.counts.get(("head_accuracy", "val"), curve.n)
-    against = None
-    if found is not None and last in found.depths:
-        n = found.n
-        at = found.depths.index(last)
-        against = None if found.against_guess is None else found.against_guess[:, [at]]
+    known = held_against_guess(table, "head", last)
+    n, against = known or (evidence.counts.get(("head_accuracy", "val"), curve.n), None)
     alone = DepthCurve("head", [curve.stages[-1]], [last], np.array([accuracy]), np.empty((0, 1)), n, against)
     return OwnHead(alone, GuessTest.of(alone, evidence.chance))
 

@@ -58,7 +58,8 @@ def choose(prospects: Sequence[Prospect], objective: str, budgets: Mapping[str, 
     A cost as objective: the cheapest that is sufficient (latencies within SAME_LATENCY of the lowest are alike), of
     equally cheap ones the one with the fewest stages. The objective ``accuracy``, and any objective where none within
     the budgets is sufficient: the highest accuracy expected on val, of equally accurate ones the one with the fewest
-    parameters. What is expected on test takes no part. The number of stages stands in for parameters that were not measured, but not in a budget.
+    parameters. What is expected on test takes no part. The number of stages stands in for parameters that were not
+    measured, but not in a budget.
 
     Raises AdviceError where there is no depth, nothing fits the budgets, or a cost that is asked for was not measured.
     """

@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from lwexplain.advice.curve import DepthCurve
 from lwexplain.advice.evidence import Evidence
 from lwexplain.advice.learned import Learned
@@ -135,7 +133,9 @@ def _against_guess(test: GuessTest, position: int) -> str:
     if test.curve.against_guess is None:
         return guess
     won, lost = test.curve.against_guess[:, position]
-    return f"{guess} (it alone is right on {won:,.0f} samples, the guess alone on {lost:,.0f}; p = {_p(test.p[position])})"
+    return (
+        f"{guess} (it alone is right on {won:,.0f} samples, the guess alone on {lost:,.0f}; p = {_p(test.p[position])})"
+    )
 
 
 def _p(value: float) -> str:

@@ -1,5 +1,6 @@
 """Whether anything was learned: exact tests of accuracies against always guessing the most frequent class."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,14 +27,12 @@ class GuessTest:
 
     @classmethod
     def of(cls, curve: DepthCurve, chance: float) -> "GuessTest":
-        from scipy.special import betainc  # the tails of binomial distributions
-
         if curve.against_guess is None:
-            right = np.round(curve.accuracy * curve.n)
-            tail = betainc(np.maximum(right, 0.5), curve.n - right + 1, chance)
-            return cls(curve, chance, np.where(right > 0, tail, 1.0))
-        won, lost = curve.against_guess
-        return cls(curve, chance, np.where(won > 0, betainc(np.maximum(won, 0.5), lost + 1, 0.5), 1.0))
+            pairs, share = [(round(value * curve.n), curve.n) for value in curve.accuracy.tolist()], chance
+        else:
+            won, lost = curve.against_guess
+            pairs, share = list(zip(won, won + lost, strict=True)), 0.5
+        return cls(curve, chance, np.array([binomial_tail(int(k), int(n), share) for k, n in pairs]))
 
     @property
     def paired(self) -> bool:
@@ -51,3 +50,21 @@ class GuessTest:
     def passed(self) -> bool:
         """True where a depth surely beats the guess."""
         return self.joint_p <= LEVEL
+
+
+def binomial_tail(k: int, n: int, p: float) -> float:
+    """Probability of ``k`` or more of ``n``, each with the probability ``p``.
+
+    Summed over the logarithms of the terms; scipy has it, too, but takes longer to load than advice takes to give.
+    """
+    if k <= 0 or p >= 1:
+        return 1.0
+    if k > n or p <= 0:
+        return 0.0
+    first = (
+        math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) + k * math.log(p) + (n - k) * math.log1p(-p)
+    )
+    at = np.arange(k, n)
+    steps = np.log(n - at) - np.log(at + 1) + math.log(p) - math.log1p(-p)
+    terms = first + np.concatenate([[0.0], np.cumsum(steps)])
+    return float(min(1.0, np.exp(terms).sum()))

@@ -27,11 +27,11 @@ FLOOR = 0.1  # added to the variances before the features are whitened
 class MLP:
     """Accuracy of an MLP with one hidden layer of ``width`` ReLUs, its epoch and the scaling of features chosen on val.
 
-    Rows ``mlp_probe_accuracy`` and ``mlp_probe_balanced_accuracy`` for train, val and test, in [0, 1] with intervals. Trained by AdamW (Loshchilov
-    and Hutter 2019) on the cross-entropy in batches of 256, the learning rate falling to 0 along a half cosine, twice:
-    on standardised features, and on whitened ones, where small but telling variances are found early. The first epoch
-    with the highest val accuracy counts. The same for the same ``seed`` of the stage. Raises ProbeError where train or
-    val is missing or unusable.
+    Rows ``mlp_probe_accuracy`` and ``mlp_probe_balanced_accuracy`` for train, val and test, in [0, 1] with intervals.
+    Trained by AdamW (Loshchilov and Hutter 2019) on the cross-entropy in batches of 256, the learning rate falling to 0
+    along a half cosine, twice: on standardised features, and on whitened ones, where small but telling variances are
+    found early. The first epoch with the highest val accuracy counts. The same for the same ``seed`` of the stage.
+    Raises ProbeError where train or val is missing or unusable.
     """
 
     name = "mlp"
@@ -53,9 +53,7 @@ class MLP:
             features, labels = read_split(stage, split)
             predicted = best.predicted(features)
             rows.append(accuracy_of("mlp_probe_accuracy", predicted, labels, split, best.note))
-            rows.append(
-                balanced_accuracy_of("mlp_probe_accuracy", predicted, labels, split, stage.classes, best.note)
-            )
+            rows.append(balanced_accuracy_of("mlp_probe_accuracy", predicted, labels, split, stage.classes, best.note))
         return rows
 
     def _fit(self, stage: StageData, scaling: str) -> "_Fit":

@@ -23,8 +23,8 @@ class NearestNeighbours:
     """Accuracy of the vote of the k nearest training samples, k chosen on val (ties: the smaller k).
 
     Rows ``knn_accuracy`` for val and test and for each class of both, in [0, 1] with Wilson intervals, and
-    ``knn_balanced_accuracy``; Euclidean distance on the features as they are. A tied vote goes to the class of the nearest sample among the tied (Cover and
-    Hart 1967); of samples equally far as the k-th, any may vote.
+    ``knn_balanced_accuracy``; Euclidean distance on the features as they are. A tied vote goes to the class of the
+    nearest sample among the tied (Cover and Hart 1967); of samples equally far as the k-th, any may vote.
     """
 
     name = "knn"

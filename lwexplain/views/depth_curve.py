@@ -78,9 +78,10 @@ def depth_figure(
 ) -> go.Figure:
     """Accuracy per depth with 95 % bands; the recommended depth and the tolerance band below the best are marked.
 
-    ``table`` is the long table of measurements, ``metrics`` the accuracies to draw (None = all, balanced ones only where
-    classes are uneven; the one that decides, drawn alone, lets half a point be seen). The band needs both ``recommendation`` (its ``source`` names
-    the curve it was decided on) and ``tolerance`` (accuracy, 0.005 = half a point).
+    ``table`` is the long table of measurements, ``metrics`` the accuracies to draw (None = all, balanced ones only
+    where classes are uneven; the one that decides, drawn alone, lets half a point be seen). The band needs both
+    ``recommendation`` (its ``source`` names the curve it was decided on) and ``tolerance`` (accuracy, 0.005 = half a
+    point).
     """
     figure = go.Figure()
     drawn = 0

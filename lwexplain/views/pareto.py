@@ -81,8 +81,8 @@ def pareto_figure(
 
 
 def pareto_table(prospects: Sequence[Prospect]) -> TextTable:
-    """One row a depth: expected accuracy with its 90 % interval, what is expected on val, by which depths are ranked, and
-    the balanced accuracy there, costs, on the front of which costs (by val), and if enough.
+    """One row a depth: expected accuracy with its 90 % interval, what is expected on val (which ranks the depths), the
+    balanced accuracy there, costs, on the front of which costs (by val), and if enough.
 
     Costs that were not measured have no column; without parameters the front is the one over stages.
     """
@@ -94,7 +94,15 @@ def pareto_table(prospects: Sequence[Prospect]) -> TextTable:
         for title, field in (("on val", "val_accuracy"), ("balanced on val", "balanced_accuracy"))
         if any(getattr(prospect, field) is not None for prospect in prospects)
     ]
-    header = ["depth", "stage", "expected accuracy", *(title for title, _ in further), *units, "on the front of", "enough"]
+    header = [
+        "depth",
+        "stage",
+        "expected accuracy",
+        *(title for title, _ in further),
+        *units,
+        "on the front of",
+        "enough",
+    ]
     rows = []
     for position, prospect in enumerate(prospects):
         low, high = prospect.expected_accuracy_interval

@@ -115,7 +115,9 @@ COSTS = tuple(COST_UNITS)
 def metric_title(metric: str) -> MetricTitle:
     """Title and better direction of ``metric``; a custom probe's metric is titled by its own name."""
     if is_balanced(metric):
-        return MetricTitle(f"{metric_title(metric.replace('_balanced_accuracy', '_accuracy')).title}, balanced", "higher")
+        return MetricTitle(
+            f"{metric_title(metric.replace('_balanced_accuracy', '_accuracy')).title}, balanced", "higher"
+        )
     for ending, known in SAMPLE_DEPTHS.items():
         source = METRIC_TITLES.get(f"{metric.removesuffix(ending)}_accuracy")
         if metric.endswith(ending) and source:

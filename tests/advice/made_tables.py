@@ -9,7 +9,7 @@ from lwexplain.results import PREDICTION_COLUMNS, correctness_patterns, metrics_
 def table_of(accuracy, *, n=4000, source="head", strategy="greedy", classes=10, seed=0, others=None, test=None):
     """A table whose stages have the given val accuracies, nested: what an early stage gets right, later ones mostly do.
 
-    Classes are even and have nothing to do with which samples are right. ``test`` are the accuracies on test, by default
+    Classes are even and have nothing to do with which samples are right. ``test``: accuracies on test, by default
     0.01 lower; ``others`` adds rows: {(metric, split): values by depth}.
     """
     rng = np.random.default_rng(seed)
@@ -24,7 +24,9 @@ def table_of(accuracy, *, n=4000, source="head", strategy="greedy", classes=10, 
     )
 
 
-def table_of_predictions(labels, predicted, *, source="head", strategy="greedy", classes=None, others=None, stages=None):
+def table_of_predictions(
+    labels, predicted, *, source="head", strategy="greedy", classes=None, others=None, stages=None
+):
     """The table of stages that predict ``predicted`` (S, N) of val samples with ``labels`` (N,).
 
     ``source`` may be a mapping from sources to such predictions, where ``predicted`` is None; None in place of a

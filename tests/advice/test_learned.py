@@ -79,7 +79,7 @@ def test_few_samples_do_not_make_a_head_surely_worse():
 
 def test_random_labels_are_no_signal_by_bp_and_layer_wise():
     rng = np.random.default_rng(0)
-    for _ in range(20):
+    for _ in range(6):
         guesses = [rng.integers(0, 10, N) for _ in range(5)]
         sources = {"head": [None] * 4 + [rng.integers(0, 10, N)], "linear_probe": guesses}
         assert recommend(table_of_predictions(LABELS, None, source=sources, strategy="bp")).verdict == "no_signal"
