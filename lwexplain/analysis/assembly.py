@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from lwexplain.analysis.parts import Part
+from lwexplain.probes.accuracy import balanced_rows
 from lwexplain.probes.base import StageData
 from lwexplain.probes.engine import in_order
 from lwexplain.probes.sample_depth import depth_rows
@@ -54,7 +55,8 @@ def assembled(parts: Sequence[Part], attrs: dict[str, Any], stages: Sequence[Sta
         whole.predictions = whole.predictions.astype(dict.fromkeys(("split", "stage", "source"), "category"))
     attrs = {"stages": [stage.name for stage in stages], **attrs}
     attrs |= {"patterns": correctness_patterns(whole.predictions, attrs["stages"]), "failures": failures}
-    whole.metrics = metrics_frame([*rows.values(), *_depth_rows(whole.predictions, stages)], attrs)
+    measured = [*rows.values(), *balanced_rows(rows.values(), stages[0].classes)]
+    whole.metrics = metrics_frame([*measured, *_depth_rows(whole.predictions, stages)], attrs)
     whole.summary = {
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "probe_seconds": {part.probe: round(part.found.seconds.get(part.probe, 0.0), 3) for part in ordered},

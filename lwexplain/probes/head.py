@@ -3,7 +3,7 @@
 import numpy as np
 
 from lwexplain.errors import ProbeError
-from lwexplain.probes.accuracy import accuracies_of, accuracy_of, balanced_accuracy_of
+from lwexplain.probes.accuracy import accuracies_of, accuracy_of
 from lwexplain.probes.base import PROBES, Measurement, Predictions, StageData
 from lwexplain.probes.splits import read_labels
 
@@ -12,8 +12,7 @@ from lwexplain.probes.splits import read_labels
 class Head:
     """Accuracy of the stage's own head, and its predictions; nothing where the stage has none.
 
-    Rows ``head_accuracy`` for train, val and test, and for each class on val and test, in [0, 1] with Wilson intervals,
-    and ``head_balanced_accuracy`` beside those of all classes.
+    Rows ``head_accuracy`` for train, val and test, and for each class on val and test, in [0, 1] with Wilson intervals.
     Raises ProbeError for logits that are not finite or do not fit the labels.
     """
 
@@ -33,7 +32,6 @@ class Head:
             if not np.isfinite(logits).all():
                 raise ProbeError(f"stage {stage.name!r}: {split} logits hold NaN or infinity")
             predicted = logits.argmax(1).astype(np.int64)
-            rows.append(balanced_accuracy_of("head_accuracy", predicted, labels, split, stage.classes))
             if split == "train":
                 rows.append(accuracy_of("head_accuracy", predicted, labels, split))
                 continue

@@ -52,8 +52,8 @@ class MLP:
         for split in splits_of(stage, ("train", "val", "test")):
             features, labels = read_split(stage, split)
             predicted = best.predicted(features)
-            rows.append(accuracy_of("mlp_probe_accuracy", predicted, labels, split, best.note))
             rows.append(balanced_accuracy_of("mlp_probe_accuracy", predicted, labels, split, stage.classes, best.note))
+            rows.append(accuracy_of("mlp_probe_accuracy", predicted, labels, split, best.note))
         return rows
 
     def _fit(self, stage: StageData, scaling: str) -> "_Fit":

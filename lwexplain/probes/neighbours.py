@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lwexplain.errors import ProbeError
-from lwexplain.probes.accuracy import accuracies_of, balanced_accuracy_of
+from lwexplain.probes.accuracy import accuracies_of
 from lwexplain.probes.base import PROBES, Measurement, StageData
 from lwexplain.probes.distances import squared_distance_blocks
 from lwexplain.probes.moments import moments_of
@@ -22,9 +22,9 @@ REFERENCE_ROWS = 16384  # training samples compared at a time
 class NearestNeighbours:
     """Accuracy of the vote of the k nearest training samples, k chosen on val (ties: the smaller k).
 
-    Rows ``knn_accuracy`` for val and test and for each class of both, in [0, 1] with Wilson intervals, and
-    ``knn_balanced_accuracy``; Euclidean distance on the features as they are. A tied vote goes to the class of the
-    nearest sample among the tied (Cover and Hart 1967); of samples equally far as the k-th, any may vote.
+    Rows ``knn_accuracy`` for val and test and for each class of both, in [0, 1] with Wilson intervals, Euclidean
+    distance on the features as they are. A tied vote goes to the class of the nearest sample among the tied (Cover and
+    Hart 1967); of samples equally far as the k-th, any may vote.
     """
 
     name = "knn"
@@ -47,12 +47,10 @@ class NearestNeighbours:
         by_k = ", ".join(f"{k}: {share:.4f}" for k, share in zip(grid, shares, strict=True))
         note = f"k={grid[best]}, chosen on val ({by_k})"
         rows = accuracies_of("knn_accuracy", votes[best], labels, "val", stage.classes, note)
-        rows.append(balanced_accuracy_of("knn_accuracy", votes[best], labels, "val", stage.classes, note))
         if "test" in stage.features:
             _, labels = read_split(stage, "test")
             predicted = majority(nearest_labels(stage, "test", grid[best]), len(stage.classes)).numpy()
             rows += accuracies_of("knn_accuracy", predicted, labels, "test", stage.classes, note)
-            rows.append(balanced_accuracy_of("knn_accuracy", predicted, labels, "test", stage.classes, note))
         return rows
 
 
@@ -60,8 +58,8 @@ class NearestNeighbours:
 class NearestClassMean:
     """Accuracy of giving each sample the class whose training mean is nearest (Euclidean).
 
-    Rows ``ncm_accuracy`` for val and test and for each class of both, in [0, 1] with Wilson intervals, and
-    ``ncm_balanced_accuracy`` (Mensink et al. 2013). A class without training samples is never predicted.
+    Rows ``ncm_accuracy`` for val and test and for each class of both, in [0, 1] with Wilson intervals (Mensink et al.
+    2013). A class without training samples is never predicted.
     """
 
     name = "ncm"
@@ -75,9 +73,7 @@ class NearestClassMean:
             for at, block in feature_blocks(features):
                 distances = squared_distance_blocks(as_float64(block, stage.device), moments.means)
                 nearest[at] = torch.cat([d2.argmin(1) for _, d2 in distances]).cpu().numpy()
-            predicted = moments.classes[nearest]
-            rows += accuracies_of("ncm_accuracy", predicted, labels, split, stage.classes)
-            rows.append(balanced_accuracy_of("ncm_accuracy", predicted, labels, split, stage.classes))
+            rows += accuracies_of("ncm_accuracy", moments.classes[nearest], labels, split, stage.classes)
         return rows
 
 

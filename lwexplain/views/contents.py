@@ -294,9 +294,9 @@ def aim(advice: Any) -> str:
     budgets = " and ".join(amount(name, most) for name, most in advice.budgets.items())
     among = f"the depths within {budgets}" if budgets else "all depths"
     if advice.objective == "accuracy":
-        return f"Chosen by: highest accuracy expected on val of {among}."
+        return f"Chosen by: highest expected accuracy of {among}."
     if not chosen.sufficient:
-        return f"Chosen by: highest accuracy expected on val of {among}, none of which is enough."
+        return f"Chosen by: highest expected accuracy of {among}, none of which is enough."
     by = OBJECTIVES[advice.objective]
     if advice.objective == "params" and not measured(advice.prospects, "params"):
         by = "fewest stages (parameters were not measured)"

@@ -11,7 +11,7 @@ from sklearn.metrics import recall_score
 
 from lwexplain.class_balance import is_uneven, unevenness
 from lwexplain.intervals import mean_share_interval
-from lwexplain.probes.accuracy import accuracies_of, accuracy_of, balanced_accuracy_of, wilson_interval
+from lwexplain.probes.accuracy import accuracies_of, accuracy_of, balanced_accuracy_of, balanced_rows, wilson_interval
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 10), (10, 10), (3, 7), (450, 500), (1, 2)])
@@ -113,3 +113,34 @@ def test_the_interval_of_an_accuracy_holds_the_truth_in_95_percent(n: int) -> No
     covered = [binom.pmf(counts, n, p)[(bounds[:, 0] <= p) & (p <= bounds[:, 1])].sum() for p in truths]
     assert 0.94 <= np.mean(covered) <= 0.96
     assert min(covered) > 0.9
+
+
+def rows_of(metric: str, predicted: np.ndarray, labels: np.ndarray, classes: list[str]) -> list[dict[str, Any]]:
+    """Rows of the long table, as a probe's measurements become them."""
+    return [
+        {"stage": "s", "depth": 1, "split": row.split, "metric": row.metric, "class": row.class_, "value": row.value,
+         "low": row.low, "high": row.high, "n": row.n, "seed": 0, "probe": "x", "note": row.note}
+        for row in accuracies_of(metric, predicted, labels, "val", classes, "why")
+    ]  # fmt: skip
+
+
+def test_every_accuracy_of_all_classes_gets_a_balanced_one_beside() -> None:
+    labels = np.repeat([0, 1, 2], [70, 20, 10])
+    predicted = np.where(np.arange(100) % 7 == 0, 0, labels)
+    classes = ["a", "b", "c"]
+    (found,) = balanced_rows(rows_of("x_accuracy", predicted, labels, classes), classes)
+    row = balanced_accuracy_of("x_accuracy", predicted, labels, "val", classes, "why")
+    assert found["metric"] == "x_balanced_accuracy"
+    assert (found["value"], found["low"], found["high"], found["n"], found["note"]) == (
+        row.value, row.low, row.high, 100, row.note,
+    )  # fmt: skip
+    assert (found["stage"], found["probe"], found["class"]) == ("s", "x", None)
+
+
+def test_a_probe_that_gives_it_itself_or_does_not_measure_all_classes_gets_none() -> None:
+    labels, classes = np.repeat([0, 1], 5), ["a", "b"]
+    rows = rows_of("x_accuracy", labels, labels, classes)
+    assert balanced_rows(rows[:-1], classes) == []
+    assert balanced_rows(rows[:1], classes) == []
+    assert balanced_rows([*rows, rows[0] | {"metric": "x_balanced_accuracy"}], classes) == []
+    assert balanced_rows([row | {"n": None} for row in rows], classes) == []

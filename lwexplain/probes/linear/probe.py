@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from lwexplain.errors import ProbeError
-from lwexplain.probes.accuracy import accuracies_of, accuracy_of, balanced_accuracy_of
+from lwexplain.probes.accuracy import accuracies_of, accuracy_of
 from lwexplain.probes.base import PROBES, Measurement, Predictions, StageData
 from lwexplain.probes.linear.lbfgs import HISTORY, state_bytes
 from lwexplain.probes.linear.logistic import LogisticLoss, own_rows, solve
@@ -64,9 +64,9 @@ class Linear:
     """Multinomial logistic regression on standardised features, its C chosen on val, test read once.
 
     Rows ``linear_probe_accuracy`` for train, val and test, and for each class on val and test, in [0, 1] with Wilson
-    intervals, ``linear_probe_balanced_accuracy`` beside, and the predictions on val and test. All stages and all C are
-    fitted together; of several processes each works on its own samples, and every one must call ``measure_all``. A
-    stage whose train or val is missing or unusable gets a ProbeError in place of results.
+    intervals, and the predictions on val and test. All stages and all C are fitted together; of several processes each
+    works on its own samples, and every one must call ``measure_all``. A stage whose train or val is missing or
+    unusable gets a ProbeError in place of results.
     """
 
     name = "linear"
@@ -179,7 +179,6 @@ def _rows(stage: StageData, probe: LinearProbe, world: World) -> list[Measuremen
         part = torch.zeros(len(labels), dtype=torch.int64)
         part[own] = torch.from_numpy(probe.logits(features[own]).argmax(1))
         predicted = world.total(part).numpy()
-        rows.append(balanced_accuracy_of("linear_probe_accuracy", predicted, labels, split, stage.classes, probe.note))
         if split == "train":
             rows.append(accuracy_of("linear_probe_accuracy", predicted, labels, split, probe.note))
             continue
