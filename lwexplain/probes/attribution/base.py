@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lwexplain.errors import ProbeError
+from lwexplain.errors import ModelError, ProbeError
+from lwexplain.models.modules import as_parameters
+from lwexplain.models.outputs import logits_in
 from lwexplain.probes.attribution.memory import Chunker
 
 Tap = Callable[[Tensor], Tensor]
@@ -19,7 +21,7 @@ class NotApplicable(Exception):
 
 
 class Network(nn.Module):
-    """Images (N, C, H, W) -> logits (N, K), with one layer on the way that can be tapped.
+    """Images (N, C, H, W) -> logits (N, K) float32 or float64, with one layer on the way that can be tapped.
 
     The functions it is made of are no submodules: whatever Captum hangs on this module, it does not hang on them.
     """
@@ -47,16 +49,24 @@ def network_of_stage(to_stage: Callable[[Tensor], Tensor], head: Callable[[Tenso
 
 
 def network_of_model(model: nn.Module, layer: nn.Module | None = None) -> Network:
-    """Any module; the tapped layer is one of its modules, hooked only while a tapped forward runs."""
+    """Any classifier; the tapped layer is one of its modules, hooked only while a tapped forward runs.
+
+    Images are cast to the dtype of its parameters, and logits of half precision to float32; where they stand in a
+    tuple, mapping or object, ``logits_in`` finds them.
+    """
+
+    def logits(x: Tensor) -> Tensor:
+        found = logits_in(model(as_parameters(x, model)), len(x))
+        return found.float() if found.dtype in (torch.float16, torch.bfloat16) else found
 
     def run(x: Tensor, tap: Tap | None) -> Tensor:
         if tap is None:
-            return model(x)
+            return logits(x)
         if layer is None:
             raise NotApplicable("this method explains through a layer, and none is named")
         handle = layer.register_forward_hook(lambda _module, _inputs, output: tap(output).clone())
         try:
-            return model(x)
+            return logits(x)
         finally:
             handle.remove()
 
@@ -77,12 +87,14 @@ class Method:
     """An attribution method. A subclass has a ``name`` and computes the maps of a few images at once.
 
     ``max_residual`` is the largest mean completeness residual of maps that are valid, None where completeness is not
-    defined for the method. ``baseline`` says whether maps are relative to the zero image.
+    defined for the method. ``baseline`` says whether maps are relative to the zero image, ``needs_gradient`` whether
+    they are made of gradients at the image.
     """
 
     name: str
     max_residual: float | None = None
     baseline = False
+    needs_gradient = False
 
     def compute(self, network: Network, x: Tensor, target: Tensor, chunker: Chunker) -> Explanation:
         """Explain images ``x`` (N, C, H, W) towards the classes ``target`` (N,), with at most about ``chunker.size``
@@ -124,7 +136,10 @@ def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
 def logits_of(network: Network, images: Tensor, chunker: Chunker) -> Tensor:
     """Logits (N, K), without a graph. Raises ProbeError where the network gives anything else."""
     with torch.no_grad():
-        logits = torch.cat(chunker.run(lambda x: network(x.detach().clone()), images))
+        try:
+            logits = torch.cat(chunker.run(lambda x: network(x.detach().clone()), images))
+        except ModelError as error:
+            raise ProbeError(f"attribution: {error}") from None
     if logits.ndim != 2 or len(logits) != len(images):
         raise ProbeError(
             f"attribution: the network gives {tuple(logits.shape)} for {len(images)} images; expected logits (N, K)"

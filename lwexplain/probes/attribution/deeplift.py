@@ -25,6 +25,7 @@ class DeepLift(Method):
     """
 
     name = "deep_lift"
+    needs_gradient = True
     max_residual = MAX_RESIDUAL
     baseline = True
 
@@ -98,8 +99,10 @@ class _Calls(TorchFunctionMode):
         options = _options(kind, args, kwargs)
         if kind is nn.MaxPool2d and (windows := _side_by_side(x, func(*args, **kwargs).shape, options)) is not None:
             x, options = windows, {"kernel_size": options["kernel_size"]}
-        # a copy, for Captum takes the gradient at the output of one unit for that at the input of the next
-        return self.unit(kind(**options))(x.clone())
+        # a copy, for Captum takes the gradient at the output of one unit for that at the input of the next; in float32,
+        # for its quotients of differences divide by numbers that half precision takes for zero
+        wide = x.clone() if x.dtype in (torch.float32, torch.float64) else x.float()
+        return self.unit(kind(**options))(wide).to(x.dtype)
 
 
 def _options(kind: type[nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ class Saliency(Method):
     """|d logit / d pixel|, its largest value over channels (Simonyan et al. 2013). Never negative."""
 
     name = "saliency"
+    needs_gradient = True
 
     def compute(self, network: Network, x: Tensor, target: Tensor, chunker: Chunker) -> Explanation:
         from captum.attr import Saliency as CaptumSaliency
@@ -21,6 +22,7 @@ class GradientXInput(Method):
     """Pixel times d logit / d pixel, summed over channels (Shrikumar et al. 2016). Signed."""
 
     name = "gradient_x_input"
+    needs_gradient = True
 
     def compute(self, network: Network, x: Tensor, target: Tensor, chunker: Chunker) -> Explanation:
         from captum.attr import InputXGradient

@@ -52,6 +52,7 @@ class IntegratedGradients(Method):
     name = "integrated_gradients"
     max_residual = MAX_RESIDUAL
     baseline = True
+    needs_gradient = True
 
     def quick(self) -> Method:
         return replace(self, steps=QUICK_STEPS, most_steps=QUICK_STEPS)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from lwexplain.models.tokens import UnknownGrid, token_grid
 from lwexplain.probes.attribution.base import Explanation, Method, Network, NotApplicable
 from lwexplain.probes.attribution.memory import Chunker
 
@@ -16,15 +17,16 @@ class GradCam(Method):
     """Layer output weighted by its mean gradient, summed over channels, upsampled (Selvaraju et al. 2017, eq. 1).
 
     Signed: the ReLU of eq. 2 is left out, for it hides what speaks against the class. Tokens (N, T, D) are laid out
-    on their square grid, without a class token.
+    on the grid of the patches, without class and register tokens.
     """
 
     name = "grad_cam"
+    needs_gradient = True
 
     def compute(self, network: Network, x: Tensor, target: Tensor, chunker: Chunker) -> Explanation:
         from captum.attr import LayerGradCam
 
-        model = GridNetwork(network, "Grad-CAM")
+        model = GridNetwork(network, "Grad-CAM", x[:1])
         return Explanation(upsampled(LayerGradCam(model, model.grid).attribute(x, target=target), x))
 
 
@@ -33,11 +35,12 @@ class LayerConductance(Method):
     al. 2018, eq. 3). Signed.
 
     32 steps; images whose sum over the layer (before it is upsampled) is off by more than 10 % of f(x) - f(0) get
-    twice as many, and so on up to 512. Tokens as for Grad-CAM; where a class token exists, what flows through it is
-    not on the grid and is missing from the sum.
+    twice as many, and so on up to 512. Tokens as for Grad-CAM; what flows through class and register tokens is not on
+    the grid and is missing from the sum.
     """
 
     name = "layer_conductance"
+    needs_gradient = True
     max_residual = MAX_RESIDUAL
     baseline = True
 
@@ -53,7 +56,7 @@ class LayerConductance(Method):
     def compute(self, network: Network, x: Tensor, target: Tensor, chunker: Chunker) -> Explanation:
         from captum.attr import LayerConductance as CaptumLayerConductance
 
-        model = GridNetwork(network, "layer conductance")
+        model = GridNetwork(network, "layer conductance", x[:1])
         captum = CaptumLayerConductance(model, model.grid)
         with torch.no_grad():
             rise = (network(x.clone()) - network(torch.zeros_like(x))).gather(1, target[:, None])[:, 0].double()
@@ -82,19 +85,26 @@ class LayerConductance(Method):
 class GridNetwork(nn.Module):
     """The network with its layer's output passing through ``grid`` as (N, C, H, W), for Captum's layer methods.
 
-    Raises NotApplicable, which names the ``method``, for an output without spatial extent and for a layer that one
+    A forward pass of ``example`` (1, C, H, W) finds how tokens lie over the image. Raises NotApplicable, which names
+    the ``method``, for an output without spatial extent, for tokens whose grid is not certain, and for a layer that one
     forward pass uses more than once.
     """
 
-    def __init__(self, network: Network, method: str) -> None:
+    def __init__(self, network: Network, method: str, example: Tensor) -> None:
         super().__init__()
         self.grid = nn.Identity()
         self.source = (network,)  # in a tuple, so that it does not become a submodule
         self.method = method
         self.taps = 0
+        self.images = 0
+        height, width = example.shape[-2:]
+        try:
+            self.tokens = token_grid(lambda look: network.tapped(example.clone(), look), (height, width))
+        except UnknownGrid as reason:
+            raise NotApplicable(f"{method} needs to know where tokens lie over the image; {reason}") from None
 
     def forward(self, x: Tensor) -> Tensor:
-        self.taps = 0
+        self.taps, self.images = 0, len(x)
         logits = self.source[0].tapped(x, self._through_grid)
         if not self.taps:
             raise NotApplicable(f"{self.method} needs a layer that a forward pass uses; this one is not")
@@ -106,29 +116,21 @@ class GridNetwork(nn.Module):
             raise NotApplicable(f"{self.method} needs a layer that is used once; this one is used several times")
         if not isinstance(raw, Tensor):
             raise NotApplicable(f"{self.method} needs a tensor; this layer gives a {type(raw).__name__}")
-        if raw.ndim == 3:
-            first = self._class_tokens(raw)
-            side = round((raw.shape[1] - first) ** 0.5)
-            grid = self.grid(raw[:, first:].transpose(1, 2).unflatten(2, (side, side)))
-            return torch.cat([raw[:, :first], grid.flatten(2).transpose(1, 2)], dim=1)
+        if len(raw) != self.images:
+            raise NotApplicable(
+                f"{self.method} needs one output an image; this stage gives {tuple(raw.shape)} for {self.images} images"
+            )
+        if raw.ndim == 3 and self.tokens is not None:
+            return self.tokens.from_grid(self.grid(self.tokens.to_grid(raw)), raw)
         if raw.ndim != 4 or raw.shape[-2:].numel() == 1:
             raise NotApplicable(f"{self.method} needs a spatial output; this stage gives {tuple(raw.shape)}")
         return self.grid(raw)
-
-    def _class_tokens(self, raw: Tensor) -> int:
-        """How many tokens (0 or 1) stand before a square grid of tokens."""
-        tokens = raw.shape[1]
-        for first in (0, 1):
-            side = round(max(tokens - first, 0) ** 0.5)
-            if side > 1 and side * side == tokens - first:
-                return first
-        raise NotApplicable(f"{self.method} needs a square grid of tokens; this stage gives {tuple(raw.shape)}")
 
 
 def upsampled(maps: Tensor, x: Tensor) -> Tensor:
     """Maps (N, 1, h, w) of a layer -> (N, H, W), as large as the images, bilinear."""
     from captum.attr import LayerAttribution
 
-    found = LayerAttribution.interpolate(maps, tuple(x.shape[-2:]), interpolate_mode="bilinear")
+    found = LayerAttribution.interpolate(maps.float(), tuple(x.shape[-2:]), interpolate_mode="bilinear")
     assert isinstance(found, Tensor)
     return found[:, 0]
