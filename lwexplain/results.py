@@ -86,7 +86,11 @@ class AnalysisKey:
 
 @dataclass
 class AttributionSet:
-    """Heat maps of one method: ``maps`` (S, M, H, W), ``targets`` (S, M); S stages, M sample images."""
+    """Heat maps of one method: ``maps`` (S, M, H, W), ``targets`` (S, M); S stages, M sample images.
+
+    ``notes`` say why a stage's maps may not be read where it is not ``valid``, ``image_notes`` (S lists of M) why a
+    single map may not; empty where it may.
+    """
 
     method: str
     stages: list[str]
@@ -94,6 +98,7 @@ class AttributionSet:
     targets: np.ndarray
     valid: list[bool]
     notes: list[str]
+    image_notes: list[list[str]]
 
 
 @dataclass
@@ -323,7 +328,8 @@ def read_attributions(run: Run) -> Analysis | None:
                 expected = f"float32 ({len(entry['stages'])}, {count}, H, W)"
                 raise ValueError(f"{method}.npy holds {maps.dtype} {maps.shape}, expected {expected}")
             targets = np.asarray(entry["targets"])
-            sets[method] = AttributionSet(method, entry["stages"], maps, targets, entry["valid"], entry["notes"])
+            notes = entry["notes"], entry["image_notes"]
+            sets[method] = AttributionSet(method, entry["stages"], maps, targets, entry["valid"], *notes)
     except ValueError as error:
         raise RunError(f"{run.path}/{folder}/index.json does not fit: {error}; run lwexplain analyze again") from None
     return Analysis(
@@ -357,6 +363,7 @@ def _write_attributions(run: Run, analysis: Analysis) -> None:
             "targets": item.targets.tolist(),
             "valid": item.valid,
             "notes": item.notes,
+            "image_notes": item.image_notes,
         }
     index = {
         "classes": analysis.metrics.attrs["classes"],

@@ -80,6 +80,7 @@ class PartStore:
                         np.asarray(about["targets"]),
                         about["valid"],
                         about["notes"],
+                        about["image_notes"],
                     )
                     for name, about in header["attributions"].items()
                 },
@@ -122,6 +123,7 @@ class PartStore:
                     "targets": maps.targets.tolist(),
                     "valid": maps.valid,
                     "notes": maps.notes,
+                    "image_notes": maps.image_notes,
                 }
                 for name, maps in found.attributions.items()
             },

@@ -62,6 +62,7 @@ def add_sample_images(
     x, _, _ = next(iter(batches.epoch()))
     for stage in stages:
         stage.images = x
+        stage.zero_image = "the mean colour of train"  # images are normalised by the mean of train
         stage.image_labels = images.labels.numpy()
         stage.model_to_stage = _prefix(model, stage.depth)
         stage.head = model.head(stage.depth) if stage.depth in model.head_depths else None

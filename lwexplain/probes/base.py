@@ -65,13 +65,18 @@ class Embedding:
 
 @dataclass(frozen=True)
 class Attribution:
-    """Heat maps for the fixed sample images: ``maps`` (M, H, W) float32, one per image, signed."""
+    """Heat maps for the fixed sample images: ``maps`` (M, H, W) float32, one per image, signed.
+
+    ``note`` says why no map may be read where they are not ``valid``; ``image_notes`` why that of a single image may
+    not, one text an image, empty where it may (no list: nothing is said of single images).
+    """
 
     method: str
     maps: np.ndarray
     targets: np.ndarray  # (M,) integers in [0, K): the class whose logit is explained
     valid: bool = True
     note: str = ""
+    image_notes: Sequence[str] = ()
 
 
 Result = Measurement | Predictions | Embedding | Attribution
@@ -87,8 +92,10 @@ class StageData:
     splits that are a stratified part of the whole. Arrays are shared by all probes and read-only, often memory-mapped;
     copy them to change them. ``memory_bytes`` is what a probe may take for its working arrays.
 
-    The last three serve attribution: ``model_to_stage`` maps images (M, C, H, W), normalised float32, to the
-    stage's raw output, ``head`` maps that output to logits, ``pool`` maps it to the rows of ``features``.
+    The last five serve attribution: ``images`` (M, C, H, W) float32 as the network takes them, ``zero_image`` what an
+    image of zeros is among them where that is known, ``model_to_stage`` from images to the stage's raw output, ``head``
+    from that output to logits, ``pool`` from it to the rows of ``features``. ``pooled`` says how these rows were made
+    where a reader must know.
     """
 
     name: str
@@ -103,14 +110,17 @@ class StageData:
     memory_bytes: int = 512 * 2**20
     images: "torch.Tensor | None" = None
     image_labels: np.ndarray | None = None
+    zero_image: str = ""
     model_to_stage: "Callable[[torch.Tensor], torch.Tensor] | None" = None
     head: "Callable[[torch.Tensor], torch.Tensor] | None" = None
     pool: "Callable[[torch.Tensor], torch.Tensor] | None" = None
+    pooled: str = ""
     memo: dict[str, Any] = field(default_factory=dict, repr=False)  # shared between probes: a fitted probe, say
 
     def note(self, split: str) -> str:
-        """The remark every value from a sub-sampled split carries."""
-        return f"stratified sub-sample of {split}" if split in self.subsampled else ""
+        """The remark every value from a split carries: a sub-sample, and how features were pooled."""
+        sampled = f"stratified sub-sample of {split}" if split in self.subsampled else ""
+        return "; ".join(part for part in (sampled, self.pooled) if part)
 
 
 @runtime_checkable
@@ -243,7 +253,10 @@ def _checked_attribution(stage: StageData, item: Attribution) -> Attribution:
     if not isinstance(item.valid, (bool, np.bool_)):
         raise ProbeError(f"{method}: valid is {_shown(item.valid)}; expected True or False")
     targets = _integers(f"{method}: targets", targets, len(stage.classes))
-    return Attribution(method, maps, targets, bool(item.valid), _text(f"{method}: note", item.note))
+    notes = [_text(f"{method}: note of an image", note) for note in item.image_notes] or [""] * m
+    if len(notes) != m:
+        raise ProbeError(f"{method}: {len(notes)} notes for single images; expected one for each of the {m} images")
+    return Attribution(method, maps, targets, bool(item.valid), _text(f"{method}: note", item.note), notes)
 
 
 def _name(what: str, name: Any) -> str:

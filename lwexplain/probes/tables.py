@@ -72,6 +72,7 @@ def _joined(sets: Sequence[AttributionSet], depths: Mapping[str, int]) -> Attrib
         np.concatenate([item.targets for item in sets])[order],
         [[valid for item in sets for valid in item.valid][place] for place in order],
         [[note for item in sets for note in item.notes][place] for place in order],
+        [[notes for item in sets for notes in item.image_notes][place] for place in order],
     )
 
 
@@ -126,6 +127,7 @@ class Tables:
                 np.stack([item.targets for _, item in found]),
                 [item.valid for _, item in found],
                 [item.note for _, item in found],
+                [list(item.image_notes) for _, item in found],
             )
 
     def _owners(self, item: Predictions | Embedding | Attribution) -> tuple[dict[str, str], str]:

@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lwexplain.probes.attribution.base import Explanation, Method, Network, rise_of
+from lwexplain.probes.attribution.base import Explanation, Method, Network, NotApplicable, rise_of
 from lwexplain.probes.attribution.curves import Curves, order_of
 from lwexplain.probes.attribution.memory import Chunker
-from lwexplain.probes.attribution.randomisation import has_weights, randomised, rank_correlations
+from lwexplain.probes.attribution.missing_gradient import missing_gradient
+from lwexplain.probes.attribution.randomisation import SHUFFLES, Randomisation, compare, has_weights, randomised
 
 EPSILON = 1e-3  # logit differences below this count as this much in the residual
 NOISE_RADIUS = 0.02  # in units of the normalised images
@@ -40,9 +41,16 @@ class Subject:
         self._rise: Tensor | None = None
         self._curves: Curves | None = None
         self._random: np.ndarray | None = None
-        self._shuffled: Network | None = None
+        self._shuffled: list[Network] | None = None
+        self._missing_gradient: str | None = None
 
     def explain(self, method: Method) -> Explanation:
+        """Raises NotApplicable where the method needs gradients and the network has none."""
+        if method.needs_gradient:
+            if self._missing_gradient is None:
+                self._missing_gradient = missing_gradient(self.network, self.images[:1])
+            if self._missing_gradient:
+                raise NotApplicable(self._missing_gradient)
         return method.explain(self.network, self.images, self.targets, self.chunker)
 
     def residuals(self, found: Explanation) -> tuple[float, np.ndarray] | None:
@@ -75,15 +83,13 @@ class Subject:
             changes.append((maps.double().flatten(1) - base).norm(dim=1))
         return (torch.stack(changes).amax(0) / base.norm(dim=1)).numpy()
 
-    def correlations(self, method: Method, found: Explanation) -> np.ndarray | None:
-        """Rank correlation (N,) of |maps| with those of the network with shuffled weights; None where there are no
-        weights to shuffle."""
+    def randomisation(self, method: Method, found: Explanation) -> Randomisation:
+        """The maps compared with those of the same network with shuffled weights and with edges of the images."""
         if self._shuffled is None:
-            if not has_weights(self.network, self.images[:1]):
-                return None
-            self._shuffled = randomised(self.network, self.seed)
-        shuffled = method.explain(self._shuffled, self.images, self.targets, self.chunker)
-        return rank_correlations(found.maps.numpy(), torch.nan_to_num(shuffled.maps).numpy())
+            draws = SHUFFLES if has_weights(self.network, self.images[:1]) else 0
+            self._shuffled = [randomised(self.network, SHUFFLES * self.seed + draw) for draw in range(draws)]
+        shuffled = [method.explain(it, self.images, self.targets, self.chunker).maps.numpy() for it in self._shuffled]
+        return compare(found.maps.numpy(), shuffled, self.images)
 
 
 def mean_interval(values: np.ndarray) -> tuple[float, float | None, float | None]:
