@@ -39,7 +39,9 @@ def analysis():
         predictions=predictions([(1, 0)]),
         embeddings={"pca": pd.DataFrame({"x": [0.5]})},
         attributions={
-            "saliency": AttributionSet("saliency", ["a"], np.ones((1, 2, 4, 4)), np.zeros((1, 2)), [True], [""])
+            "saliency": AttributionSet(
+                "saliency", ["a"], np.ones((1, 2, 4, 4)), np.zeros((1, 2)), [True], [""], [["", "x"]]
+            )
         },
         thumbnails=np.zeros((1, 4, 4, 1), np.uint8),
         attribution_images=np.zeros((2, 4, 4, 1), np.uint8),

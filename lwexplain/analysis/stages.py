@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lwexplain.capture.extract import Captured
-from lwexplain.capture.pooling import Pooling, pool
+from lwexplain.capture.pooling import Pooling, StagePooling
 from lwexplain.data.batches import Batches
 from lwexplain.data.dataset import DataSplits
 from lwexplain.data.splits import stratified_subset
@@ -43,7 +43,7 @@ def stages_of(
             subsampled=subsampled,
             device=device,
             memory_bytes=memory_bytes,
-            pool=lambda raw: pool(raw, pooling),
+            pool=StagePooling(pooling),
         )
         for depth, name in enumerate(names, start=1)
     ]
@@ -66,6 +66,15 @@ def add_sample_images(
         stage.image_labels = images.labels.numpy()
         stage.model_to_stage = _prefix(model, stage.depth)
         stage.head = model.head(stage.depth) if stage.depth in model.head_depths else None
+    find_tokens(stages)
+
+
+def find_tokens(stages: Sequence[StageData]) -> None:
+    """Let each stage's pooling know where the patches are among its tokens, and note what it leaves out."""
+    for stage in stages:
+        if isinstance(stage.pool, StagePooling) and stage.model_to_stage is not None and stage.images is not None:
+            stage.pool = stage.pool.at(stage.model_to_stage, stage.images[:1])
+            stage.pooled = stage.pool.note
 
 
 class SampleImages:

@@ -209,7 +209,7 @@ def test_the_attribution_grid_hatches_invalid_stages_and_gives_the_reason(run) -
 
 
 def test_maps_that_do_not_fit_are_refused_by_name() -> None:
-    item = AttributionSet("gradcam", ["a"], np.zeros((2, 3, 8, 8)), np.zeros((1, 3)), [True], [""])
+    item = AttributionSet("gradcam", ["a"], np.zeros((2, 3, 8, 8)), np.zeros((1, 3)), [True], [""], [[""] * 3])
     with pytest.raises(RunError, match="gradcam maps"):
         attribution_grid_html(item, np.zeros((3, 8, 8, 1), dtype=np.uint8), np.zeros(3), CLASSES)
 

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -64,13 +65,21 @@ def network_of_model(model: nn.Module, layer: nn.Module | None = None) -> Networ
             return logits(x)
         if layer is None:
             raise NotApplicable("this method explains through a layer, and none is named")
-        handle = layer.register_forward_hook(lambda _module, _inputs, output: tap(output).clone())
+        handle = layer.register_forward_hook(lambda _module, _inputs, output: _tapped(output, tap))
         try:
             return logits(x)
         finally:
             handle.remove()
 
     return Network(run)
+
+
+def _tapped(output: Any, tap: Tap) -> Any:
+    """What a layer returned with its tensor, in a tuple or list the first one, as ``tap`` returns it."""
+    if type(output) in (tuple, list) and output and isinstance(output[0], Tensor):
+        return type(output)([_tapped(output[0], tap), *output[1:]])
+    found = tap(output)
+    return found.clone() if isinstance(found, Tensor) else found
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 
 from lwexplain.probes.attribution.base import Explanation, Method
 from lwexplain.probes.attribution.curves import CURVE_STEPS, RANDOM_ORDERS
-from lwexplain.probes.attribution.quality import NOISE_DRAWS, NOISE_RADIUS, Subject, mean_interval
+from lwexplain.probes.attribution.quality import NOISE_DRAWS, NOISE_RADIUS, Subject, incomplete, mean_interval
 from lwexplain.probes.attribution.randomisation import SHUFFLES
 from lwexplain.probes.base import Measurement
 
@@ -73,7 +73,7 @@ def _completeness(checked: Checked, subject: Subject, method: Method, found: Exp
     worst, share = float(residuals.max()), float(above.mean())
     for causes, residual, too_large in zip(checked.image_causes, residuals, above, strict=True):
         if too_large:
-            causes.append(f"completeness residual {residual:.2g} of its logit difference is above {bound:g}")
+            causes.append(incomplete(residual, bound))
     if not together <= bound:
         checked.causes.append(
             f"completeness residual {together:.2g} of the logit difference (worst image {worst:.2g}) is above {bound:g}"

@@ -5,7 +5,8 @@ from torch import Tensor, nn
 
 from lwexplain.models.tokens import UnknownGrid, token_grid
 from lwexplain.probes.attribution.base import Explanation, Method, Network, NotApplicable
-from lwexplain.probes.attribution.memory import Chunker
+from lwexplain.probes.attribution.memory import Chunker, is_out_of_memory
+from lwexplain.probes.attribution.missing_gradient import missing_gradient
 
 CONDUCTANCE_STEPS = 32
 MOST_CONDUCTANCE_STEPS = 512
@@ -21,13 +22,19 @@ class GradCam(Method):
     """
 
     name = "grad_cam"
-    needs_gradient = True
 
     def compute(self, network: Network, x: Tensor, target: Tensor, chunker: Chunker) -> Explanation:
         from captum.attr import LayerGradCam
 
         model = GridNetwork(network, "Grad-CAM", x[:1])
-        return Explanation(upsampled(LayerGradCam(model, model.grid).attribute(x, target=target), x))
+        try:
+            found = LayerGradCam(model, model.grid).attribute(x, target=target)
+        except RuntimeError as error:  # it needs gradients at the layer, not at the image
+            cut = missing_gradient(network, x[:1])
+            if not cut or is_out_of_memory(error):
+                raise
+            raise NotApplicable(cut) from None
+        return Explanation(upsampled(found, x))
 
 
 class LayerConductance(Method):

@@ -1,7 +1,7 @@
 """Attributions of any module for the images of a DataLoader, in bounded memory."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any
 
@@ -15,9 +15,11 @@ from lwexplain.errors import ProbeError, UserCodeError
 from lwexplain.models.foreign import check_model
 from lwexplain.models.modules import in_evaluation
 from lwexplain.probes.attribution.base import Method, NotApplicable, logits_of, network_of_model, rise_of
+from lwexplain.probes.attribution.baseline import zero_image_in_words
 from lwexplain.probes.attribution.memory import Chunker, chunker_for
 from lwexplain.probes.attribution.methods import method_of
-from lwexplain.probes.attribution.quality import residuals
+from lwexplain.probes.attribution.missing_gradient import missing_gradient
+from lwexplain.probes.attribution.quality import incomplete, residuals
 from lwexplain.registry import nearest
 from lwexplain.training.devices import pick_device
 
@@ -25,19 +27,56 @@ MEMORY_BYTES = 512 * 2**20
 TARGETS = ("predicted", "label")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AttributionBatch:
     """Maps of some images, as the method gave them.
 
     ``maps`` (B, H, W) float32; ``targets`` (B,) int64, the classes explained; ``residuals`` (B,) float64, how far the
     sum of each map is off from f(x) - f(0), as a share of it, NaN where completeness is not defined; ``index`` (B,)
-    int64, the third part of the given batch or else the position among all images.
+    int64, the third part of the given batch or else the position among all images; ``notes`` (B), why the map of an
+    image must not be read, empty where nothing speaks against it (whether maps beat chance and depend on the weights,
+    lw.analyze checks). ``about`` says what the method was relative to.
+
+    It is a sequence of its images: ``len``, ``batch[i]``, a slice and a loop give batches, those of a single image
+    with arrays of length 1.
     """
 
     maps: np.ndarray
     targets: np.ndarray
     residuals: np.ndarray
     index: np.ndarray
+    notes: list[str]
+    method: str = ""
+    about: str = ""
+
+    @property
+    def valid(self) -> np.ndarray:
+        """Whether each map may be read, (B,) bool."""
+        return np.array([not note for note in self.notes], dtype=bool)
+
+    def __len__(self) -> int:
+        return len(self.maps)
+
+    def __getitem__(self, place: int | slice) -> "AttributionBatch":
+        if not isinstance(place, slice):
+            start = range(len(self))[place]
+            place = slice(start, start + 1)
+        return replace(
+            self,
+            maps=self.maps[place],
+            targets=self.targets[place],
+            residuals=self.residuals[place],
+            index=self.index[place],
+            notes=self.notes[place],
+        )
+
+    def __iter__(self) -> Iterator["AttributionBatch"]:
+        return (self[place] for place in range(len(self)))
+
+    def __repr__(self) -> str:
+        height, width = self.maps.shape[1:]
+        valid = "all valid" if self.valid.all() else f"{int(self.valid.sum())} valid"
+        return f"AttributionBatch({self.method}: {len(self)} maps of {height} x {width}, {valid})"
 
 
 def attribute(
@@ -60,10 +99,13 @@ def attribute(
             f"attribute: images of several sizes {sorted(shapes)} do not fit into one array; use attribute_batches"
         )
     return AttributionBatch(
-        *(
-            np.concatenate([getattr(part, field) for part in parts])
-            for field in ("maps", "targets", "residuals", "index")
-        )
+        np.concatenate([part.maps for part in parts]),
+        np.concatenate([part.targets for part in parts]),
+        np.concatenate([part.residuals for part in parts]),
+        np.concatenate([part.index for part in parts]),
+        [note for part in parts for note in part.notes],
+        parts[0].method,
+        parts[0].about,
     )
 
 
@@ -80,15 +122,17 @@ def attribute_batches(
 ) -> Iterator[AttributionBatch]:
     """Explain a module's logits for a DataLoader, batch by batch.
 
-    ``batches`` gives images (B, C, H, W), or (images, labels), or (images, labels, index). ``method`` is a name of
+    ``batches`` gives images (B, C, H, W), or (images, labels), or (images, labels, index): a DataLoader, a list, a
+    generator, or one such batch itself. The model returns logits (N, K), alone or in a tuple, mapping or object
+    (``logits_in``), and may be of half or double precision. ``method`` is a name of
     ``METHODS``; grad_cam and layer_conductance explain through the module named ``layer``. ``target`` is the class
     explained: ``predicted``, ``label`` (the batch's labels) or a class number. ``device`` is where images go, that of
     the model's first parameter by default. At most ``chunk`` rows go through the model at once; on the CPU as many as
     fit into half of ``memory_bytes``, and where memory is short half as many, and again. The model works in evaluation
     mode and is as before after each batch.
 
-    Raises ProbeError for an unknown method, layer or target, where a method has no meaning for the layer, and where
-    one image alone does not fit into memory.
+    Raises ProbeError for an unknown method, layer or target, where a method has no meaning for the layer or needs
+    gradients that the model's forward pass cuts off, and where one image alone does not fit into memory.
     """
     check_model(model)
     explainer = method_of(method)
@@ -106,6 +150,8 @@ def attribute_batches(
         raise ProbeError(
             f"attribute: batches is {shown(batches)}; expected a DataLoader or a list of batches of images (B, C, H, W)"
         )
+    if _is_one_batch(batches):
+        batches = [batches]
     network = network_of_model(model, modules[layer] if layer is not None else None)
     asked = device_name(device)
     where = pick_device(asked) if asked else next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -113,6 +159,7 @@ def attribute_batches(
     def explain() -> Iterator[AttributionBatch]:
         chunker: Chunker | None = None
         position = 0
+        about = ""
         for number, batch in enumerate(each_of(batches, "attribute: the loader"), start=1):
             images, labels, index = _parts_of(batch, number, position)
             position += len(images)
@@ -122,9 +169,13 @@ def attribute_batches(
             with in_evaluation(model):
                 if chunker is None:
                     chunker = chunker_for(network, images[:1], memory_bytes, chunk)
+                    about = f"baseline: {zero_image_in_words(images)}" if explainer.baseline else ""
                 with user_code(f"attribute: the model, given {shown(images)},"):
                     logits = logits_of(network, images, chunker)
                 targets = _targets(target, labels, logits)
+                cut = missing_gradient(network, images[:1]) if number == 1 and explainer.needs_gradient else ""
+                if cut:
+                    raise ProbeError(f"attribute: {explainer.name} needs gradients, and {cut}")
                 try:
                     with user_code(f"attribute: {explainer.name} of the model"):
                         found = explainer.explain(network, images, targets, chunker)
@@ -135,9 +186,37 @@ def attribute_batches(
                 off = torch.full((len(images),), torch.nan, dtype=torch.float64)
                 if found.totals is not None:
                     off = residuals(found.totals, rise_of(network, images, targets, chunker))
-            yield AttributionBatch(found.maps.numpy(), targets.cpu().numpy(), off.numpy(), index)
+            notes = _notes(found.maps, off, explainer.max_residual)
+            maps = found.maps.numpy()
+            yield AttributionBatch(maps, targets.cpu().numpy(), off.numpy(), index, notes, explainer.name, about)
 
     return explain()
+
+
+def _is_one_batch(batches: Any) -> bool:
+    """Whether what was given is one batch and not a source of batches: images, or images with one label each."""
+    if isinstance(batches, Tensor):
+        return True
+    if not isinstance(batches, (tuple, list)) or len(batches) not in (2, 3):
+        return False
+    images, labels = batches[:2]
+    shape = getattr(labels, "shape", None)
+    return isinstance(images, Tensor) and images.ndim == 4 and shape is not None and tuple(shape) == (len(images),)
+
+
+def _notes(maps: Tensor, residuals: Tensor, bound: float | None) -> list[str]:
+    """Why the map of each image must not be read; empty where nothing speaks against it."""
+    notes = []
+    for values, residual in zip(maps, residuals.tolist(), strict=True):
+        if not torch.isfinite(values).all():
+            notes.append("the map holds NaN or infinity")
+        elif not values.any():
+            notes.append("the map is zero everywhere")
+        elif bound is not None and residual > bound:
+            notes.append(incomplete(residual, bound))
+        else:
+            notes.append("")
+    return notes
 
 
 def _parts_of(batch: Any, number: int, position: int) -> tuple[Tensor, Tensor | None, np.ndarray]:

@@ -27,6 +27,11 @@ def residual_of_all(totals: Tensor, rise: Tensor) -> float:
     return float((totals.double() - rise).abs().sum() / rise.abs().sum().clamp(min=EPSILON * len(rise)))
 
 
+def incomplete(residual: float, bound: float) -> str:
+    """Why the map of an image with this residual must not be read."""
+    return f"completeness residual {residual:.2g} of its logit difference is above {bound:g}"
+
+
 @dataclass
 class Subject:
     """What is explained: a network, images (N, C, H, W), the classes explained (N,), and what the checks share."""

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import torch
 from captum.attr import DeepLift, InputXGradient, IntegratedGradients, LayerGradCam, Saliency
+from planted_evidence import EdgeDetector, Mix
+from scipy.ndimage import binary_dilation
 from torch import nn
 
 from lwexplain.errors import ProbeError
 from lwexplain.probes.attribution import CHECKS, DEFAULT_METHODS, METHODS, AttributionMaps, Explanation, Method
+from lwexplain.probes.attribution.gradients import Saliency as SaliencyMethod
 from lwexplain.probes.base import PROBES, Attribution, Measurement, checked_results
 
 
@@ -35,7 +38,7 @@ def images() -> torch.Tensor:
 
 
 def explain(
-    make_stage, methods=DEFAULT_METHODS, checks=CHECKS, chunk=None, **fields
+    make_stage, methods=DEFAULT_METHODS, checks=("completeness",), chunk=None, **fields
 ) -> tuple[dict[str, Attribution], dict[str, Measurement]]:
     stage = make_stage(dims=4, **fields)
     results = checked_results(stage, AttributionMaps(methods, checks, chunk).measure(stage))
@@ -69,25 +72,43 @@ def test_maps_equal_captums_on_the_whole_model(make_stage, net: Net, images: tor
         np.testing.assert_allclose(maps[method].maps, value.detach().numpy(), atol=near)
 
 
-def test_each_method_comes_with_its_quality(make_stage, net: Net, images: torch.Tensor) -> None:
-    maps, rows = explain(make_stage, METHODS, images=images, model_to_stage=net.body, head=net.head)
+def test_each_method_comes_with_its_quality(make_stage, planted) -> None:
+    fields = {"images": planted.images, "model_to_stage": planted.body, "head": planted.head}
+    maps, rows = explain(make_stage, METHODS, CHECKS, **fields)
     complete = ("integrated_gradients", "deep_lift", "layer_conductance")
     for method in METHODS:
         assert maps[method].valid, maps[method].note
         found = {name.removeprefix(f"{method}_"): row for name, row in rows.items() if name.startswith(f"{method}_")}
         always = {"insertion_gain", "deletion_gain", "max_sensitivity", "randomisation_correlation"}
-        residuals = {"completeness_residual", "completeness_residual_max"} if method in complete else set()
+        always |= {"randomisation_strength_correlation", "edge_correlation", "edge_correlation_randomised"}
+        residuals = {"completeness_residual", "completeness_residual_max", "incomplete_share"}
+        residuals = residuals if method in complete else set()
         assert set(found) == always | residuals
         for row in found.values():
-            assert (row.split, row.n) == ("val", 5)
+            assert (row.split, row.n) == ("val", 12)
         for what in always:
             assert found[what].low <= found[what].value <= found[what].high
         if residuals:
             assert 0 <= found["completeness_residual"].value <= found["completeness_residual_max"].value
     assert rows["integrated_gradients_completeness_residual_max"].value <= 0.01
     assert rows["deep_lift_completeness_residual"].value < 1e-4
-    assert "steps; baseline: the mean colour" in maps["integrated_gradients"].note
-    assert rows["grad_cam_insertion_gain"].note == "against 4 random orders, 10 steps, on the zero image"
+    assert rows["integrated_gradients_incomplete_share"].value == 0
+    assert not any(maps["integrated_gradients"].image_notes)
+    assert "steps; baseline: zero input; these images run from" in maps["integrated_gradients"].note
+    assert rows["grad_cam_insertion_gain"].note == "against 4 random orders, 10 steps, on zero input"
+
+
+def test_the_baseline_is_named_for_what_it_is(make_stage, net: Net, images: torch.Tensor) -> None:
+    def baseline(images: torch.Tensor, **fields) -> str:
+        fields |= {"images": images, "model_to_stage": net.body, "head": net.head}
+        return explain(make_stage, ["occlusion"], **fields)[0]["occlusion"].note
+
+    pixels = torch.rand(5, 3, 12, 10, generator=torch.Generator().manual_seed(0))
+    assert "mean colour of train" in baseline(images, zero_image="the mean colour of train")
+    assert "run from 0 to 1, and zero is the lowest value (black)" in baseline(pixels * (pixels > 0.2) / pixels.max())
+    assert "zero is about their mean" in baseline((pixels - pixels.mean((0, 2, 3), keepdim=True)) / pixels.std())
+    assert "zero is neither their lowest value nor their mean" in baseline(pixels - 0.3)
+    assert "zero is neither" in baseline(pixels + 5)
 
 
 def test_checks_can_be_chosen(make_stage, net: Net, images: torch.Tensor) -> None:
@@ -112,27 +133,99 @@ def test_options_that_make_no_sense_are_refused_by_name() -> None:
     assert PROBES.create("attribution", options={"methods": ["occlusion"]}).methods[0].name == "occlusion"
 
 
-class EdgeDetector(Method):
-    """A map that looks like an explanation and ignores the model."""
-
-    name = "edges"
-
-    def compute(self, network, x, target, chunker) -> Explanation:
-        return Explanation((x - x.roll(1, dims=-1)).abs().sum(1))
-
-
-def test_a_method_that_ignores_the_model_is_invalid(make_stage, net: Net, images: torch.Tensor) -> None:
-    maps, rows = explain(make_stage, [EdgeDetector()], images=images, model_to_stage=net.body, head=net.head)
+def test_an_edge_detector_is_refused_and_true_maps_pass(make_stage, planted) -> None:
+    fields = {"images": planted.images, "model_to_stage": planted.body, "head": planted.head}
+    maps, rows = explain(make_stage, [EdgeDetector(), *METHODS], CHECKS, **fields)
     assert rows["edges_randomisation_correlation"].value == pytest.approx(1)
+    assert rows["edges_edge_correlation"].value == pytest.approx(1)
     assert not maps["edges"].valid
-    assert maps["edges"].note.startswith("does not depend on the weights: rank correlation 1.000")
+    assert "shows the image more than the network: rank correlation 1.00" in maps["edges"].note
+    assert "edge detector 1.00 before and 1.00 after shuffling" in maps["edges"].note
+    near = binary_dilation(planted.evidence, np.ones((1, 5, 5)))  # seen from next to it, gradients reach one further
+    for method in METHODS:
+        assert maps[method].valid, maps[method].note
+        strength = np.abs(maps[method].maps)
+        if method != "occlusion":  # whose windows are as large as the evidence
+            assert (strength * near).sum() > 0.95 * strength.sum()
+
+
+@pytest.mark.parametrize(
+    ("share", "scale", "valid"),
+    [
+        (0.7, "deviation", False),
+        (0.7, "maximum", False),
+        (0.7, "sum", False),
+        (0.5, "deviation", False),
+        (0.5, "maximum", False),
+        (0.1, "deviation", True),
+        (0.1, "maximum", True),
+        (0.3, "sum", True),
+    ],
+)
+def test_a_mix_of_edges_and_a_true_map_is_refused_where_edges_are_much_of_it(
+    make_stage, planted, share: float, scale: str, valid: bool
+) -> None:
+    scales = {
+        "deviation": lambda maps: maps.flatten(1).std(1),
+        "maximum": lambda maps: maps.abs().flatten(1).amax(1),
+        "sum": lambda maps: maps.abs().flatten(1).sum(1),
+    }
+    fields = {"images": planted.images, "model_to_stage": planted.body, "head": planted.head}
+    checks = ["insertion_deletion", "randomisation"]
+    maps, _ = explain(make_stage, [Mix(share, scales[scale])], checks, **fields)
+    assert maps["mix"].valid == valid, maps["mix"].note
+
+
+def test_edges_with_the_signs_of_the_network_are_edges_still(make_stage, planted) -> None:
+    class SignedEdges(EdgeDetector):
+        name = "signed_edges"
+
+        def compute(self, network, x, target, chunker) -> Explanation:
+            edges = super().compute(network, x, target, chunker).maps
+            signs = torch.randn(edges.shape, generator=torch.Generator().manual_seed(int(network(x).abs().sum() * 1e6)))
+            return Explanation(edges * signs.sign())
+
+    fields = {"images": planted.images, "model_to_stage": planted.body, "head": planted.head}
+    maps, rows = explain(make_stage, [SignedEdges()], ["randomisation"], **fields)
+    assert abs(rows["signed_edges_randomisation_correlation"].value) < 0.1
+    assert rows["signed_edges_randomisation_strength_correlation"].value == pytest.approx(1)
+    assert not maps["signed_edges"].valid
+    assert "rank correlation of strengths 1.00" in maps["signed_edges"].note
+
+
+def test_maps_no_better_than_chance_are_invalid_with_the_figures(make_stage, planted) -> None:
+    class Noise(Method):
+        name = "noise"
+
+        def compute(self, network, x, target, chunker) -> Explanation:
+            seed = int(network(x).abs().sum() * 1e6)
+            return Explanation(torch.randn(len(x), *x.shape[2:], generator=torch.Generator().manual_seed(seed)))
+
+    class Wrong(SaliencyMethod):
+        name = "wrong"
+
+        def compute(self, network, x, target, chunker) -> Explanation:
+            return Explanation(-super().compute(network, x, target, chunker).maps)
+
+    fields = {"images": planted.images, "model_to_stage": planted.body, "head": planted.head}
+    maps, rows = explain(make_stage, [Noise(), Wrong()], CHECKS, **fields)
+    for method in ("noise", "wrong"):
+        assert not maps[method].valid
+        assert re.search(r"no better than chance: insertion gain \S+ \(\S+ to \S+\) and deletion", maps[method].note)
+    assert rows["wrong_insertion_gain"].high < 0
+    assert all("no better than chance: insertion gain -" in note for note in maps["wrong"].image_notes)
+    alone, _ = explain(make_stage, ["saliency"], CHECKS, **{**fields, "images": planted.images[:1]})
+    assert "one image alone does not tell a map from chance" in alone["saliency"].note
 
 
 def test_without_weights_there_is_no_randomisation(make_stage, images: torch.Tensor) -> None:
     stage = {"images": images, "model_to_stage": nn.Identity(), "head": lambda raw: raw.relu().mean((2, 3))}
-    maps, rows = explain(make_stage, ["saliency"], **stage)
-    assert "saliency_randomisation_correlation" not in rows
-    assert maps["saliency"].valid
+    maps, rows = explain(make_stage, ["gradient_x_input", EdgeDetector()], CHECKS, **stage)
+    assert "gradient_x_input_randomisation_correlation" not in rows
+    assert maps["gradient_x_input"].valid, maps["gradient_x_input"].note
+    assert "no weights to shuffle" in maps["gradient_x_input"].note
+    assert not maps["edges"].valid
+    assert "looks like an edge detector of the image (rank correlation 1.00), and" in maps["edges"].note
 
 
 @pytest.mark.parametrize("broken", [False, True])
@@ -141,11 +234,12 @@ def test_nothing_changes(make_stage, net: Net, images: torch.Tensor, broken: boo
     hooks = [(len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks)) for m in net.modules()]
     attributes = [set(vars(module)) for module in net.modules()]
     before = [(p.requires_grad, p.detach().clone()) for p in net.parameters()]
+    images = images[:2]
     kept, random = images.clone(), torch.get_rng_state()
     to_stage = net.body if not broken else lambda x: net.body(x) if not x.requires_grad else 1 / 0
-    maps, _ = explain(make_stage, METHODS, images=images, model_to_stage=to_stage, head=net.head, chunk=3)
+    maps, _ = explain(make_stage, METHODS, CHECKS, images=images, model_to_stage=to_stage, head=net.head)
     without_gradients_at_the_image = {"grad_cam", "occlusion"}
-    assert {name for name in METHODS if maps[name].valid} == (
+    assert {name for name in METHODS if "ZeroDivisionError" not in maps[name].note} == (
         without_gradients_at_the_image if broken else set(METHODS)
     )
     assert torch.equal(images, kept)
@@ -215,7 +309,10 @@ def test_grad_cam_lays_tokens_on_their_grid(make_stage, images: torch.Tensor, to
     [
         (lambda x: x.mean((2, 3)), r"needs a spatial output; this stage gives \(5, 3\)"),
         (lambda x: x.mean((2, 3), keepdim=True), r"needs a spatial output; this stage gives \(5, 3, 1, 1\)"),
-        (lambda x: x.flatten(2).transpose(1, 2)[:, :7], "square grid of tokens"),
+        (
+            lambda x: x.flatten(2).transpose(1, 2)[:, :7],
+            "7 tokens do not lie on a grid over an image of 12 x 10",
+        ),
     ],
 )
 def test_grad_cam_without_a_grid_is_invalid_with_the_reason(make_stage, images, to_stage, reason: str) -> None:

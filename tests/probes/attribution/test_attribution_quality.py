@@ -4,24 +4,22 @@ import numpy as np
 import pytest
 import torch
 from captum.metrics import sensitivity_max
+from planted_evidence import EdgeDetector
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from lwexplain.probes.attribution.base import Explanation, Method, network_of_model, network_of_stage
+from lwexplain.probes.attribution.base import Explanation, network_of_model, network_of_stage
 from lwexplain.probes.attribution.curves import Curves, order_of, random_orders
 from lwexplain.probes.attribution.gradients import Saliency
 from lwexplain.probes.attribution.memory import Chunker
 from lwexplain.probes.attribution.quality import Subject, mean_interval, residuals
-from lwexplain.probes.attribution.randomisation import has_weights, randomised, rank_correlations
-
-
-class EdgeDetector(Method):
-    """Differences of neighbouring pixels: a map that looks like an explanation and ignores the model."""
-
-    name = "edges"
-
-    def compute(self, network, x: Tensor, target: Tensor, chunker: Chunker) -> Explanation:
-        return Explanation((x - x.roll(1, dims=-1)).abs().sum(1))
+from lwexplain.probes.attribution.randomisation import (
+    compare,
+    edge_strength,
+    has_weights,
+    randomised,
+    rank_correlations,
+)
 
 
 def one_pixel_network():
@@ -120,12 +118,41 @@ def test_sensitivity_equals_captums_for_the_same_noise() -> None:
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4)
 
 
-def test_a_map_that_ignores_the_model_has_correlation_one() -> None:
+def test_a_map_that_ignores_the_model_is_the_same_under_any_weights() -> None:
     subject = subject_of(convolutional_network())
     edges = EdgeDetector()
-    assert subject.correlations(edges, subject.explain(edges)) == pytest.approx(np.ones(4))
+    found = subject.randomisation(edges, subject.explain(edges))
+    for values in (found.shown, found.strength, found.edges, found.edges_shuffled):
+        assert values == pytest.approx(np.ones(4))
+    assert found.cause
     method = Saliency()
-    assert np.abs(subject.correlations(method, subject.explain(method))).mean() < 0.6
+    found = subject.randomisation(method, subject.explain(method))
+    assert found.shown is not None
+    assert abs(found.shown.mean()) < 0.4
+    assert not found.cause
+
+
+def test_maps_that_share_half_their_variance_correlate_by_half() -> None:
+    rng = np.random.default_rng(0)
+    image, network, *others = rng.normal(size=(5, 3, 60, 60))
+    found = compare(image + network, [image + other for other in others], torch.zeros(3, 1, 60, 60))
+    assert found.shown is not None
+    assert found.shown == pytest.approx(0.5, abs=0.05)
+
+
+def test_where_maps_of_shuffled_weights_are_empty_they_are_counted() -> None:
+    maps = np.random.default_rng(0).normal(size=(2, 4, 4))
+    found = compare(maps, [0 * maps, np.nan * maps, maps], torch.zeros(2, 1, 4, 4))
+    assert found.empty == 4
+    assert found.shown == pytest.approx([1 / 3, 1 / 3])
+
+
+def test_the_edge_detector_is_sobels() -> None:
+    step = torch.zeros(1, 2, 5, 6)
+    step[:, :, :, 3:] = 1
+    expected = np.zeros((1, 5, 6))
+    expected[:, :, 2:4] = 2 * 4  # two channels, weights 1 + 2 + 1 down the column
+    np.testing.assert_allclose(edge_strength(step), expected)
 
 
 def test_shuffled_weights_are_a_permutation_and_the_model_keeps_its_own() -> None:
@@ -142,17 +169,18 @@ def test_shuffled_weights_are_a_permutation_and_the_model_keeps_its_own() -> Non
     assert not has_weights(one_pixel_network(), images[:1])
 
 
-def test_rank_correlation_is_spearmans_of_absolute_maps() -> None:
+def test_rank_correlation_is_spearmans_of_maps_without_faint_values() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(2, 3, 6, 5)).round(1) + 0.01
-    expected = [spearmanr(np.abs(x).ravel(), np.abs(y).ravel()).statistic for x, y in zip(a, b, strict=True)]
+    without = [[np.where(np.abs(x) < 0.1 * np.percentile(np.abs(x), 99), 0, x) for x in maps] for maps in (a, b)]
+    expected = [spearmanr(x.ravel(), y.ravel()).statistic for x, y in zip(*without, strict=True)]
     np.testing.assert_allclose(rank_correlations(a, b), expected, rtol=1e-12)
     assert rank_correlations(a, 0 * b).tolist() == [0, 0, 0]
-    padded = [np.pad(maps, ((0, 0), (2, 3), (0, 4))) for maps in (a, b)]  # pixels that are zero in both do not count
-    nonzero = (a[0] != 0) | (b[0] != 0)
-    expected = spearmanr(np.abs(a[0][nonzero]), np.abs(b[0][nonzero])).statistic
-    assert rank_correlations(*padded)[0] == pytest.approx(expected, rel=1e-12)
-    np.testing.assert_allclose(rank_correlations(a, -2 * a), 1)
+    padded = [np.pad(maps, ((0, 0), (0, 1), (0, 0))) for maps in (a, b)]  # pixels that are zero in both do not count
+    seen = (without[0][0] != 0) | (without[1][0] != 0)
+    assert rank_correlations(*padded)[0] == pytest.approx(expected[0], abs=0.05)
+    assert seen.sum() > 20
+    np.testing.assert_allclose(rank_correlations(a, -2 * a), -1)
 
 
 def test_the_interval_of_a_mean_is_students() -> None:
