@@ -9,7 +9,7 @@ from run_reader import friendly, show_table
 from lwexplain.run import Run
 from lwexplain.text import escape_markdown, plain, shell_command
 from lwexplain.views.attribution_quality import EXPLANATION, attribution_quality
-from lwexplain.views.gallery import attribution_grid_html, invalid_reasons, legend_html
+from lwexplain.views.gallery import attribution_grid_html, invalid_images, invalid_reasons, legend_html
 
 ROWS = 12
 PAGE_WIDTH = 920  # pixels that the grid should fill on a common screen
@@ -48,6 +48,11 @@ def show(run: Run, table: pd.DataFrame) -> None:
     if reasons:
         lines = "\n".join(f"- **{escape_markdown(stage)}**: {escape_markdown(why, 1000)}" for stage, why in reasons)
         st.warning(f"Not valid at {len(reasons)} of {len(item.stages)} stages:\n\n{lines}", icon=":material/block:")
+    single = invalid_images(item)
+    if single:
+        lines = "\n".join(f"- **{escape_markdown(stage)}**: {escape_markdown(why, 1000)}" for stage, why in single)
+        with st.expander(f"Single maps that are not valid, at {len(single)} stages"):
+            st.markdown(lines)
     st.caption(
         "Each map explains the class written below it: the one that the stage's head predicts. "
         "✓ is the true class, ✗ another one. Point at a map for details."
@@ -59,7 +64,7 @@ def show(run: Run, table: pd.DataFrame) -> None:
         grid = attribution_grid_html(item, images, found.attribution_labels, classes, rows=rows, side=side)
         st.html(legend_html(item))
         st.html(grid)
-    quality = attribution_quality(table, item.method)
+    quality = attribution_quality(table, item)
     if not quality.empty:
         st.subheader("Quality of these maps")
         st.caption(EXPLANATION)

@@ -161,7 +161,7 @@ def _is_names(value: Any) -> bool:
 def _is_attribution(about: Any) -> bool:
     if not isinstance(about, dict):
         return False
-    lists = [about.get(key) for key in ("stages", "targets", "valid", "notes")]
+    lists = [about.get(key) for key in ("stages", "targets", "valid", "notes", "image_notes")]
     return all(isinstance(value, list) and len(value) == len(lists[0] or ()) for value in lists)
 
 

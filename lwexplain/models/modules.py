@@ -14,13 +14,6 @@ from torch.nn.parameter import is_lazy
 from lwexplain.errors import ModelError
 
 
-def as_parameters(x: Tensor, model: nn.Module) -> Tensor:
-    """``x`` in the dtype of the floating-point parameters of ``model`` where these share one, so that a model in half
-    precision takes float32 images. Integers stay as they are, and so do images for a model of mixed dtypes."""
-    dtypes = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
-    return x.to(dtypes.pop()) if len(dtypes) == 1 and x.is_floating_point() else x
-
-
 @contextlib.contextmanager
 def undisturbed(*modules: nn.Module) -> Iterator[None]:
     """Whatever happens inside, also an exception, ``modules`` and the global random states are afterwards as before.

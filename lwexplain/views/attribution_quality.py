@@ -2,21 +2,32 @@
 
 import pandas as pd
 
+from lwexplain.results import AttributionSet
+
 QUALITY = {
     "completeness_residual": "completeness residual",
     "completeness_residual_max": "worst residual",
+    "incomplete_share": "incomplete images",
     "insertion_gain": "insertion gain",
     "deletion_gain": "deletion gain",
     "max_sensitivity": "max-sensitivity",
     "randomisation_correlation": "randomisation correlation",
+    "randomisation_strength_correlation": "of strength",
+    "edge_correlation": "edge correlation",
+    "edge_correlation_randomised": "edge correlation, shuffled",
 }
 """What follows the method's name in a metric, and its title."""
 
 EXPLANATION = (
-    "Completeness residual: how far the sum of a map is off from the logit difference to the baseline, as a share of "
-    "it. Insertion and deletion gain: area against random orders of the pixels, positive where the map is better than "
-    "chance. Max-sensitivity: relative change under small noise. Randomisation correlation: with the maps of the same "
-    "network with shuffled weights; near 1, the map does not depend on what was learnt."
+    "Maps of a stage are valid where three things hold; a single map also where its own figures do. They add up: the "
+    "completeness residual says how far the sum of a map is off from the logit difference to the baseline, as a share "
+    "of it, over all images, at worst, and for which share of images it is too large. They beat chance: insertion and "
+    "deletion gain are areas against random orders of the pixels, and one of them must be above 0 with its whole "
+    "interval. They show the network and not only the image: randomisation correlation is that with the maps of the "
+    "same network with shuffled weights, about the share of a map that the image alone decides (at most 0.5; of the "
+    "strength of the map without its signs at most 0.6), and edge correlation that with an edge detector of the image, "
+    "before and after shuffling (not both above 0.7). Max-sensitivity, the relative change under small noise, decides "
+    "nothing."
 )
 
 
@@ -25,13 +36,25 @@ def is_attribution_quality(metric: str) -> bool:
     return any(metric.endswith(f"_{what}") for what in QUALITY)
 
 
-def attribution_quality(table: pd.DataFrame, method: str) -> pd.DataFrame:
-    """One row a stage, in order of depth: ``stage`` and a column of numbers for each figure that was measured.
+def attribution_quality(table: pd.DataFrame, item: AttributionSet) -> pd.DataFrame:
+    """One row a stage of the method's maps: ``stage``, ``valid`` (yes or no), ``valid images`` (``10 of 12``), and a
+    column of numbers for each figure that was measured.
 
-    ``table`` is the metrics table. Empty where nothing was measured for the method.
+    ``table`` is the metrics table.
     """
-    metrics = {f"{method}_{what}": title for what, title in QUALITY.items()}
+    metrics = {f"{item.method}_{what}": title for what, title in QUALITY.items()}
     rows = table[table["metric"].isin(list(metrics)) & (table["split"] == "val") & table["class"].isna()]
-    wide = rows.drop_duplicates(["metric", "depth"]).pivot(index=["depth", "stage"], columns="metric", values="value")
-    found = wide.sort_index()[[metric for metric in metrics if metric in wide]].rename(columns=metrics)
-    return found.reset_index().drop(columns="depth").rename_axis(columns=None)
+    wide = rows.drop_duplicates(["metric", "stage"]).pivot(index="stage", columns="metric", values="value")
+    figures = wide[[metric for metric in metrics if metric in wide]].rename(columns=metrics).reindex(item.stages)
+    good = [
+        sum(not note for note in notes) if valid else 0
+        for valid, notes in zip(item.valid, item.image_notes, strict=True)
+    ]
+    validity = pd.DataFrame(
+        {
+            "stage": item.stages,
+            "valid": ["yes" if valid else "no" for valid in item.valid],
+            "valid images": [f"{n} of {len(notes)}" for n, notes in zip(good, item.image_notes, strict=True)],
+        }
+    )
+    return pd.concat([validity, figures.reset_index(drop=True)], axis=1).rename_axis(columns=None)

@@ -58,7 +58,8 @@ def attribution_grid_html(
     rows: Sequence[int] | None = None,
     side: int = 76,
 ) -> str:
-    """Images x stages: the heat map over each image and the class it explains; invalid stages are hatched.
+    """Images x stages: the heat map over each image and the class it explains; what is not valid, a stage or a single
+    map, is hatched.
 
     ``images`` is uint8 ``(M, H, W, C)``, ``labels`` ``(M,)``; ``rows`` chooses among the M images. Raises
     RunError where the parts do not fit together.
@@ -66,8 +67,8 @@ def attribution_grid_html(
     _check(item, images, labels)
     chosen = range(len(images)) if rows is None else rows
     head = ['<th style="text-align:left">image</th>']
-    for stage, valid, note in zip(item.stages, item.valid, item.notes, strict=True):
-        badge, colour = ("valid", GOOD) if valid else ("invalid", BAD)
+    for stage, valid, note, of_images in zip(item.stages, item.valid, item.notes, item.image_notes, strict=True):
+        badge, colour = (valid_images(of_images), GOOD) if valid else ("invalid", BAD)
         head.append(
             f'<th title="{escape_html(note)}" style="font-weight:600;vertical-align:bottom">{_short(stage, 16)}'
             f'<br><span style="font-size:11px;font-weight:500;color:white;background:{colour};padding:0 6px;'
@@ -93,6 +94,26 @@ def invalid_reasons(item: AttributionSet) -> list[tuple[str, str]]:
         for stage, valid, note in zip(item.stages, item.valid, item.notes, strict=True)
         if not valid
     ]
+
+
+def valid_images(notes: Sequence[str]) -> str:
+    """``valid``, or how many maps of a valid stage are."""
+    good = sum(not note for note in notes)
+    return "valid" if good == len(notes) else f"{good} of {len(notes)} valid"
+
+
+def invalid_images(item: AttributionSet, most: int = 4) -> list[tuple[str, str]]:
+    """``(stage, which images and why)`` of each valid stage with single maps that must not be read; of more than
+    ``most`` images only their number and the first ones."""
+    found = []
+    for stage, valid, notes in zip(item.stages, item.valid, item.image_notes, strict=True):
+        bad = [(image, note) for image, note in enumerate(notes) if note]
+        if not valid or not bad:
+            continue
+        said = "; ".join(f"image {image}: {note}" for image, note in bad[:most])
+        more = f"; and {len(bad) - most} more" if len(bad) > most else ""
+        found.append((stage, f"{len(bad)} of {len(notes)} maps ({said}{more})"))
+    return found
 
 
 def legend_html(item: AttributionSet) -> str:
@@ -123,8 +144,8 @@ def _heat_cell(
     stage: str,
     side: int,
 ) -> str:
-    if not item.valid[s]:
-        reason = item.notes[s] or "no reason was recorded"
+    if not item.valid[s] or item.image_notes[s][m]:
+        reason = item.image_notes[s][m] if item.valid[s] else item.notes[s] or "no reason was recorded"
         return _cell(data_uri(hatched(images[m]), side), f"{stage}: not valid: {reason}", "not valid", side, "#5f6c7b")
     target = class_name(classes, item.targets[s, m])
     right = int(item.targets[s, m]) == int(labels[m])
@@ -157,8 +178,19 @@ def _check(item: AttributionSet, images: np.ndarray, labels: np.ndarray) -> None
         or len(labels) != count
         or len(item.valid) != stages
         or len(item.notes) != stages
+        or not _is_text_table(item.image_notes, stages, count)
     ):
         raise RunError(
             f"the {item.method} maps {item.maps.shape} do not fit {stages} stages and {count} images; "
             "run lwexplain analyze again"
         )
+
+
+def _is_text_table(notes: object, rows: int, columns: int) -> bool:
+    """Whether ``notes`` are lists of texts, as many as there are stages and images."""
+    return (
+        isinstance(notes, list)
+        and len(notes) == rows
+        and all(isinstance(row, list) and len(row) == columns for row in notes)
+        and all(isinstance(note, str) for row in notes for note in row)
+    )

@@ -24,7 +24,7 @@ from lwexplain.views.attribution_quality import EXPLANATION, attribution_quality
 from lwexplain.views.costs import cost_figure, human
 from lwexplain.views.depth_curve import depth_figure
 from lwexplain.views.embedding import embedding_overview
-from lwexplain.views.gallery import attribution_grid_html, invalid_reasons, legend_html
+from lwexplain.views.gallery import attribution_grid_html, invalid_images, invalid_reasons, legend_html
 from lwexplain.views.pareto import pareto_figure, pareto_table
 from lwexplain.views.sample_depth import confusion_figure, sample_depth_figure, sample_depth_source, source_title
 from lwexplain.views.separability import panel_families, separability_figure
@@ -328,7 +328,7 @@ def _attributions(run: Run, table: pd.DataFrame) -> dict[str, Callable[[], dict[
         return {}
     pictures = (found.attribution_images, found.attribution_labels, found.summary["classes"])
     return {
-        method: partial(_attribution, item, attribution_quality(table, method), *pictures)
+        method: partial(_attribution, item, attribution_quality(table, item), *pictures)
         for method, item in found.attributions.items()
     }
 
@@ -342,6 +342,7 @@ def _attribution(
         "grid": Markup(attribution_grid_html(item, images, labels, classes, rows=rows, side=64)),
         "legend": Markup(legend_html(item)),
         "invalid": invalid_reasons(item),
+        "invalid_images": invalid_images(item),
         "quality": {
             "columns": list(quality.columns),
             "rows": [

@@ -155,6 +155,10 @@ def test_attributions_say_which_stages_are_not_valid(runs_folder: Path) -> None:
     assert "block1: completeness residual 0.41 exceeds 0.05" in said(app).replace("**", "")
     pieces = "".join(element.proto.body for element in app.get("html"))
     assert pieces.count("not valid") >= 6
+    assert "image 5: no better than chance" in said(app)
+    quality = app.dataframe[0].value
+    assert quality["valid"].tolist()[:2] == ["yes", "no"]
+    assert quality["valid images"].tolist()[:2] == ["5 of 6", "0 of 6"]
 
 
 def test_measurements_that_no_chart_shows_stand_in_a_table(tmp_path: Path) -> None:

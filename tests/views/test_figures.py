@@ -203,13 +203,19 @@ def test_the_attribution_grid_hatches_invalid_stages_and_gives_the_reason(run) -
     item = found.attributions["integrated_gradients"]
     text = attribution_grid_html(item, found.attribution_images, found.attribution_labels, CLASSES)
     assert text.count("<img") == 6 * (1 + len(STAGES))
-    assert text.count(">not valid<") == 6
+    assert text.count(">not valid<") == 6 + 5  # a stage of six images, and one image of each of the others
+    assert text.count(">5 of 6 valid<") == 5
+    assert "image 5, class" in text
+    assert "not valid: no better than chance: insertion gain -0.1, deletion gain -0.2" in text
     assert "completeness residual 0.41" in text
     assert invalid_reasons(item) == [("block1", "completeness residual 0.41 exceeds 0.05")]
 
 
 def test_maps_that_do_not_fit_are_refused_by_name() -> None:
     item = AttributionSet("gradcam", ["a"], np.zeros((2, 3, 8, 8)), np.zeros((1, 3)), [True], [""], [[""] * 3])
+    with pytest.raises(RunError, match="gradcam maps"):
+        attribution_grid_html(item, np.zeros((3, 8, 8, 1), dtype=np.uint8), np.zeros(3), CLASSES)
+    item = AttributionSet("gradcam", ["a"], np.zeros((1, 3, 8, 8)), np.zeros((1, 3)), [True], [""], [[""] * 2])
     with pytest.raises(RunError, match="gradcam maps"):
         attribution_grid_html(item, np.zeros((3, 8, 8, 1), dtype=np.uint8), np.zeros(3), CLASSES)
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from lwexplain.errors import ModelError, ProbeError
-from lwexplain.models.modules import as_parameters
+from lwexplain.models.forward import as_parameters
+from lwexplain.models.layout import Layout, layouts_of
 from lwexplain.models.outputs import logits_in
 from lwexplain.probes.attribution.memory import Chunker
 
@@ -50,7 +51,8 @@ def network_of_stage(to_stage: Callable[[Tensor], Tensor], head: Callable[[Tenso
 
 
 def network_of_model(model: nn.Module, layer: nn.Module | None = None) -> Network:
-    """Any classifier; the tapped layer is one of its modules, hooked only while a tapped forward runs.
+    """Any classifier; the tapped layer is one of its modules, hooked only while a tapped forward runs. What is tapped
+    has its dimensions in order, (N, C, H, W) or (N, T, D), however the layer gives them.
 
     Images are cast to the dtype of its parameters, and logits of half precision to float32; where they stand in a
     tuple, mapping or object, ``logits_in`` finds them.
@@ -60,12 +62,16 @@ def network_of_model(model: nn.Module, layer: nn.Module | None = None) -> Networ
         found = logits_in(model(as_parameters(x, model)), len(x))
         return found.float() if found.dtype in (torch.float16, torch.bfloat16) else found
 
+    layouts: list[Layout] = []
+
     def run(x: Tensor, tap: Tap | None) -> Tensor:
         if tap is None:
             return logits(x)
         if layer is None:
             raise NotApplicable("this method explains through a layer, and none is named")
-        handle = layer.register_forward_hook(lambda _module, _inputs, output: _tapped(output, tap))
+        if not layouts:
+            layouts.append(_layout_of(model, layer, x[:1]))
+        handle = layer.register_forward_hook(lambda _module, _inputs, output: _tapped(output, tap, layouts[0]))
         try:
             return logits(x)
         finally:
@@ -74,12 +80,23 @@ def network_of_model(model: nn.Module, layer: nn.Module | None = None) -> Networ
     return Network(run)
 
 
-def _tapped(output: Any, tap: Tap) -> Any:
+def _layout_of(model: nn.Module, layer: nn.Module, image: Tensor) -> Layout:
+    """The order of the dimensions that the layer's output has."""
+    name = next((name for name, module in model.named_modules() if module is layer), "")
+    try:
+        found = layouts_of(lambda x: model(as_parameters(x, model)), {name: layer}, image.detach().clone(), model)
+    except ModelError as reason:
+        raise NotApplicable(str(reason)) from None
+    return found.get((id(layer), 1), Layout())
+
+
+def _tapped(output: Any, tap: Tap, layout: Layout) -> Any:
     """What a layer returned with its tensor, in a tuple or list the first one, as ``tap`` returns it."""
     if type(output) in (tuple, list) and output and isinstance(output[0], Tensor):
-        return type(output)([_tapped(output[0], tap), *output[1:]])
-    found = tap(output)
-    return found.clone() if isinstance(found, Tensor) else found
+        return type(output)([_tapped(output[0], tap, layout), *output[1:]])
+    if not isinstance(output, Tensor):
+        return tap(output)
+    return layout.as_given(tap(layout.in_order(output))).clone()
 
 
 @dataclass(frozen=True)
