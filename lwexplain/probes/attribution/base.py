@@ -26,11 +26,12 @@ class Network(nn.Module):
     """Images (N, C, H, W) -> logits (N, K) float32 or float64, with one layer on the way that can be tapped.
 
     The functions it is made of are no submodules: whatever Captum hangs on this module, it does not hang on them.
+    ``rounding`` is the relative precision of the logits where it is coarse enough to matter: that of half precision.
     """
 
-    def __init__(self, run: Callable[[Tensor, Tap | None], Tensor]) -> None:
+    def __init__(self, run: Callable[[Tensor, Tap | None], Tensor], rounding: float = 0.0) -> None:
         super().__init__()
-        self.run = run
+        self.run, self.rounding = run, rounding
 
     def forward(self, x: Tensor) -> Tensor:
         return self.run(x, None)
@@ -77,7 +78,8 @@ def network_of_model(model: nn.Module, layer: nn.Module | None = None) -> Networ
         finally:
             handle.remove()
 
-    return Network(run)
+    halves = [p.dtype for p in model.parameters() if p.dtype in (torch.float16, torch.bfloat16)]
+    return Network(run, max((torch.finfo(dtype).eps for dtype in halves), default=0.0))
 
 
 def _layout_of(model: nn.Module, layer: nn.Module, image: Tensor) -> Layout:

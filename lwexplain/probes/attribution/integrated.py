@@ -88,9 +88,11 @@ class IntegratedGradients(Method):
 
 
 def _is_complete(parts: dict[Segment, Tensor], path: "_Path", image: int, least: float) -> bool:
-    """Whether the parts of one image's map add up to its rise, or to ``least`` where that is larger, within TARGET."""
+    """Whether the parts of one image's map add up to its rise, or to ``least`` where that is larger, within TARGET, or
+    within what the precision of the network can tell."""
     rise = path.rise(Segment(image, 0.0, 1.0))
-    return abs(sum(_total(part) for part in parts.values()) - rise) <= TARGET * max(abs(rise), least)
+    enough = max(TARGET * max(abs(rise), least), path.rounding(image))
+    return abs(sum(_total(part) for part in parts.values()) - rise) <= enough
 
 
 def _refine(parts: dict[Segment, Tensor], path: "_Path") -> list[Segment]:
@@ -152,6 +154,10 @@ class _Path:
 
     def rise(self, cut: Segment) -> float:
         return self.values[cut.image, cut.end] - self.values[cut.image, cut.start]
+
+    def rounding(self, image: int) -> float:
+        """What the logits at the ends of a path, and as many sums of gradients, may be off by through rounding."""
+        return 4 * self.network.rounding * max(abs(self.values[image, 0.0]), abs(self.values[image, 1.0]))
 
     def _at(self, images: list[int], places: list[float]) -> Tensor:
         return self.x[images] * self.x.new_tensor(places)[:, None, None, None]

@@ -1,12 +1,14 @@
 """Any module can be explained over a DataLoader, batch by batch, and is left as it was."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lwexplain.errors import ProbeError, UserCodeError
+from lwexplain.errors import LwexplainError, ProbeError, UserCodeError
 from lwexplain.probes.attribution import METHODS, attribute, attribute_batches
 
 
@@ -134,3 +136,165 @@ def test_what_cannot_be_done_is_said(model: nn.Module, images: Tensor, options, 
 def test_batches_that_hold_no_images_are_refused(model: nn.Module, batches, reason: str) -> None:
     with pytest.raises(ProbeError, match=reason):
         attribute(model, batches, "saliency")
+
+
+class Wrapped(nn.Module):
+    """A small classifier that returns its logits in some ``form``, or computes them under some ``context``."""
+
+    def __init__(self, form=lambda logits, features: logits, context=contextlib.nullcontext) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.linear = nn.Conv2d(3, 4, 3), nn.Linear(4, 3)
+        self.form, self.context = form, context
+
+    def forward(self, x: Tensor):
+        with self.context():
+            features = self.conv(x).relu()
+            return self.form(self.linear(features.mean((2, 3))), features)
+
+
+class Output:
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda logits, features: (logits, features),
+        lambda logits, features: (features, logits),
+        lambda logits, features: [logits],
+        lambda logits, features: (logits, features.mean((2, 3))),
+        lambda logits, features: {"logits": logits, "pooled": features.mean((2, 3))},
+        lambda logits, features: {"out": logits, "aux": logits},
+        lambda logits, features: {"anything": logits, "features": features},
+        lambda logits, features: Output(logits),
+        lambda logits, features: ({"logits": logits}.get("logits"), None),
+    ],
+)
+@pytest.mark.parametrize("method", ["saliency", "integrated_gradients", "grad_cam", "deep_lift", "occlusion"])
+def test_logits_are_found_in_whatever_a_model_returns(images: Tensor, form, method: str) -> None:
+    expected = attribute(Wrapped(), [images], method, layer="conv")
+    found = attribute(Wrapped(form), [images], method, layer="conv")
+    np.testing.assert_array_equal(found.maps, expected.maps)
+    assert found.targets.tolist() == expected.targets.tolist()
+
+
+@pytest.mark.parametrize(
+    ("form", "reason"),
+    [
+        (
+            lambda logits, features: {"a": logits, "b": logits},
+            r"with 2 tensors that may be logits \(keys a, b\)",
+        ),
+        (
+            lambda logits, features: (features, None),
+            r"a tuple of \(7, 4, 6, 6\), NoneType for 7 images",
+        ),
+        (lambda logits, features: None, "returns NoneType"),
+        (lambda logits, features: logits[0], r"a tensor \(3,\)"),
+        (lambda logits, features: {}, "a dict with"),
+    ],
+)
+def test_what_holds_no_logits_is_refused_with_what_it_is(images: Tensor, form, reason: str) -> None:
+    with pytest.raises(LwexplainError, match=reason):
+        attribute(Wrapped(form), [images], "saliency")
+
+
+@pytest.mark.parametrize(
+    ("model", "cause"),
+    [
+        (Wrapped(context=torch.no_grad), r"runs under torch.no_grad\(\)"),
+        (Wrapped(context=torch.inference_mode), r"runs under torch.inference_mode\(\)"),
+        (Wrapped(context=lambda: torch.set_grad_enabled(False)), r"runs under torch.no_grad\(\)"),
+        (Wrapped(lambda logits, features: logits.detach()), r"calls detach\(\) on a tensor"),
+        (Wrapped(lambda logits, features: {"logits": logits.data}), "calls .data on a tensor"),
+        (Wrapped(lambda logits, features: logits.round()), ""),
+    ],
+)
+def test_a_forward_pass_that_cuts_gradients_is_named_and_can_still_be_occluded(model, cause: str, images) -> None:
+    if cause:
+        for method in set(METHODS) - {"occlusion"}:
+            with pytest.raises(ProbeError, match=f"carry no gradient to the image, for its forward pass {cause}"):
+                attribute(model, [images], method, layer="conv")
+    assert np.isfinite(attribute(model, [images], "occlusion").maps).all()
+
+
+def test_gradients_of_a_part_of_the_network_are_enough_for_grad_cam(images: Tensor) -> None:
+    class FrozenBody(Wrapped):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                features = self.conv(x)
+            return self.linear(self.relu(features).mean((2, 3)))
+
+    model = FrozenBody()
+    model.relu = nn.ReLU()
+    found = attribute(model, [images], "grad_cam", layer="relu")
+    np.testing.assert_allclose(found.maps, attribute(Wrapped(), [images], "grad_cam", layer="conv").maps, atol=0.5)
+    assert found.valid.all()
+    with pytest.raises(ProbeError, match="no_grad"):
+        attribute(model, [images], "saliency")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "off"), [(torch.bfloat16, 0.1), (torch.float16, 0.02), (torch.float64, 1e-5)], ids=str
+)
+@pytest.mark.parametrize("method", METHODS)
+def test_maps_of_half_and_double_precision_are_those_of_float32(images: Tensor, method: str, dtype, off) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(4, 3),
+    )  # fmt: skip
+    expected = attribute(model, [images], method, layer="1", target=1).maps
+    found = attribute(model.to(dtype), [images], method, layer="1", target=1)
+    assert found.maps.dtype == np.float32
+    apart = np.linalg.norm(found.maps - expected) / np.linalg.norm(expected)
+    assert apart < off
+    assert all(parameter.dtype == dtype for parameter in model.parameters())
+
+
+def test_one_batch_may_stand_for_itself(model: nn.Module, images: Tensor) -> None:
+    expected = attribute(model, [images], "saliency")
+    given = [
+        images,
+        (images, LABELS),
+        [images, LABELS, torch.arange(7)],
+        [(images[:3], LABELS[:3]), (images[3:], LABELS[3:])],
+        (images[:3], images[3:]),
+        (part for part in images.split(2)),
+        DataLoader(TensorDataset(images, LABELS), 4),
+    ]
+    for batches in given:
+        np.testing.assert_allclose(attribute(model, batches, "saliency").maps, expected.maps, atol=1e-6)
+
+
+def test_the_result_is_a_sequence_of_its_images(model: nn.Module, images: Tensor) -> None:
+    found = attribute(model, [(images, LABELS, LABELS + 10)], "integrated_gradients")
+    assert len(found) == 7
+    assert repr(found) == "AttributionBatch(integrated_gradients: 7 maps of 8 x 8, all valid)"
+    assert "zero is" in found.about
+    singles = list(found)
+    assert [single.index.tolist() for single in singles] == [[label + 10] for label in LABELS.tolist()]
+    np.testing.assert_array_equal(np.concatenate([single.maps for single in singles]), found.maps)
+    assert found[-1].index.tolist() == [10]
+    assert found[1:3].targets.tolist() == found.targets[1:3].tolist()
+    assert len(found[5:]) == 2
+    with pytest.raises(IndexError):
+        found[7]
+
+
+def test_single_maps_that_must_not_be_read_are_noted(images: Tensor) -> None:
+    class Jump(nn.Module):
+        """A jump that no number of steps integrates, for bright images only."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            bright = (x.mean((1, 2, 3)) > 0.5).float()[:, None]
+            return torch.cat([x.mean((1, 2, 3))[:, None] + 5 * bright, 0 * bright], dim=1)
+
+    batch = torch.stack([images[0] - images[0].mean() + 0.1, images[1] - images[1].mean() + 2, 0 * images[2]])
+    found = attribute(Jump(), [batch], "integrated_gradients", target=0)
+    assert found.valid.tolist() == [True, False, False]
+    assert found.notes[1].startswith("completeness residual 0.7")
+    assert found.notes[2] == "the map is zero everywhere"
+    assert "1 valid" in repr(found)
