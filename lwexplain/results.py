@@ -342,15 +342,6 @@ def read_attributions(run: Run) -> Analysis | None:
     )
 
 
-def _image_notes(entry: dict[str, Any]) -> list[list[str]]:
-    notes = entry["image_notes"]
-    if not isinstance(notes, list) or len(notes) != len(entry["stages"]):
-        raise TypeError("image_notes")
-    if not all(isinstance(row, list) and all(isinstance(note, str) for note in row) for row in notes):
-        raise TypeError("image_notes")
-    return notes
-
-
 def _require_method(run: Run, method: str) -> None:
     if not is_plain_name(method):
         raise RunError(

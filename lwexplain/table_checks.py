@@ -94,6 +94,11 @@ def check_attributions(index: Any) -> None:
         fits = fits and all(_are_classes(row, len(classes)) and len(row) == len(labels) for row in targets)
         if not fits or not all(isinstance(item, bool) for item in valid) or not all(map(is_text, notes)):
             raise ValueError(f"method {method}: targets, valid and notes do not fit its stages")
+        image_notes = about.get("image_notes")
+        if not isinstance(image_notes, list) or len(image_notes) != len(stages):
+            raise ValueError(f"method {method}: image_notes do not fit its stages")
+        if not all(isinstance(row, list) and len(row) == len(labels) and all(map(is_text, row)) for row in image_notes):
+            raise ValueError(f"method {method}: image_notes are not one text for each image")
 
 
 def _are_classes(values: Any, classes: int) -> bool:

@@ -14,12 +14,8 @@ from lwexplain.advice.cost import CostProbe
 from lwexplain.advice.receptive_field import ReceptiveFieldProbe
 from lwexplain.analysis.assembly import assembled
 from lwexplain.analysis.measuring import measure
-<<<<<<< HEAD
 from lwexplain.analysis.own_output import own_head
-from lwexplain.analysis.stages import SampleImages, chance_level, stages_of
-=======
 from lwexplain.analysis.stages import SampleImages, chance_level, find_tokens, stages_of
->>>>>>> ebe7ed6 (Maps are valid where they beat chance and show the network, not the image; completeness and chance for each image; the baseline named for what it is; tokens on their grid)
 from lwexplain.capture.extract import extract
 from lwexplain.capture.hooks import output_of, unwrap
 from lwexplain.capture.pooling import Pooling
@@ -144,14 +140,10 @@ def _add_sample_images(
     images, labels = chosen
     for stage in stages:
         stage.images, stage.image_labels = images.to(device), labels
-<<<<<<< HEAD
         stage.model_to_stage = partial(
             output_of, model, stage.name, device=device, layout=layouts.get(stage.name, Layout())
         )
-=======
-        stage.model_to_stage = partial(output_of, model, stage.name, device=device)
     find_tokens(stages)
->>>>>>> ebe7ed6 (Maps are valid where they beat chance and show the network, not the image; completeness and chance for each image; the baseline named for what it is; tokens on their grid)
 
 
 def _noting_shape(batches: Iterable[Sequence[Any]], shapes: list[tuple[int, ...]]) -> Iterator[Sequence[Any]]:

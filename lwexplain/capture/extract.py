@@ -19,11 +19,7 @@ from lwexplain.data.given_batches import BATCH, read_batch
 from lwexplain.errors import CaptureError, ModelError
 from lwexplain.models.layout import Layout
 from lwexplain.models.modules import in_evaluation
-<<<<<<< HEAD
 from lwexplain.models.outputs import logits_in
-=======
-from lwexplain.models.tokens import TokenGrid, TokenWatch, UnknownGrid
->>>>>>> ebe7ed6 (Maps are valid where they beat chance and show the network, not the image; completeness and chance for each image; the baseline named for what it is; tokens on their grid)
 
 
 @dataclass
@@ -162,38 +158,19 @@ def capturing(
     head_of = {id(found[name]): head for name, head in heads.items()}
     held: dict[Call, tuple[torch.Tensor, torch.Tensor | None]] = {}
     place = torch.device(device)
-    watch = TokenWatch()
-    grids: dict[Call, TokenGrid] = {}
 
     def receive(call: Call, raw: torch.Tensor) -> None:
-        if watch.image is not None and raw.ndim == 3:
-            with contextlib.suppress(UnknownGrid):
-                grids[call] = watch.grid_of(raw.shape[1], watch.image)
         head = head_of.get(call[0])
-<<<<<<< HEAD
         layout = (tap.layouts or {}).get(call, Layout())
-        rows = pool(raw if callable(pooling) else layout.in_order(raw), pooling)
-=======
-        rows = pool(raw, pooling, grids.get(call))
->>>>>>> ebe7ed6 (Maps are valid where they beat chance and show the network, not the image; completeness and chance for each image; the baseline named for what it is; tokens on their grid)
+        rows = pool(raw if callable(pooling) else layout.in_order(raw), pooling, tap.grids.get(call))
         # a head may begin with an in-place layer, which must not reach the rest of the model
         held[call] = (rows, head(raw.clone()).float() if head else None)
 
     def read(item: Any) -> Captured:
         x, labels, index = read_batch(item)
         held.clear()
-<<<<<<< HEAD
         with torch.autocast(place.type, precision, enabled=precision != torch.float32):
             returned = tap.run(model, x.to(place, non_blocking=True))
-=======
-        first = not tap.stages
-        watch.image = (x.shape[2], x.shape[3]) if first and x.ndim == 4 else None
-        with (
-            torch.autocast(place.type, precision, enabled=precision != torch.float32),
-            watch if first else contextlib.nullcontext(),
-        ):
-            tap.run(model, x.to(place, non_blocking=True))
->>>>>>> ebe7ed6 (Maps are valid where they beat chance and show the network, not the image; completeness and chance for each image; the baseline named for what it is; tokens on their grid)
         batch = Captured({}, labels, index=index)
         for call, name in tap.stages.items():
             rows, scores = held[call]

@@ -12,6 +12,7 @@ from lwexplain.errors import CaptureError, ModelError
 from lwexplain.models.forward import Enough, as_parameters, first_tensor, path_and_call
 from lwexplain.models.layout import Layout, layouts_of
 from lwexplain.models.modules import in_evaluation
+from lwexplain.models.tokens import TokenGrid, token_grids
 from lwexplain.registry import nearest
 
 
@@ -62,12 +63,12 @@ class StageTap:
     """Hooks on the modules of stages; calls ``receive(call, raw output)`` inside the forward pass.
 
     ``receive`` must copy what it keeps: the next layer may overwrite the output in place; ``layouts`` says how the
-    output of a call lies. Use as a context manager, and ``run`` for each forward pass. The first pass goes to the end
-    of the model and finds ``stages``, the stage of each call, in the order in which they fire: a module called once is
-    one stage under its own name; one called several times is a stage a call, ``NAME#1``, ``NAME#2``, ..., of which a
-    request may also name a single one. Later passes stop as soon as every stage has fired, unless they are to go
-    ``to_the_end``. A stage fires when its module returns, so a module fires after those inside it; the stages must be
-    named in that order, for it is what their depth means.
+    output of a call lies, ``grids`` where the patches are among its tokens. Use as a context manager, and ``run`` for
+    each forward pass. The first pass goes to the end of the model and finds ``stages``, the stage of each call, in the
+    order in which they fire: a module called once is one stage under its own name; one called several times is a stage
+    a call, ``NAME#1``, ``NAME#2``, ..., of which a request may also name a single one. Later passes stop as soon as
+    every stage has fired, unless they are to go ``to_the_end``. A stage fires when its module returns, so a module
+    fires after those inside it; the stages must be named in that order, for it is what their depth means.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class StageTap:
         self.to_the_end = to_the_end
         self.stages: dict[Call, str] = {}
         self.layouts: Mapping[Call, Layout] | None = layouts
+        self.grids: Mapping[Call, TokenGrid] = {}
         self._calls: dict[int, int] = {}
         self._fired: list[Call] = []
         self._handles: list[Any] = []
@@ -107,6 +109,7 @@ class StageTap:
         given = as_parameters(x, model)
         if self.layouts is None:
             self.layouts = self._layouts(model, given)
+            self.grids = self._grids(model, given, self.layouts)
         self._calls, self._fired = {}, []
         returned = None
         with contextlib.suppress(Enough), user_code(f"the model, given {shown(given)},"):
@@ -120,6 +123,18 @@ class StageTap:
                 "path for other images: choose stages that every image passes"
             )
         return returned
+
+    def _grids(self, model: nn.Module, x: torch.Tensor, layouts: Mapping[Call, Layout]) -> dict[Call, TokenGrid]:
+        """Where the patches are among the tokens of each call, as far as it is certain."""
+        if x.ndim != 4 or not layouts:
+            return {}
+        self._inside = True
+        try:
+            return token_grids(model, self.modules, x[:1].detach().clone(), layouts)
+        except Exception:  # the pass of the whole batch tells what is wrong with the model, if anything
+            return {}
+        finally:
+            self._inside = False
 
     def _layouts(self, model: nn.Module, x: torch.Tensor) -> dict[Call, Layout]:
         """How the output of each call lies; as usual where one image alone cannot pass."""

@@ -1,13 +1,18 @@
 """Where the patches of an image lie among the tokens of a transformer, found by watching a forward pass."""
 
-from collections.abc import Callable
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+
+from lwexplain.models.forward import first_tensor
+from lwexplain.models.layout import Layout
 
 MOST_OTHERS = 16
 """Most class, register and distillation tokens that a network may have beside those of the patches."""
@@ -55,7 +60,6 @@ class TokenWatch(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.image: tuple[int, int] | None = None
         self.grids: list[tuple[int, int]] = []
         self.joins: dict[tuple[int, int], int] = {}  # (length of a part, length of the whole) -> where the part starts
 
@@ -146,6 +150,38 @@ def token_grid(run: Callable[[Callable[[Tensor], Tensor]], Any], image: tuple[in
     with torch.no_grad(), watch:
         run(look)
     return found[0] if found else None
+
+
+def token_grids(
+    forward: Callable[[Tensor], object],
+    modules: Mapping[str, nn.Module],
+    image: Tensor,
+    layouts: Mapping[tuple[int, int], Layout],
+) -> dict[tuple[int, int], TokenGrid]:
+    """The grid of every call of the given ``modules`` that gives tokens, in a forward pass of one ``image``
+    (1, C, H, W); calls with tokens whose grid is not certain are left out. Keys are (id of the module, which of its
+    calls, from 1), as those of ``layouts``."""
+    watch = TokenWatch()
+    calls: Counter[int] = Counter()
+    found: dict[tuple[int, int], TokenGrid] = {}
+
+    def look(module: nn.Module, _: Any, output: Any) -> None:
+        calls[id(module)] += 1
+        call = id(module), calls[id(module)]
+        tensor = first_tensor(output)
+        if tensor is not None and tensor.ndim == 3:
+            ordered = layouts.get(call, Layout()).in_order(tensor)
+            with contextlib.suppress(UnknownGrid):
+                found[call] = watch.grid_of(ordered.shape[1], (image.shape[2], image.shape[3]))
+
+    handles = [module.register_forward_hook(look) for module in {id(m): m for m in modules.values()}.values()]
+    try:
+        with torch.no_grad(), watch:
+            forward(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
 
 
 def _merged(height: int, width: int) -> list[tuple[int, int]]:
