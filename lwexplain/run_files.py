@@ -80,7 +80,7 @@ class RunFiles:
     def read_bytes(self, name: str, most: int) -> bytes:
         """The content of a plain file of ``most`` bytes or fewer."""
         with _explained(self.path(name), name), self.open(name, most) as file:
-            return file.read(most)
+            return file.read(min(most, os.fstat(file.fileno()).st_size))
 
     def read_json(self, name: str, most: int = MOST_JSON) -> Any:
         """A JSON file, parsed with bounds; raises RunError where it is damaged."""
@@ -297,7 +297,7 @@ def read_named_file(path: Path, most: int) -> bytes:
             raise ValueError("it is not a plain file")
         if state.st_size > most:
             raise ValueError(f"it has {state.st_size:,} bytes, expected at most {most:,}")
-        return file.read(most)
+        return file.read(state.st_size)
 
 
 def checked_parts(name: str) -> tuple[str, ...]:

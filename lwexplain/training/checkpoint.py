@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from lwexplain.arguments import shown
 from lwexplain.binary_files import check_tensors
 from lwexplain.errors import CheckpointError, RunError
 from lwexplain.parsing import parse_json
@@ -114,11 +115,26 @@ def under_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def load_weights(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     """Put weights into the model; raises CheckpointError where names, shapes or types differ."""
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        detail = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"checkpoint {path} does not fit the model of config.yaml: {detail}") from None
+    check_weights(model, tensors, path)
+    model.load_state_dict(tensors)
+
+
+def check_weights(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Raise CheckpointError where names, shapes or types of weights are not those of the model."""
+    expected = model.state_dict()
+    missing, unknown = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
+    reason = f"{len(missing)} weights are missing, such as {missing[0]}" if missing else ""
+    if unknown and not reason:
+        reason = f"it has {len(unknown)} weights too many, such as {shown(unknown[0])}"
+    for name, tensor in tensors.items() if not reason else ():
+        if tensor.shape != expected[name].shape or tensor.is_floating_point() != expected[name].is_floating_point():
+            found = f"{tensor.dtype} {tuple(tensor.shape)}"
+            reason = f"{name} is {found}, expected {expected[name].dtype} {tuple(expected[name].shape)}"
+            break
+    if reason:
+        raise CheckpointError(
+            f"checkpoint {path} does not fit the model of config.yaml: {reason}; restore both from a copy of the run"
+        )
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

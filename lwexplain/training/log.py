@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from lwexplain.errors import TrainingError
+from lwexplain.errors import RunError, TrainingError
 from lwexplain.run import Run
 from lwexplain.training.devices import peak_memory_bytes
 from lwexplain.training.distributed import World
@@ -112,7 +112,15 @@ class TrainingLog:
 
     def _costs(self) -> dict[str, Any]:
         """Sums of what the log holds: the largest memory, the seconds of each phase, the images a second."""
-        events = self.run.read_events()
+        try:
+            return self._sums_of(self.run.read_events())
+        except (KeyError, TypeError, ValueError, IndexError):
+            raise RunError(
+                f"{self.run.events_path} lacks lines of this training; the weights are in {self.run.checkpoints}, "
+                "what they cost cannot be summed up: restore the log from a copy and resume"
+            ) from None
+
+    def _sums_of(self, events: list[dict[str, Any]]) -> dict[str, Any]:
         phases = [event for event in events if event["event"] == "phase"]
         epochs = [event for event in events if event["event"] == "epoch"]
         by_phase: dict[str, float] = {}

@@ -10,6 +10,7 @@ from lwexplain.errors import CheckpointError
 from lwexplain.training.checkpoint import (
     BEST,
     LAST,
+    check_weights,
     load_checkpoint,
     load_optimizer,
     load_weights,
@@ -17,6 +18,15 @@ from lwexplain.training.checkpoint import (
     save_checkpoint,
     under_prefix,
     with_prefix,
+)
+from lwexplain.training.snapshot_checks import (
+    check_finite,
+    check_hits,
+    check_meter,
+    check_optimizer,
+    check_place,
+    check_random_state,
+    check_state,
 )
 
 if TYPE_CHECKING:
@@ -103,31 +113,52 @@ def restore_snapshot(trainer: "Trainer") -> None:
         trainer.run.files.remove_leftovers("checkpoints")
     tensors, state = load_checkpoint(path)
     try:
+        check_state(state, Position)
         if state["processes"] != trainer.world.size:
             raise CheckpointError(
                 f"{trainer.run.path} was trained by {state['processes']} processes and now there are "
                 f"{trainer.world.size}; resume with torchrun --nproc_per_node={state['processes']}"
             )
-        trainer.position = Position(**state["position"])
-        load_weights(trainer.model, under_prefix("model", tensors), path)
-        for depth, loss in trainer.losses.items():
-            load_weights(loss, under_prefix(f"loss.{depth}", tensors), path)
-        trainer.val_correct = {int(depth): hits for depth, hits in under_prefix("val_correct", tensors).items()}
-        if trainer.world.is_main:
-            # what was logged after the checkpoint is done again
-            trainer.run.files.cut("events.jsonl", trainer.position.events_bytes)
-        if state["optimizer"]:
-            trainer.prepare(trainer.phases[trainer.position.phase])
-            assert trainer.optimizer is not None
-            load_optimizer(trainer.optimizer, under_prefix("optimizer", tensors))
-            trainer.meter.restore(under_prefix("meter", tensors))
-        _restore_random_states(trainer, tensors)
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise CheckpointError(f"checkpoint {path} is not one of this trainer ({error!r}); train anew") from None
+        position = Position(**state["position"])
+        check_place(trainer, position, state["optimizer"])
+        _restore(trainer, position, tensors, state["optimizer"])
+    except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error) if isinstance(error, ValueError) else type(error).__name__
+        raise CheckpointError(
+            f"checkpoint {path} cannot be gone on from: {reason}; restore it from a copy, or train the run anew"
+        ) from None
+
+
+def _restore(trainer: "Trainer", position: Position, tensors: dict[str, Tensor], has_optimizer: bool) -> None:
+    """Put everything in its place."""
+    path = trainer.run.checkpoints / LAST
+    check_finite(under_prefix("model", tensors))
+    trainer.position = position
+    load_weights(trainer.model, under_prefix("model", tensors), path)
+    for depth, loss in trainer.losses.items():
+        load_weights(loss, under_prefix(f"loss.{depth}", tensors), path)
+    trainer.val_correct = check_hits(trainer, under_prefix("val_correct", tensors))
+    if trainer.recipe.keep == "best" and position.best_accuracy is not None:
+        best = trainer.run.checkpoints / BEST
+        check_weights(trainer.model, under_prefix("model", load_checkpoint(best)[0]), best)
+    if trainer.world.is_main:  # what was logged after the checkpoint is done again
+        trainer.run.files.cut("events.jsonl", position.events_bytes)
+    if has_optimizer:
+        trainer.prepare(trainer.phases[position.phase])
+        assert trainer.optimizer is not None
+        state = under_prefix("optimizer", tensors)
+        check_optimizer(trainer.optimizer, state, begun=position.epoch > 0 or position.step > 0)
+        load_optimizer(trainer.optimizer, state)
+        meter = under_prefix("meter", tensors)
+        check_meter(trainer, meter)
+        trainer.meter.restore(meter)
+    _restore_random_states(trainer, tensors)
 
 
 def _restore_random_states(trainer: "Trainer", tensors: dict[str, Tensor]) -> None:
-    rank = trainer.world.rank
-    torch.set_rng_state(tensors[f"rng.cpu.{rank}"])
-    if trainer.device.type == "cuda" and f"rng.cuda.{rank}" in tensors:
-        torch.cuda.set_rng_state(tensors[f"rng.cuda.{rank}"], trainer.device)
+    name = f"rng.cpu.{trainer.world.rank}"
+    torch.set_rng_state(check_random_state(tensors.get(name), torch.get_rng_state(), name))
+    name = f"rng.cuda.{trainer.world.rank}"
+    if trainer.device.type == "cuda" and name in tensors:
+        present = torch.cuda.get_rng_state(trainer.device)
+        torch.cuda.set_rng_state(check_random_state(tensors[name], present, name), trainer.device)
