@@ -14,10 +14,14 @@ class TextTable:
     header: list[str]
     rows: list[list[str]]
 
-    def markdown(self) -> str:
-        """The table in markdown; all columns but the first are aligned to the right."""
+    def markdown(self, *, escaped: bool = True) -> str:
+        """The table in markdown; all columns but the first are aligned to the right.
+
+        ``escaped`` False is for text of our own, which is read as it stands, too.
+        """
         rule = ["---", *["---:"] * (len(self.header) - 1)]
-        header, *rows = [[escape_markdown(cell) for cell in cells] for cells in [self.header, *self.rows]]
+        written = escape_markdown if escaped else str
+        header, *rows = [[written(cell) for cell in cells] for cells in [self.header, *self.rows]]
         return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, rule, *rows]) + "\n"
 
 

@@ -215,7 +215,11 @@ def with_tables(text: str) -> str:
     def made(match: re.Match[str]) -> str:
         indent, before, name, after = match["indent"], match["before"], match["name"], match["after"]
         file, table = TABLES[name]
-        lines = table(json.loads((RESULTS / f"{file}.json").read_text(encoding="utf-8"))).markdown().splitlines()
+        lines = (
+            table(json.loads((RESULTS / f"{file}.json").read_text(encoding="utf-8")))
+            .markdown(escaped=False)
+            .splitlines()
+        )
         blank = [""] if indent else []  # a docstring's comment ends with a blank line
         return "\n".join(indent + line if line else line for line in [before, *blank, *lines, *blank, after])
 

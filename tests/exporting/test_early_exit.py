@@ -8,6 +8,7 @@ import pytest
 from lwexplain.errors import ExportError
 from lwexplain.exporting.export import export_run
 from lwexplain.exporting.summary import exits_table_of, lines_of
+from lwexplain.exporting.trained import TrainedRun
 
 
 @pytest.mark.parametrize(
@@ -62,3 +63,22 @@ def test_a_wide_tolerance_buys_cheaper_answers(trained, tmp_path):
 def test_one_local_head_is_not_enough_to_leave_early(trained, tmp_path):
     with pytest.raises(ExportError, match="two depths or more"):
         export_run(trained("cnn", "bp"), tmp_path / "net.pt2", depth=4, head="local", early_exit=True)
+
+
+def test_test_decides_neither_thresholds_nor_exits(trained, tmp_path, monkeypatch):
+    """The labels of test are exchanged: what is reported of them changes, the exits and their thresholds do not."""
+    true, wrong = [], []
+    for found in (true, wrong):
+        if found is wrong:
+            pixels = TrainedRun.pixels
+
+            def exchanged(self, split, pixels=pixels):
+                for images, labels in pixels(self, split):
+                    yield images, (labels + 1) % len(self.data.classes) if split == "test" else labels
+
+            monkeypatch.setattr(TrainedRun, "pixels", exchanged)
+        exported = export_run(trained(), tmp_path / "net.pt2", depth=4, early_exit=True, tolerance=0.1)
+        found.append([(exit_.stage, exit_.threshold, exit_.flops) for exit_ in exported.early_exit.exits])
+        found.append(exported.short.test_accuracy.value)
+    assert true[0] == wrong[0]
+    assert true[1] != wrong[1]
