@@ -1,6 +1,6 @@
 """The Python interface: train, analyze, recommend, report and compare in one call each."""
 
-import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -26,11 +26,20 @@ from lwexplain.arguments import (
     whole_number,
 )
 from lwexplain.config import Config, load_config
-from lwexplain.errors import AdviceError, CaptureError, ConfigError, ExportError, ProbeError
+from lwexplain.errors import (
+    AdviceError,
+    CaptureError,
+    ConfigError,
+    ExportError,
+    LwexplainWarning,
+    ProbeError,
+    RunError,
+)
 from lwexplain.program import own_option
 from lwexplain.progress import tell
 from lwexplain.run import Run
 from lwexplain.stored_config import is_config_of_a_run, most_bytes, require_own_sources, without_outside
+from lwexplain.text import shell_command
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -56,14 +65,17 @@ def train(
 
     ``config`` is a YAML file, a mapping or a Config; ``overrides`` are dotted keys on top. The run directory is
     ``run_dir``, by default ``runs/<name of the file>``. With ``resume`` a run that was interrupted goes on exactly
-    where its last checkpoint lies (on the CPU bit for bit); a finished one is returned as it is; one that is not there
-    is an error. Under ``torchrun`` every process calls this and they train together.
+    where its last checkpoint lies (on the CPU bit for bit); a finished one is returned as it is; one that is not there,
+    because it was stopped before it was made, starts from the beginning, with a warning. Under ``torchrun`` every
+    process calls this and they train together.
 
     Raises ConfigError, UnknownNameError, DataError, ModelError, RunError and TrainingError (a loss that is not finite;
     the last good checkpoint stays).
     """
     flag("resume", resume)
     quiet = quiet_of(quiet)
+    if resume and run_dir is not None:
+        _require_known_configuration(config, path_of("run_dir", run_dir))
     settings = load_config(config, overrides)
     named = Path("runs") / (_stem(config) or settings.data.name)
     path = named if run_dir is None else path_of("run_dir", run_dir)
@@ -135,6 +147,7 @@ def analyze(
     precision: str = "auto",
     mem_limit: int | str | None = None,
     device: str | None = None,
+    replace: bool = False,
     quiet: bool | None = None,
 ) -> pd.DataFrame:
     """Capture every stage of a trained run, measure the probes, and return (and write) the long table.
@@ -147,10 +160,13 @@ def analyze(
 
     Features and the results of every probe are kept in the run: what was measured before with the same settings is not
     measured again, a further probe reads the features that are there, and an interrupted analysis goes on where it was.
+    Results with other settings take the place of those before; where that would lose a probe's results, because not all
+    of its probes are asked for, it is an error unless ``replace`` is set.
+
     Under ``torchrun`` every process calls this and they share the work. Columns and ``attrs`` of the table are
     described in ``lwexplain.results``; probes that raised are listed in ``attrs["failures"]``.
     """
-    from lwexplain.results import AnalysisKey, kept_analysis, read_metrics
+    from lwexplain.results import AnalysisKey, kept_analysis, read_metrics, require_nothing_lost
 
     run = run_of(run)
     chosen = probes_of(probes)
@@ -165,6 +181,8 @@ def analyze(
         table = kept_analysis(run, key, names)
         if table is not None:
             return table
+    if not flag("replace", replace):
+        require_nothing_lost(run, key, None if chosen is None else [_name_of(probe) for probe in chosen])
 
     from lwexplain.analysis.of_run import analyze_run
     from lwexplain.training.distributed import joined_world
@@ -232,7 +250,7 @@ def recommend(
     ``accuracy`` the most accurate one; within ``budgets`` such as ``{"params": 1e6, "latency": 0.002}`` (parameters,
     FLOPs, seconds, bytes, for one image). ``retrain`` False asks where the trained network can be cut as it stands.
 
-    For a run that can be written to, the recommendation is also kept in ``analysis/recommendation.json``.
+    For a run, the recommendation is also kept in ``analysis/recommendation.json``; a warning says where it cannot be.
 
     How often that is right was measured on tasks whose networks were retrained at every depth, at a tolerance of half a
     point, each task advised on with coefficients fitted on the others alone (tests/benchmarks/depth_scores.py). Regret
@@ -266,8 +284,11 @@ def recommend(
         return advise(table, tolerance, **options)
     run = run_of(table, "the table or run")
     advice = advise(read_metrics(run), tolerance, **options)
-    if retrain and os.access(run.analysis, os.W_OK):  # a run that somebody only lets us read is still advised on
-        run.write_json("analysis/recommendation.json", advice.to_dict())
+    if retrain:
+        try:
+            run.write_json("analysis/recommendation.json", advice.to_dict())
+        except RunError as error:  # a run that somebody only lets us read, or a full disk
+            warnings.warn(f"the recommendation is not kept in the run: {error}", LwexplainWarning, stacklevel=2)
     return advice
 
 
@@ -336,6 +357,10 @@ def compare(runs: "Sequence[Run | str | Path]", tolerance: float = 0.005) -> pd.
     return pd.DataFrame(rows)
 
 
+def _name_of(probe: "str | Probe") -> str:
+    return probe if isinstance(probe, str) else str(probe.name)
+
+
 def _known(probes: "list[str | Probe] | None") -> "list[str | Probe]":
     """The probes to run; what is wrong with them is said before the data is looked at."""
     from lwexplain.probes.base import PROBES
@@ -392,8 +417,23 @@ def _stop_rule(labels: "Tensor") -> Any:
     return lambda hits: stop_training([hit.numpy() for hit in hits], chance, frequent=frequent)
 
 
-def _resumed(path: Path, settings: Config) -> Run:
-    """The run to go on with, once it is clear that there is one and that its configuration is the same."""
+def _require_known_configuration(config: Any, path: Path) -> None:
+    """Raise RunError where the configuration should be that of a run which was stopped before it was made."""
+    if isinstance(config, (str, Path)) and Path(config).parent == path and not (path / "run.json").exists():
+        again = shell_command("lwexplain", "train", "CONFIG", "--run-dir", path)
+        if not Path(config).exists() or Run.is_unfinished(path):
+            raise RunError(
+                f"there is no run {path}: it was stopped before anything was made. Start it again with {again}"
+            )
+
+
+def _resumed(path: Path, settings: Config) -> Run | None:
+    """The run to go on with, once it is clear that its configuration is the same; None where it was never made."""
+    if not path.exists() or Run.is_unfinished(path):
+        warnings.warn(
+            f"there is no run {path} to go on with: it starts from the beginning", LwexplainWarning, stacklevel=3
+        )
+        return None
     run = Run.open(path)
     if run.status == "failed":
         run.require_trained()

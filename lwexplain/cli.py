@@ -2,13 +2,16 @@
 
 import os
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from lwexplain.errors import ConfigError, LwexplainError, TrainingInterrupted, mend
+from lwexplain.errors import ConfigError, LwexplainError, LwexplainWarning, TrainingInterrupted, mend
 from lwexplain.printing import (
     print_advice,
     print_comparison,
@@ -127,6 +130,9 @@ def analyze(
     precision: Annotated[str, typer.Option(help="Of the forward pass: auto, float32 or bfloat16.")] = "auto",
     mem_limit: Annotated[str | None, typer.Option(help="Most memory the process may take, e.g. 2GB.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps (default: as trained).")] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="With other settings than before: lose what other probes have measured.")
+    ] = False,
 ) -> None:
     """Capture every stage and measure the probes; what was measured before is not measured again."""
     from lwexplain import api
@@ -142,6 +148,7 @@ def analyze(
         precision=precision,
         mem_limit=mem_limit,
         device=device,
+        replace=replace,
     )
     if not _is_first_process():
         return
@@ -345,7 +352,7 @@ def main() -> None:
     verbose = "--verbose" in arguments
     code = 0
     try:
-        with ended_by_signals():
+        with ended_by_signals(), notes_on_stderr():
             code = app([item for item in arguments if item != "--verbose"], "lwexplain", standalone_mode=False)
             flush()
     except ReaderGone:
@@ -376,6 +383,23 @@ def _leave_the_other_processes() -> None:
     module = sys.modules.get("lwexplain.training.distributed")
     if module is not None:
         module.leave_world()
+
+
+@contextmanager
+def notes_on_stderr() -> Iterator[None]:
+    """Within the block, warnings of lwexplain are lines on standard error; of several processes the first one's."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", LwexplainWarning)
+        show = warnings.showwarning
+
+        def note(message: Any, category: type[Warning], *place: Any, **more: Any) -> None:
+            if not issubclass(category, LwexplainWarning):
+                show(message, category, *place, **more)
+            elif _is_first_process():
+                tell(f"note: {message}")
+
+        warnings.showwarning = note
+        yield
 
 
 def _in_words(error: BaseException) -> str:

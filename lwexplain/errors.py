@@ -29,6 +29,10 @@ def mend(error: OSError) -> str:
     return MENDS.get(error.errno or 0, "check the path and the disk it lies on")
 
 
+class LwexplainWarning(UserWarning):
+    """Something that a person should know, and that does not stop what was asked."""
+
+
 class LwexplainError(Exception):
     """Base of all errors meant for a person. The command line prints it and exits with code 2."""
 

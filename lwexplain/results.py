@@ -22,7 +22,8 @@ batch dimension, ``patterns`` (which stages were right on how many val samples; 
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import compress
 from typing import Any
@@ -31,12 +32,13 @@ import numpy as np
 import pandas as pd
 
 import lwexplain
-from lwexplain.arguments import shown
+from lwexplain.analysis_files import all_at_once, put_in_place, settle, sizes
+from lwexplain.arguments import shortened, shown
 from lwexplain.binary_files import map_array, read_table, write_array, write_table
-from lwexplain.errors import RunError
+from lwexplain.errors import RunError, mend
 from lwexplain.probes.base import PROBES
 from lwexplain.run import Run
-from lwexplain.run_files import MissingFileError, is_plain_name
+from lwexplain.run_files import MissingFileError, RunFiles, is_plain_name
 from lwexplain.table_checks import SPLITS as SPLITS
 from lwexplain.table_checks import check_attributions, check_metrics, check_outline
 from lwexplain.text import shell_command
@@ -57,6 +59,7 @@ METRIC_COLUMNS = [
 ]
 PREDICTION_COLUMNS = ["split", "sample", "stage", "depth", "source", "label", "predicted"]
 EMBEDDING_COLUMNS = ["stage", "depth", "split", "sample", "label", "x", "y"]
+ALWAYS_MEASURED = {"cost", "receptive_field"}
 
 
 @dataclass(frozen=True)
@@ -154,21 +157,35 @@ def correctness_patterns(predictions: pd.DataFrame, stages: list[str]) -> dict[s
 
 
 def write_analysis(run: Run, analysis: Analysis) -> None:
-    """Write all results; ``analysis.json`` goes first away and last in, so a crash never leaves a whole-looking mix."""
-    files = run.files
-    files.remove("analysis/analysis.json")
-    _remove_others(run, "analysis/embeddings", {f"{method}.parquet" for method in analysis.embeddings})
-    kept = {f"{method}.npy" for method in analysis.attributions}
-    _remove_others(run, "analysis/attributions", kept | {"images.npy", "index.json"} if kept else set())
-    write_table(files, "analysis/metrics.parquet", analysis.metrics)
-    write_table(files, "analysis/predictions.parquet", analysis.predictions)
-    for method, frame in analysis.embeddings.items():
-        write_table(files, f"analysis/embeddings/{method}.parquet", frame)
-    if analysis.thumbnails is not None:
-        write_array(files, "analysis/thumbnails.npy", analysis.thumbnails)
-    if analysis.attributions:
-        _write_attributions(run, analysis)
-    run.write_json("analysis/analysis.json", analysis.summary | {"files": _sizes(run)})
+    """Write all results in the place of those before: at any moment, a crash included, the one or the other are whole.
+
+    Raises RunError where they cannot be written (a full disk); what was there before is untouched then.
+    """
+    put_in_place(run.files)
+    with _told_as_a_whole(run), all_at_once(run.files) as files:
+        write_table(files, "metrics.parquet", analysis.metrics)
+        write_table(files, "predictions.parquet", analysis.predictions)
+        for method, frame in analysis.embeddings.items():
+            write_table(files, f"embeddings/{method}.parquet", frame)
+        if analysis.thumbnails is not None:
+            write_array(files, "thumbnails.npy", analysis.thumbnails)
+        if analysis.attributions:
+            _write_attributions(files, analysis)
+        files.write_json("analysis.json", analysis.summary | {"files": sizes(files)})
+    put_in_place(run.files)
+
+
+@contextmanager
+def _told_as_a_whole(run: Run) -> Iterator[None]:
+    """An error on writing one of the new files as one of the whole analysis."""
+    try:
+        yield
+    except RunError as error:
+        cause = error.__cause__
+        reason = f"{cause.strerror}; {mend(cause)}" if isinstance(cause, OSError) else str(error)
+        raise RunError(
+            f"the results cannot be written to {run.analysis}: {reason}. What was there before is untouched"
+        ) from error
 
 
 def kept_analysis(run: Run, key: AnalysisKey, probes: list[str] | None) -> pd.DataFrame | None:
@@ -178,12 +195,13 @@ def kept_analysis(run: Run, key: AnalysisKey, probes: list[str] | None) -> pd.Da
     found, without failures.
     """
     try:
+        settle(run)
         summary = run.read_json("analysis/analysis.json")
     except RunError:
         return None
     if not isinstance(summary, dict) or summary.get("key") != key.to_dict():
         return None
-    if summary.get("version") != lwexplain.__version__ or summary.get("files") != _sizes(run):
+    if summary.get("version") != lwexplain.__version__ or summary.get("files") != sizes(run.files.within("analysis")):
         return None
     if probes is None and summary.get("installed") != PROBES.offered():
         return None
@@ -202,15 +220,28 @@ def _says_all(table: pd.DataFrame) -> bool:
     return "input_shape" in table.attrs and all("frequent" in pattern for pattern in patterns.values())
 
 
-def _sizes(run: Run) -> dict[str, int]:
-    """Bytes of every file of the tables and pictures: one cut short is noticed by its size."""
-    sizes = {}
-    for prefix in ("", "embeddings/", "attributions/"):
-        for name in run.files.file_names(f"analysis/{prefix}".rstrip("/")):
-            stamp = run.files.stamp(f"analysis/{prefix}{name}")
-            if stamp is not None and name not in ("analysis.json", "recommendation.json"):
-                sizes[prefix + name] = stamp[1]
-    return sizes
+def require_nothing_lost(run: Run, key: AnalysisKey, probes: list[str] | None) -> None:
+    """Raise RunError where an analysis with this key, by ``probes`` (None: all), would lose what others have measured.
+
+    Results of other weights or images are no loss: they are not those of this run any more.
+    """
+    try:
+        settle(run)
+        summary = run.read_json("analysis/analysis.json")
+        known = AnalysisKey(**summary["key"])
+        lasting = list(map(str, summary["lasting"]))
+    except (RunError, KeyError, TypeError):  # none, or one that is damaged
+        return
+    lost = sorted(set(lasting) - set(probes or lasting) - ALWAYS_MEASURED)
+    if known == key or (known.checkpoint, known.data) != (key.checkpoint, key.data) or not lost:
+        return
+    names = ("max_samples", "pooling", "precision")
+    before, now = known.to_dict(), key.to_dict()
+    different = ", ".join(f"{name} {before[name]} (now {now[name]})" for name in names if before[name] != now[name])
+    raise RunError(
+        f"{run.path} holds results of {shortened(', '.join(lost), 200)}, which would be lost: they were measured with "
+        f"{different}. Use the same settings, name these probes too, or add --replace (replace=True) to lose them"
+    )
 
 
 def read_analysis(run: Run) -> Analysis:
@@ -231,6 +262,7 @@ def read_analysis(run: Run) -> Analysis:
 
 def is_analyzed(run: Run) -> bool:
     """True where a whole analysis lies in the run directory."""
+    settle(run)
     return run.files.has("analysis/analysis.json")
 
 
@@ -247,6 +279,7 @@ def read_odd_metrics(run: Run) -> tuple[pd.DataFrame, str | None]:
 
     Raises RunError where it is missing, or lacks what nobody can do without: columns, rows, names and numbers.
     """
+    settle(run)
     try:
         run.files.open("analysis/analysis.json").close()
     except MissingFileError:
@@ -350,14 +383,14 @@ def _require_method(run: Run, method: str) -> None:
         )
 
 
-def _write_attributions(run: Run, analysis: Analysis) -> None:
-    folder = "analysis/attributions"
+def _write_attributions(files: RunFiles, analysis: Analysis) -> None:
+    folder = "attributions"
     assert analysis.attribution_images is not None
     assert analysis.attribution_labels is not None
-    write_array(run.files, f"{folder}/images.npy", analysis.attribution_images)
+    write_array(files, f"{folder}/images.npy", analysis.attribution_images)
     methods = {}
     for method, item in analysis.attributions.items():
-        write_array(run.files, f"{folder}/{method}.npy", item.maps.astype(np.float32))
+        write_array(files, f"{folder}/{method}.npy", item.maps.astype(np.float32))
         methods[method] = {
             "stages": item.stages,
             "targets": item.targets.tolist(),
@@ -370,11 +403,4 @@ def _write_attributions(run: Run, analysis: Analysis) -> None:
         "labels": analysis.attribution_labels.tolist(),
         "methods": methods,
     }
-    run.write_json(f"{folder}/index.json", index)
-
-
-def _remove_others(run: Run, folder: str, names: set[str]) -> None:
-    """Delete what an earlier analysis left and this one does not have: its samples may be others."""
-    for name in run.files.file_names(folder):
-        if name not in names:
-            run.files.remove(f"{folder}/{name}")
+    files.write_json(f"{folder}/index.json", index)

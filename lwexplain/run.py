@@ -6,9 +6,11 @@ never code: JSON, YAML, parquet, npy and safetensors only, opened through ``lwex
 
 import contextlib
 import fcntl
+import glob
 import json
 import os
 import platform
+import re
 import secrets
 import shutil
 import sys
@@ -19,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from lwexplain.arguments import path_of, shown
-from lwexplain.errors import RunError
+from lwexplain.errors import RunError, mend
 from lwexplain.parsing import MOST_YAML, parse_json, parse_yaml
 from lwexplain.program import at_command_line, own_command, own_option
 from lwexplain.run_fields import check_event, check_manifest
-from lwexplain.run_files import MissingFileError, RunFiles
+from lwexplain.run_files import MissingFileError, RunFiles, held, is_held
 from lwexplain.text import shell_command
 
 SCHEMA_VERSION = 1
@@ -38,6 +40,8 @@ RECORDED_PACKAGES = (
     "umap-learn",
     "pandas",
 )
+UNFINISHED = ".unfinished"
+CREATED_FOLDERS = ("checkpoints", "analysis")
 MOST_EVENTS_BYTES = 64 * 2**20
 MOST_EVENTS = 200_000
 HOLDER_BYTES = 200
@@ -62,29 +66,57 @@ class Run:
         path = path_of("run_dir", path)
         if not isinstance(config_yaml, str):
             raise RunError(f"the configuration is {shown(config_yaml)}; give it as YAML text, see Config.to_yaml")
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            go_on = "--resume" if at_command_line() else "resume=True"
-            raise RunError(
-                f"{path} exists and is not empty; choose another folder with {own_option('run_dir')}, "
-                f"or go on with the run in it by {go_on}"
-            )
-        new = path.absolute().with_name(f".{path.absolute().name}.{secrets.token_hex(4)}.new")
         try:
-            for folder in ("checkpoints", "analysis"):
-                (new / folder).mkdir(parents=True)
-            cls._fill(new, config_yaml, fields)
-            os.replace(new, path)  # a directory that is there is a whole run, whenever the process is killed
+            if not path.exists():
+                cls._make(path, config_yaml, fields)
+            elif cls.is_unfinished(path):
+                (path / UNFINISHED).touch()
+                cls._fill(path, config_yaml, fields)
+                (path / UNFINISHED).unlink()
+            else:
+                go_on = "--resume" if at_command_line() else "resume=True"
+                raise RunError(
+                    f"{path} exists and is not empty; choose another folder with {own_option('run_dir')}, "
+                    f"or go on with the run in it by {go_on}"
+                )
         except OSError as error:
-            raise RunError(f"cannot make the run directory {path}: {error.strerror or error}") from None
+            raise RunError(f"cannot make the run directory {path}: {error.strerror or error}; {mend(error)}") from None
+        return cls.open(path)
+
+    @classmethod
+    def is_unfinished(cls, path: Path) -> bool:
+        """Whether a folder is empty, or a process was killed as it made a run there: it left a mark and no training."""
+        try:
+            names = set(os.listdir(path))
+            return not names or (UNFINISHED in names and not any((path / "checkpoints").glob("*")))
+        except OSError:
+            return False
+
+    @classmethod
+    def _make(cls, path: Path, config_yaml: str, fields: dict[str, Any]) -> None:
+        """Make the directory beside its place and rename it: one that is there is a whole run, whatever happens."""
+        parent, name = path.absolute().parent, path.absolute().name
+        parent.mkdir(parents=True, exist_ok=True)
+        for entry in parent.glob(f".{glob.escape(name)}.*.new"):
+            if re.fullmatch(r"[0-9a-f]{8}", entry.name[len(name) + 2 : -4]) and not is_held(str(entry)):
+                shutil.rmtree(entry, ignore_errors=True)
+        new = parent / f".{name}.{secrets.token_hex(4)}.new"
+        try:
+            new.mkdir()
+            with held(str(new)):
+                cls._fill(new, config_yaml, fields)
+                os.rename(new, path)
         finally:
             shutil.rmtree(new, ignore_errors=True)
-        return cls.open(path)
 
     @classmethod
     def _fill(cls, path: Path, config_yaml: str, fields: dict[str, Any]) -> None:
         run = cls(path, {})
+        for folder in CREATED_FOLDERS:
+            run.files.make_folder(folder)
         run.write_text("config.yaml", config_yaml)
         run.write_json("environment.json", describe_environment())
+        run.files.remove("events.jsonl")
         run.files.append("events.jsonl", b"")
         run.manifest = {
             "format": FORMAT,
@@ -294,6 +326,7 @@ class Run:
             file.truncate(0)
             file.write(f"{purpose} (process {os.getpid()})".encode())
             file.flush()
+            self.files.remove_all_leftovers()
             yield
 
 

@@ -7,6 +7,7 @@ because the person named it. Files are written under a name that nobody can gues
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import re
@@ -27,8 +28,13 @@ MOST_ENTRIES = 100_000
 PLAIN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}(\.[a-z]{1,16})?")
 """What a name that stands inside a file must look like before it becomes part of a file name."""
 
-LEFTOVER = re.compile(r"\..+\.[0-9a-f]+\.(tmp|new)")
-"""Names under which files and folders are written until they are whole."""
+LEFTOVER = re.compile(r"\..+\.[0-9a-f]+\.(tmp|new)|\.prefix-\w+")
+"""Names under which files and folders are written until they are whole. Whoever writes one holds a lock on it."""
+
+TEMPORARY = re.compile(r"[0-9a-f]{16}\.tmp")
+
+WRITTEN_FOLDERS = ("", "checkpoints", "analysis", "analysis/parts", "analysis/features")
+"""Folders of a run in which a process may leave something that is not whole."""
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _INNER_FOLDER = _FOLDER | os.O_NOFOLLOW
@@ -191,13 +197,25 @@ class RunFiles:
             try:
                 with _explained(self.path(name), name):
                     os.mkdir(temporary, dir_fd=folder)
-                yield RunFiles(self.root, (*folders, temporary))
+                with held(temporary, folder):
+                    yield RunFiles(self.root, (*folders, temporary))
                 with _explained(self.path(name), name):
                     _remove(folder, last)
                     os.rename(temporary, last, src_dir_fd=folder, dst_dir_fd=folder)
+                    os.fsync(folder)
             finally:
                 with contextlib.suppress(OSError, RecursionError):
                     _remove(folder, temporary)
+
+    def move(self, name: str, goal: str) -> None:
+        """Give a plain file another name; a plain file or a link of that name is replaced."""
+        *folders, last = self._parts(name)
+        *others, new = self._parts(goal)
+        with _explained(self.path(name), name), self._folder(folders) as source:
+            _require_plain(os.stat(last, dir_fd=source, follow_symlinks=False), self.path(name))
+            with _explained(self.path(goal), goal), self._folder(others, make=True) as folder:
+                os.replace(last, new, src_dir_fd=source, dst_dir_fd=folder)
+                os.fsync(folder)
 
     # ------------------------------------------------------------------ deleting
 
@@ -214,7 +232,15 @@ class RunFiles:
         """Delete what a process left that was killed while it wrote into ``folder``."""
         for name in self._entries(folder, "", folders=None, hidden=True):
             if LEFTOVER.fullmatch(name):
-                self.remove(f"{folder}/{name}" if folder else name)
+                parts = self._parts(folder) if folder else self.inside
+                with contextlib.suppress(OSError, RunError), self._folder(parts) as here:
+                    _remove_dead(here, name)
+
+    def remove_all_leftovers(self) -> None:
+        """Delete what killed processes left anywhere in the run."""
+        for folder in WRITTEN_FOLDERS:
+            with contextlib.suppress(RunError):  # a link in the place of a folder: who needs it will say so
+                self.remove_leftovers(folder)
 
     # ------------------------------------------------------------------ the way to a file
 
@@ -271,9 +297,13 @@ class RunFiles:
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path``, which a person named, that replaces it when the block ends without error.
 
-    On any error (a full disk, an interrupt) the temporary file is removed and ``path`` stays as it was.
+    On any error (a full disk, an interrupt) the temporary file is removed and ``path`` stays as it was. Where it is a
+    link, the file that it names is replaced; a device, a pipe or a folder never is.
     """
     path = Path(path)
+    with _explained(path, path.name):
+        if path.is_symlink():
+            path = path.resolve()
     with _explained(path, path.name):
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = os.open(path.parent, _FOLDER)
@@ -330,8 +360,10 @@ def _replacing(folder: int, place: Path) -> Iterator[Path]:
             state = os.stat(place.name, dir_fd=folder, follow_symlinks=False)
             if not (stat.S_ISREG(state.st_mode) or stat.S_ISLNK(state.st_mode)):
                 raise RunError(f"{place} is {_kind(state)} and will not be replaced by a file; name another place")
+        _remove_leftovers_of(folder, place.name)
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _PLAIN, 0o666, dir_fd=folder))
-        yield place.with_name(temporary)
+        with held(temporary, folder):
+            yield place.with_name(temporary)
         descriptor = os.open(temporary, os.O_RDWR | _PLAIN, dir_fd=folder)
         try:
             os.fsync(descriptor)
@@ -346,6 +378,49 @@ def _replacing(folder: int, place: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             os.unlink(temporary, dir_fd=folder)
+
+
+@contextlib.contextmanager
+def held(name: str, folder: int | None = None) -> Iterator[None]:
+    """Hold a lock on a file or folder that is being written: the process that left one without a lock is dead."""
+    descriptor = os.open(name, os.O_RDONLY | _PLAIN, dir_fd=folder)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def is_held(name: str, folder: int | None = None) -> bool:
+    """Whether a process that lives is writing this file or folder, or nobody can tell."""
+    try:
+        descriptor = os.open(name, os.O_RDONLY | _PLAIN, dir_fd=folder)
+    except OSError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _remove_leftovers_of(folder: int, name: str) -> None:
+    """Delete what killed processes left where they wrote the file ``name``."""
+    beginning = f".{name[:200]}."
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in islice(entries, MOST_ENTRIES):
+            if entry.name.startswith(beginning) and TEMPORARY.fullmatch(entry.name[len(beginning) :]):
+                _remove_dead(folder, entry.name)
+
+
+def _remove_dead(folder: int, name: str) -> None:
+    """Delete an unfinished file or folder that no living process holds."""
+    if not is_held(name, folder):
+        with contextlib.suppress(OSError, RecursionError):
+            _remove(folder, name)
 
 
 def _remove(folder: int, name: str) -> None:

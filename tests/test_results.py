@@ -1,20 +1,31 @@
+import contextlib
+import multiprocessing
+import os
+import shutil
+import signal
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from lwexplain import analysis_files
 from lwexplain.errors import RunError
 from lwexplain.results import (
     METRIC_COLUMNS,
     PREDICTION_COLUMNS,
     Analysis,
+    AnalysisKey,
     AttributionSet,
     correctness_patterns,
     metrics_frame,
     read_analysis,
     read_metrics,
+    require_nothing_lost,
     write_analysis,
 )
 from lwexplain.run import Run
+from lwexplain.run_files import RunFiles
 
 
 @pytest.fixture
@@ -107,12 +118,143 @@ def test_a_damaged_file_is_named_with_the_mend(run, name):
         read_analysis(run)
 
 
-def test_an_analysis_that_died_while_writing_does_not_look_whole(run, monkeypatch):
+# ---------------------------------------------------------------------- the old one or the new one, always whole
+
+
+def other_analysis():
+    """With another table, another layout and no attributions."""
+    other = analysis()
+    other.metrics["value"] = 2.0
+    other.embeddings = {"umap": pd.DataFrame({"x": [0.25]})}
+    other.attributions, other.summary = {}, {"finished": "later"}
+    return other
+
+
+def which(path):
+    """``old`` or ``new``, once it is clear that every part of the analysis is of that one."""
+    found = read_analysis(Run.open(path))
+    name = {"now": "old", "later": "new"}[found.summary["finished"]]
+    assert found.metrics["value"].tolist() == [1.0 if name == "old" else 2.0]
+    assert list(found.embeddings) == ["pca" if name == "old" else "umap"]
+    assert list(found.attributions) == (["saliency"] if name == "old" else [])
+    files = [file.relative_to(path / "analysis") for file in (path / "analysis").rglob("*") if file.is_file()]
+    shown = {file.as_posix() for file in files if not any(part.startswith(".") for part in file.parts)}
+    assert shown - {"analysis.json"} == set(found.summary["files"])
+    return name
+
+
+def act_before_step(step, act):
+    """Call ``act`` before the step of this number that changes a file: a write, a synchronisation, a renaming."""
+    counts, patch, fsync = iter(range(10**6)), pytest.MonkeyPatch(), os.fsync
+    for name in ("fsync", "replace", "rename", "mkdir", "unlink"):
+        original = getattr(os, name)
+
+        def acting(*arguments, _original=original, **options):
+            if next(counts) == step:
+                act()
+            return None if _original is fsync else _original(*arguments, **options)
+
+        patch.setattr(os, name, acting)
+    return patch, counts
+
+
+def fill_the_disk():
+    raise OSError(28, "No space left on device")
+
+
+def copies(run):
+    """Endless copies of a run with the old analysis."""
     write_analysis(run, analysis())
-    monkeypatch.setattr(
-        pd.DataFrame, "to_parquet", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left"))
-    )
-    with pytest.raises(RunError, match="No space left"):
-        write_analysis(run, analysis())
-    with pytest.raises(RunError, match="lwexplain analyze"):
+    for number in range(200):
+        yield number, shutil.copytree(run.path, run.path.with_name(f"copy{number}"))
+
+
+def test_a_full_disk_at_any_step_leaves_the_old_analysis_or_the_new_one(run):
+    seen = []
+    for step, path in copies(run):
+        patch, counts = act_before_step(step, fill_the_disk)
+        with contextlib.suppress(RunError):
+            write_analysis(Run.open(path), other_analysis())
+        patch.undo()
+        seen.append(which(path))
+        if next(counts) <= step:
+            break
+    assert seen[0] == "old"
+    assert seen[-1] == "new"
+    assert len(seen) > 15
+
+
+def write_and_be_killed(path, step):
+    act_before_step(step, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    write_analysis(Run.open(path), other_analysis())
+
+
+def test_a_kill_at_any_step_leaves_the_old_analysis_or_the_new_one(run):
+    context, seen = multiprocessing.get_context("fork"), []
+    for step, path in copies(run):
+        process = context.Process(target=write_and_be_killed, args=(path, step))
+        process.start()
+        process.join(60)
+        seen.append(which(path))
+        with Run.open(path).lock("the next command"):
+            assert {found.name for found in path.rglob(".*")} <= {".lock", ".next"}
+        if process.exitcode == 0:
+            break
+    assert seen[0] == "old"
+    assert seen[-1] == "new"
+    assert len(seen) > 15
+
+
+def test_a_full_disk_is_told_as_such(run, monkeypatch):
+    write_analysis(run, analysis())
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", lambda *_, **__: fill_the_disk())
+    with pytest.raises(RunError, match=r"No space left on device; free space.*What was there before is untouched"):
+        write_analysis(run, other_analysis())
+    assert which(run.path) == "old"
+
+
+def test_a_new_analysis_that_cannot_be_put_in_place_is_said_to_be_there(run, monkeypatch):
+    write_analysis(run, analysis())
+    monkeypatch.setattr(RunFiles, "move", lambda *_: (_ for _ in ()).throw(RunError("no right to it")))
+    monkeypatch.setattr(analysis_files, "PATIENCE", 0.1)
+    with pytest.raises(RunError, match="no right to it"):
+        write_analysis(run, other_analysis())
+    with pytest.raises(RunError, match=r"the new analysis of .* is not in its place yet: no right to it"):
         read_metrics(run)
+    monkeypatch.undo()
+    assert which(run.path) == "new"
+
+
+# ---------------------------------------------------------------------- what would be lost is said
+
+KEY = AnalysisKey("weights", "images", 10_000, "mean", "auto")
+
+
+@pytest.mark.parametrize(
+    ("changes", "probes", "lost"),
+    [
+        ({"max_samples": 100}, ["linear"], "attribution, knn"),
+        ({"max_samples": None}, ["linear", "knn"], "attribution"),
+        ({"pooling": "max"}, ["umap"], "attribution, knn, linear"),
+        ({"precision": "float32"}, ["knn"], "attribution, linear"),
+        ({"max_samples": 100}, ["linear", "knn", "attribution"], None),
+        ({"max_samples": 100}, None, None),
+        ({}, ["linear"], None),
+        ({"checkpoint": "others", "max_samples": 100}, ["linear"], None),
+        ({"data": "others", "pooling": "max"}, ["linear"], None),
+    ],
+)
+def test_results_of_other_probes_are_not_lost_without_a_word(run, changes, probes, lost):
+    whole = analysis()
+    whole.summary |= {"key": KEY.to_dict(), "lasting": ["cost", "attribution", "linear", "knn"]}
+    write_analysis(run, whole)
+    asked = replace(KEY, **changes)
+    if lost is None:
+        require_nothing_lost(run, asked, probes)
+        return
+    with pytest.raises(RunError, match=rf"holds results of {lost}, which would be lost.*--replace"):
+        require_nothing_lost(run, asked, probes)
+
+
+def test_without_an_analysis_nothing_can_be_lost(run):
+    require_nothing_lost(run, KEY, ["linear"])

@@ -1,6 +1,5 @@
 """The analysis of any module on loaders of images and labels; nothing of it is kept."""
 
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -29,6 +28,7 @@ from lwexplain.probes.base import Probe, StageData
 from lwexplain.probes.engine import ALWAYS, built_in_probes
 from lwexplain.progress import Progress
 from lwexplain.results import SPLITS, Analysis
+from lwexplain.scratch import scratch_folder
 from lwexplain.training.devices import pick_device
 
 
@@ -51,7 +51,7 @@ def analyze_model(
     shapes: list[tuple[int, ...]] = []
     samples = SampleImages()
     given = {split: checked_batches(batches, split, model) for split, batches in loaders.items()}
-    with undisturbed(model), tempfile.TemporaryDirectory(prefix="lwexplain-features-") as folder:
+    with undisturbed(model), scratch_folder("features") as folder:
         captured = {
             split: extract(
                 model,

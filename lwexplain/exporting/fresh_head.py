@@ -1,6 +1,5 @@
 """Heads for the shorter network: a stage's own, or a fresh linear one fitted on train and chosen on val."""
 
-import tempfile
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -16,6 +15,7 @@ from lwexplain.models.heads.linear import LinearHead
 from lwexplain.models.site import Site
 from lwexplain.probes.base import StageData
 from lwexplain.probes.linear.probe import GRID, LinearProbe, fit_linear_probe, fit_linear_probes
+from lwexplain.scratch import scratch_folder
 from lwexplain.training.distributed import World
 
 HEAD_KINDS = ("auto", "local", "fresh")
@@ -50,7 +50,7 @@ def fresh_heads(trained: TrainedRun, depths: Sequence[int]) -> dict[int, StageHe
         return {}
     model, data, device = trained.model, trained.data, trained.device
     names = [model.names[depth - 1] for depth in depths]
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder("features") as folder:
         captured: dict[str, Captured] = {}
         for split in ("train", "val"):
             images = getattr(data, split)

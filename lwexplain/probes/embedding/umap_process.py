@@ -3,10 +3,8 @@
 import contextlib
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 import weakref
 from collections.abc import Iterable
@@ -17,6 +15,7 @@ import numpy as np
 
 from lwexplain.errors import ProbeError
 from lwexplain.probes.embedding.umap_layout import READY, Options
+from lwexplain.scratch import ScratchFolder
 
 MODULE = "lwexplain.probes.embedding.umap_layout"
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -39,15 +38,15 @@ class UmapProcess:
     """
 
     def __init__(self, backend: str = "umap") -> None:
-        folder = Path(tempfile.mkdtemp(prefix="lwexplain-umap-"))
+        scratch = ScratchFolder("umap")
         try:
-            self._process = _start(folder, backend)
+            self._process = _start(scratch.path, backend)
         except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
+            scratch.remove()
             raise
-        self._folder = folder
+        self._folder = scratch.path
         self._handed_over: float | None = None  # when, on the monotonic clock
-        self._finalizer = weakref.finalize(self, _end, self._process, folder, os.getpid())
+        self._finalizer = weakref.finalize(self, _end, self._process, scratch, os.getpid())
 
     def compute(self, features: Iterable[np.ndarray], options: Options) -> None:
         """Hand over the ``features`` (N, D), one array a stage, of the backend's ``options``; returns at once.
@@ -112,7 +111,7 @@ def _start(folder: Path, backend: str) -> "subprocess.Popen[bytes]":
         )
 
 
-def _end(process: "subprocess.Popen[bytes]", folder: Path, owner: int) -> None:
+def _end(process: "subprocess.Popen[bytes]", scratch: ScratchFolder, owner: int) -> None:
     if os.getpid() != owner:  # a forked copy of the parent
         return
     process.kill()
@@ -120,4 +119,4 @@ def _end(process: "subprocess.Popen[bytes]", folder: Path, owner: int) -> None:
     if process.stdin:
         with contextlib.suppress(OSError):
             process.stdin.close()
-    shutil.rmtree(folder, ignore_errors=True)
+    scratch.remove()
