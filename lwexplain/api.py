@@ -422,9 +422,7 @@ def _require_known_configuration(config: Any, path: Path) -> None:
     if isinstance(config, (str, Path)) and Path(config).parent == path and not (path / "run.json").exists():
         again = shell_command("lwexplain", "train", "CONFIG", "--run-dir", path)
         if not Path(config).exists() or Run.is_unfinished(path):
-            raise RunError(
-                f"there is no run {path}: it was stopped before anything was made. Start it again with {again}"
-            )
+            raise RunError(f"there is no run {path}: it was stopped before it was made; start it again with {again}")
 
 
 def _resumed(path: Path, settings: Config) -> Run | None:

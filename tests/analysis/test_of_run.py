@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import lwexplain as lw
-from lwexplain.errors import CaptureError, RunError, UnknownNameError
+from lwexplain.errors import CaptureError, LwexplainWarning, RunError, UnknownNameError
 from lwexplain.results import is_analyzed, read_analysis
 
 TINY = {
@@ -125,11 +125,11 @@ def test_damaged_features_are_captured_anew(runs):
 
 
 def test_a_sub_sample_is_noted(runs):
-    table = lw.analyze(runs["bp"], ["knn", "linear"], max_samples=30)
+    table = lw.analyze(runs["bp"], ["knn", "linear"], max_samples=30, replace=True)
     noted = rows(table, "knn_accuracy")
     assert (noted["n"] == 30).all()
     assert noted["note"].str.contains("sub-sample of").all()
-    lw.analyze(runs["bp"], QUICK)
+    lw.analyze(runs["bp"], QUICK, replace=True)
 
 
 def test_attributions_and_thumbnails_belong_to_the_val_split(runs):
@@ -189,7 +189,10 @@ def own_run(tmp_path):
 
 
 def test_an_analysis_of_other_samples_leaves_no_picture_of_the_old_ones(own_run):
-    lw.analyze(own_run, ["head", "linear"], max_samples=20)
+    with pytest.raises(RunError, match=r"results of attribution, pca, which would be lost.*max_samples 10000 \(now"):
+        lw.analyze(own_run, ["head", "linear"], max_samples=20)
+    assert len(read_analysis(own_run).attributions) > 0
+    lw.analyze(own_run, ["head", "linear"], max_samples=20, replace=True)
     result = read_analysis(own_run)
     assert result.embeddings == {}
     assert result.attributions == {}
@@ -253,8 +256,12 @@ def test_advice_on_part_of_a_table_is_about_that_part(own_run):
 
 
 def test_a_read_only_run_is_still_advised_on(own_run, monkeypatch):
-    monkeypatch.setattr("os.access", lambda *_: False)
-    lw.recommend(own_run)
+    def refuse(*_arguments):
+        raise RunError("the file system is read-only")
+
+    monkeypatch.setattr(lw.Run, "write_json", refuse)
+    with pytest.warns(LwexplainWarning, match=r"the recommendation is not kept in the run: .* read-only"):
+        assert lw.recommend(own_run).verdict
     assert not (own_run.analysis / "recommendation.json").exists()
 
 
@@ -271,9 +278,46 @@ def test_a_run_that_failed_says_so_and_is_not_resumed(tmp_path):
     assert any(event["event"] == "failure" for event in lw.Run.open(path).read_events())
 
 
-def test_resuming_what_is_not_there_is_an_error(tmp_path):
-    with pytest.raises(RunError, match="no run directory"):
-        lw.train(TINY, run_dir=tmp_path / "nowhere", resume=True)
+def test_resuming_what_is_not_there_starts_from_the_beginning_and_says_so(tmp_path):
+    with pytest.warns(LwexplainWarning, match=r"there is no run .* to go on with: it starts from the beginning"):
+        run = lw.train(TINY, {"training.epochs": 1}, run_dir=tmp_path / "nowhere", resume=True)
+    assert run.status == "trained"
+
+
+def test_resuming_in_a_folder_of_something_else_is_an_error(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(RunError, match=r"it has no run\.json"):
+        lw.train(TINY, run_dir=tmp_path, resume=True)
+
+
+def test_a_run_is_made_in_an_empty_folder_a_link_to_one_and_the_current_one(tmp_path, monkeypatch):
+    for name in ("empty", "behind", "here"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "behind")
+    monkeypatch.chdir(tmp_path / "here")
+    for path in (tmp_path / "empty", tmp_path / "link", "."):
+        assert lw.train(TINY, {"training.epochs": 1}, run_dir=path).status == "trained"
+        assert lw.Run.open(path).status == "trained"
+    assert (tmp_path / "behind" / "run.json").is_file()
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "here" / "run.json").is_file()
+
+
+def test_a_run_whose_making_was_stopped_in_its_folder_is_made_again(tmp_path, monkeypatch):
+    def killed(*_arguments):
+        raise KeyboardInterrupt
+
+    path = tmp_path / "run"
+    path.mkdir()
+    monkeypatch.setattr("lwexplain.run.Run.save_manifest", killed)
+    with pytest.raises(KeyboardInterrupt):
+        lw.train(TINY, {"training.epochs": 1}, run_dir=path)
+    monkeypatch.undo()
+    assert not (path / "run.json").exists()
+    with pytest.raises(RunError, match=r"it was stopped before .*start it again with lwexplain train CONFIG --run-dir"):
+        lw.train(path / "config.yaml", run_dir=path, resume=True)
+    with pytest.warns(LwexplainWarning, match="starts from the beginning"):
+        assert lw.train(TINY, {"training.epochs": 1}, run_dir=path, resume=True).status == "trained"
 
 
 @pytest.mark.parametrize(
