@@ -37,6 +37,7 @@ from lwexplain.arguments import shortened, shown
 from lwexplain.binary_files import map_array, read_table, write_array, write_table
 from lwexplain.errors import RunError, mend
 from lwexplain.probes.base import PROBES
+from lwexplain.program import at_command_line
 from lwexplain.run import Run
 from lwexplain.run_files import MissingFileError, RunFiles, is_plain_name
 from lwexplain.table_checks import SPLITS as SPLITS
@@ -284,6 +285,7 @@ def read_odd_metrics(run: Run) -> tuple[pd.DataFrame, str | None]:
         run.files.open("analysis/analysis.json").close()
     except MissingFileError:
         make = shell_command("lwexplain", "analyze", run.path)
+        make += "" if at_command_line() else f", or lw.analyze({str(run.path)!r})"
         raise RunError(f"{run.path} has no analysis yet; make it with: {make}") from None
     name = "analysis/metrics.parquet"
     table = checked_table(run, name, check_outline, METRIC_COLUMNS)

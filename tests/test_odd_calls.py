@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import lwexplain as lw
-from lwexplain.errors import LwexplainError
+from lwexplain.errors import LwexplainError, UserCodeError
 
 TINY = {
     "data": {"name": "synthetic", "batch_size": 32, "options": {"samples": 240, "size": 8, "classes": 3}},
@@ -665,3 +665,90 @@ def test_an_odd_call_is_refused_in_a_line_or_two(name: str, given: Given) -> Non
 
 def test_the_table_is_a_long_one() -> None:
     assert len(REFUSED) >= 220
+
+
+# ---------------------------------------------------------------------- odd, and right
+
+
+def value(table: pd.DataFrame, metric: str) -> list[float]:
+    rows = table[(table["metric"] == metric) & (table["split"] == "val") & table["class"].isna()]
+    return rows.sort_values("depth")["value"].tolist()
+
+
+class Getting:
+    """A loader that is read by ``__getitem__`` alone."""
+
+    def __getitem__(self, position: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if position:
+            raise IndexError
+        return images(), LABELS
+
+
+@pytest.fixture(scope="module")
+def usual() -> list[float]:
+    return value(analyze_model(), "ncm_accuracy")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: analyze_model(data=loaders((images(), LABELS[:, None]))),
+        lambda: analyze_model(data=loaders((images(), LABELS.tolist()))),
+        lambda: analyze_model(data=loaders((images(), LABELS.numpy().astype(np.uint8)))),
+        lambda: analyze_model(data=loaders([images(), LABELS])),
+        lambda: analyze_model(data=loaders((images().double(), LABELS))),
+        lambda: analyze_model(data=loaders(train=iter([(images(), LABELS)]), val=iter([(images(), LABELS)]))),
+        lambda: analyze_model(data=loaders(train=Getting(), val=Getting())),
+        lambda: analyze_model(data=loaders(val=[(images()[:0], LABELS[:0]), (images(), LABELS)])),
+        lambda: analyze_model(data=loaders(val=DataLoader(TensorDataset(images(), LABELS), 5))),
+        lambda: analyze_model(classes=np.array(["a", "b", "c"])),
+        lambda: analyze_model(classes=pd.Index(["a", "b", "c", "d"])),
+        lambda: analyze_model(seed=np.int64(0)),
+        lambda: analyze_model(mem_limit=64e9),
+        lambda: analyze_model(mem_limit="64 GB"),
+        lambda: analyze_model(device=torch.device("cpu")),
+        lambda: analyze_model(probes=(name for name in ("ncm",))),
+        lambda: analyze_model(pooling=lambda raw: raw if raw.ndim == 2 else raw.mean((2, 3))),
+        lambda: analyze_model(model=network().double()),
+    ],
+)  # fmt: skip
+def test_what_is_odd_but_clear_gives_the_usual_result(call: Callable[[], pd.DataFrame], usual: list[float]) -> None:
+    assert value(call(), "ncm_accuracy") == pytest.approx(usual)
+
+
+def test_runs_tolerances_and_numbers_may_come_in_any_clear_form(given: Given) -> None:
+    expected = lw.recommend(given.run, 0.25).to_dict()
+    assert lw.recommend(given.path, np.float32(0.25)).to_dict() == expected
+    assert lw.recommend(given.run.path, 0.25, budgets={"params": np.int64(10**9)}).depth == expected["depth"]
+    assert lw.recommend(given.table, 0).tolerance == 0
+    assert len(lw.compare(run for run in (given.run, given.path))) == 2
+    assert len(lw.compare({given.path: 1, str(given.run.path) + "/": 2}.keys())) == 2
+    table = lw.analyze(given.run, ("head", "ncm"), max_samples=np.int64(10_000), quiet=True)
+    assert value(table, "ncm_accuracy") == value(given.table, "ncm_accuracy")
+
+
+def test_tokens_and_rows_are_no_images_and_are_taken_as_they_are() -> None:
+    torch.manual_seed(0)
+    words = nn.Sequential(nn.Embedding(7, 4), nn.Flatten(), nn.Linear(20, 3))
+    tokens = torch.randint(0, 7, (12, 5))
+    assert len(value(analyze_model(words, loaders((tokens, LABELS)), ["0", "2"]), "ncm_accuracy")) == 2
+    rows = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
+    assert len(value(analyze_model(rows, loaders((torch.randn(12, 6), LABELS)), ["0", "2"]), "ncm_accuracy")) == 2
+
+
+def test_what_the_users_own_code_raises_is_the_cause_of_the_error() -> None:
+    failure = KeyError("weights")
+    for call in (
+        lambda: lw.analyze_model(Failing(failure), loaders(), ["layer"], ["ncm"], quiet=True),
+        lambda: lw.attribute(Failing(failure), [images()], "saliency"),
+    ):
+        with pytest.raises(
+            UserCodeError, match=r"the model, given .*\(.*3, 8, 8\), raised KeyError: 'weights'"
+        ) as error:
+            call()
+        assert error.value.__cause__ is failure
+    with pytest.raises(UserCodeError, match="the loader 'train' raised OSError: the disk is gone") as error:
+        analyze_model(data=loaders(train=FailingLoader()))
+    assert isinstance(error.value.__cause__, OSError)
+    with pytest.raises(UserCodeError, match=r"the pooling, given .* raised ZeroDivisionError: division by zero"):
+        analyze_model(pooling=lambda raw: 1 / 0)
