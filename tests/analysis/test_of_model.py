@@ -282,3 +282,10 @@ def test_a_reused_module_is_a_stage_a_call():
     table = lw.analyze_model(Reusing(), loaders(), ["relu"], ["ncm"])
     assert table.attrs["stages"] == ["relu#1", "relu#2"]
     assert len(rows(table, "ncm_accuracy")) == 2
+
+
+@pytest.mark.parametrize("highest", [10_000, 99_999, 2_000_000_000])
+def test_labels_that_are_no_class_numbers_are_refused_before_room_is_made_for_them(highest):
+    x, y = torch.randn(8, 3, 6, 6), torch.tensor([0, highest] * 4)
+    with pytest.raises(CaptureError, match=rf"{highest:,}|{highest}"):
+        lw.analyze_model(nn.Sequential(nn.Conv2d(3, 4, 3)), {"train": [(x, y)], "val": [(x, y)]}, ["0"], ["linear"])
