@@ -1,7 +1,6 @@
 """Neural collapse: do the classes shrink to their means, and do the means and the classifier form a simplex?"""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +10,10 @@ from torch import Tensor, nn
 from lwexplain.errors import ProbeError
 from lwexplain.probes.accuracy import wilson_interval
 from lwexplain.probes.base import PROBES, Measurement, StageData
+from lwexplain.probes.jackknife import Bounds
 from lwexplain.probes.linear.probe import fit_linear_probe
-from lwexplain.probes.moments import ClassMoments, jackknife, moments_of
+from lwexplain.probes.moments import ClassMoments, moments_of
+from lwexplain.probes.scatter_ratio import interval_of_scatter_ratio
 from lwexplain.probes.splits import feature_blocks, float64_device, read_split, splits_of
 
 EPSILON = torch.finfo(torch.float64).eps
@@ -36,10 +37,13 @@ class NeuralCollapse:
     - ``nc4``: share of samples that the classifier and the nearest class mean of train do not give the same class.
 
     The classifier is the stage's own head where that is one linear layer on these features (``nc3``) or gives logits
-    (``nc4``), else the linear probe; the note says which. Intervals of ``nc1`` to ``nc3`` are by the jackknife, the
-    classifier held fixed; those of ``nc4`` are Wilson's. Classes without a sample are left out and noted. The linear
+    (``nc4``), else the linear probe; the note says which. Classes without a sample are left out and noted. The linear
     probe is regularised on standardised features, so that under full collapse its ``nc3`` is small rather than 0.
     Raises ProbeError where train is missing or a split holds fewer than two classes.
+
+    ``nc1`` carries the jackknife interval of the population's value (``scatter_ratio``), ``nc4`` on val that of the
+    share among new samples (Wilson; classifier and means of train are held fixed, which on train they were fitted to).
+    ``nc2`` to ``nc3`` carry none: near 0, where they matter, the jackknife covers far less than it should.
     """
 
     name = "collapse"
@@ -59,20 +63,28 @@ class NeuralCollapse:
             absent = [name for k, name in enumerate(stage.classes) if k not in whole.classes]
             common = [stage.note(split), f"classes without samples left out: {', '.join(absent)}" if absent else ""]
             weight = classifier.weight.to(whole.means)
-            indices: dict[str, tuple[Callable[[ClassMoments], float], str]] = {
-                "nc1": (within_class_variability, ""),
-                "nc2": (distance_from_simplex, ""),
-                "nc2_equinorm": (variation_of_norms, ""),
-                "nc2_equiangularity": (spread_of_cosines, ""),
-                "nc2_maximal_angle": (distance_of_cosines, ""),
-                "nc3": (lambda part, weight=weight: distance_from_classifier(part, weight), classifier.source),  # type: ignore[misc]
+            value = within_class_variability(whole)
+            bounds: Bounds = None, None
+            reason = why_not_finite(value, whole, weight)
+            if 0 < value < math.inf:
+                bounds, reason = interval_of_scatter_ratio(moments, _contrasts(len(whole.counts)), by_count=False)
+            note = "; ".join(filter(None, [reason, *common]))
+            low, high = bounds
+            rows.append(Measurement("nc1", value, split, low=low, high=high, n=whole.n, note=note))
+            without_interval = {
+                "nc2": distance_from_simplex(whole),
+                "nc2_equinorm": variation_of_norms(whole),
+                "nc2_equiangularity": spread_of_cosines(whole),
+                "nc2_maximal_angle": distance_of_cosines(whole),
+                "nc3": distance_from_classifier(whole, weight),
             }
-            for metric, (index, remark) in indices.items():
-                value, low, high = jackknife(index, moments)
-                note = "; ".join(filter(None, [_why_not_finite(value), remark, moments.note, *common]))
-                rows.append(Measurement(metric, value, split, low=low, high=high, n=whole.n, note=note))
+            for metric, value in without_interval.items():
+                remark = classifier.source if metric == "nc3" else ""
+                reason = why_not_finite(value, whole, weight)
+                note = "; ".join(filter(None, [reason, remark, *common]))
+                rows.append(Measurement(metric, value, split, n=whole.n, note=note))
             share, source = disagreement_with_nearest_mean(stage, split)
-            low, high = wilson_interval(share, whole.n)
+            low, high = wilson_interval(share, whole.n) if split != "train" else (None, None)
             note = "; ".join(filter(None, [source, *common]))
             rows.append(Measurement("nc4", share, split, low=low, high=high, n=whole.n, note=note))
         return rows
@@ -154,10 +166,17 @@ def _contrasts(k: int) -> Tensor:
     return rows / (place * (place + 1)).sqrt()[:, None]
 
 
-def _why_not_finite(value: float) -> str:
-    if math.isnan(value):
-        return "undefined: class means coincide, or the classifier is zero"
-    return "all class means coincide" if math.isinf(value) else ""
+def why_not_finite(value: float, moments: ClassMoments, weight: Tensor) -> str:
+    """Why an index of these moments and of a classifier's ``weight`` is NaN or infinite; "" where it is neither."""
+    if math.isfinite(value):
+        return ""
+    if not float(moments.within.trace()) > 0 and not float(class_means(moments).norm()) > 0:
+        return "undefined: the features do not vary"
+    if not float(class_means(moments).norm()) > 0:
+        return f"{'undefined: ' if math.isnan(value) else ''}all class means coincide"
+    if bool((class_means(moments).norm(dim=1) == 0).any()):
+        return "undefined: a class mean lies at the mean of all, where it has no direction"
+    return "undefined: the classifier is zero" if not float(weight.norm()) > 0 else "undefined: rounding"
 
 
 # ---------------------------------------------------------------------- the classifier

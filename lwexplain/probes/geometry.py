@@ -7,12 +7,20 @@ import torch
 
 from lwexplain.errors import ProbeError
 from lwexplain.probes.base import PROBES, Measurement, StageData
-from lwexplain.probes.moments import ClassMoments, jackknife_interval, moments_of
-from lwexplain.probes.neighbourhood import nearest_others
+from lwexplain.probes.jackknife import (
+    PLAIN,
+    RECIPROCAL,
+    Bounds,
+    bias_corrected_interval,
+)
+from lwexplain.probes.moments import ClassMoments, moments_of
+from lwexplain.probes.neighbourhood import copies_in, copies_note, nearest_others
 from lwexplain.probes.splits import read_split
 from lwexplain.probes.subsample import sample_note
 
 EXPLAINED = 0.99
+SAMPLES_A_FEATURE = 10
+EQUALLY_FAR = 1e-12  # a mean logarithm of the ratios below this is rounding of 0
 DISCARDED = 0.1
 """Share of the largest ratios of neighbour distances that only count as being the largest (Facco et al. 2017)."""
 
@@ -22,10 +30,14 @@ class Geometry:
     """Effective rank, participation ratio, saturation and intrinsic dimension of the features of one split.
 
     The first three from the spectrum of the covariance, in directions (``saturation`` as a share of the width D, in
-    (0, 1]), the last from the two nearest neighbours of each sample; labels play no part. Intervals of effective rank
-    and participation ratio are by the jackknife, that of the intrinsic dimension follows from the model; saturation is
-    a count, which the jackknife does not fit. Undefined (NaN, with the reason in the note) where the features do not
-    vary. Raises ProbeError for a split that is missing or holds fewer than three samples.
+    (0, 1]), the last from the two nearest neighbours of each distinct sample; labels play no part. Samples that stand
+    in the split more than once count once as neighbours (``copies``). Undefined (NaN, with the reason in the note)
+    where the features do not vary. Raises ProbeError for a split that is missing or holds fewer than three samples.
+
+    Intervals, by the jackknife: of the population's participation ratio, on the scale of its reciprocal; of the
+    population's effective rank where there are ten samples a feature, as with fewer no correction of its bias holds.
+    The intrinsic dimension carries none: samples that share a neighbour make the model's too narrow, and the jackknife
+    of the nearest neighbour is too wide. Saturation is a count, which the jackknife does not fit.
     """
 
     name = "geometry"
@@ -41,34 +53,51 @@ class Geometry:
 
     def _of_spectrum(self, stage: StageData, n: int) -> list[Measurement]:
         moments = moments_of(stage, self.split)
-        spectrum = variances(moments.whole)
+        spectrum, width = variances(moments.whole), moments.whole.means.shape[1]
         without_a_group = [variances(part) for part in moments.all_but_one()]
         constant = "" if len(spectrum) else "undefined: the features do not vary"
         own_note = stage.note(self.split)
+        few = n < SAMPLES_A_FEATURE * width
         rows = []
-        for metric, index in (("effective_rank", effective_rank), ("participation_ratio", participation_ratio)):
+        for metric, index, scale in (
+            ("effective_rank", effective_rank, PLAIN),
+            ("participation_ratio", participation_ratio, RECIPROCAL),
+        ):
             value = index(spectrum)
-            low, high = jackknife_interval(value, [index(part) for part in without_a_group])
-            note = "; ".join(filter(None, [constant, moments.note, own_note]))
+            low, high = bias_corrected_interval(value, [index(part) for part in without_a_group], scale)
+            reason = moments.note
+            if metric == "effective_rank" and few:
+                low = high = None
+                reason = reason or f"no interval: fewer than {SAMPLES_A_FEATURE} samples a feature"
+            low, high = _within(low, high, 1.0, float(width))
+            note = "; ".join(filter(None, [constant, "" if constant else reason, own_note]))
             rows.append(Measurement(metric, value, self.split, low=low, high=high, n=n, note=note))
-        share = saturation(spectrum, moments.whole.means.shape[1])
+        share = saturation(spectrum, width)
         note = "; ".join(filter(None, [constant, own_note]))
         return [*rows, Measurement("saturation", share, self.split, n=n, note=note)]
 
     def _intrinsic_dimension(self, stage: StageData) -> Measurement:
-        nearest = nearest_others(stage, self.split)
-        if nearest.distances.shape[1] < 2:
+        nearest, copies = nearest_others(stage, self.split), copies_in(stage, self.split)
+        total, n = len(copies.first), len(nearest.samples)
+        notes = [copies_note(copies.extra, total), sample_note(stage, self.split, total)]
+        if n < 3 and copies.extra == 0:
             raise ProbeError(
                 f"stage {stage.name!r}: {stage.memory_bytes:,} bytes hold the features of two samples only; "
                 "the intrinsic dimension needs three: give the probe more memory"
             )
-        first, second = nearest.distances[:, 0], nearest.distances[:, 1]
-        value, low, high, used = two_nearest_neighbours(first, second)
-        total = len(first)
-        duplicates = f"{total - used:,} samples with a duplicate left out" if used < total else ""
-        undefined = "undefined: too few distinct samples, or all equally far apart" if math.isnan(value) else ""
-        note = "; ".join(filter(None, [undefined, duplicates, sample_note(stage, self.split, total)]))
-        return Measurement("intrinsic_dimension", value, self.split, low=low, high=high, n=used, note=note)
+        value, reason = math.nan, "undefined: fewer than three distinct samples"
+        if n >= 3:
+            value = two_nearest_neighbours(nearest.distances[:, 0], nearest.distances[:, 1])
+            reason = "undefined: all samples are equally far apart" if math.isnan(value) else ""
+        note = "; ".join(filter(None, [reason, *notes]))
+        return Measurement("intrinsic_dimension", value, self.split, n=n, note=note)
+
+
+def _within(low: float | None, high: float | None, least: float, most: float) -> Bounds:
+    """Bounds that leave no values which an index cannot have."""
+    if low is None or high is None:
+        return None, None
+    return min(max(low, least), most), min(max(high, least), most)
 
 
 def variances(moments: ClassMoments) -> torch.Tensor:
@@ -108,24 +137,15 @@ def saturation(spectrum: torch.Tensor, width: int) -> float:
     return (int((explained < EXPLAINED * (1 - 1e-12)).sum()) + 1) / width
 
 
-def two_nearest_neighbours(first: np.ndarray, second: np.ndarray) -> tuple[float, float | None, float | None, int]:
-    """Intrinsic dimension by TwoNN, a 95 % interval, and how many samples it rests on.
+def two_nearest_neighbours(first: np.ndarray, second: np.ndarray) -> float:
+    """Intrinsic dimension by TwoNN from the distances ``first`` and ``second`` (n,) to the two nearest neighbours.
 
-    ``first`` and ``second`` (n,) are the distances to the two nearest neighbours. The logarithm of their ratio is
-    exponential with the dimension as its rate (Facco et al. 2017). The largest tenth of the ratios only counts as
-    larger than the rest, so that with k kept, the k - 1 over (sum of the kept + (n - k) times the largest kept) is
-    unbiased and 2 d (that sum) is chi-square with 2k degrees of freedom (Epstein and Sobel 1953), which gives the
-    interval as if the samples' neighbourhoods were independent. Samples at distance 0 from another have no ratio and
-    are left out; NaN where fewer than three remain, or all ratios are 1.
+    The logarithm of their ratio is exponential with the dimension as its rate (Facco et al. 2017). The largest tenth of
+    the ratios only counts as larger than the rest, so that with k kept, the k - 1 over (sum of the kept + (n - k) times
+    the largest kept) is unbiased (Epstein and Sobel 1953). NaN where fewer than three remain, or all ratios are 1.
     """
-    from scipy.special import gammaincinv
-
-    distinct = first > 0
-    logarithms = np.sort(np.log(second[distinct] / first[distinct]))
+    logarithms = np.sort(np.log(second / first))
     n = len(logarithms)
     kept = int(n * (1 - DISCARDED))
     total = float(logarithms[:kept].sum() + (n - kept) * logarithms[kept - 1]) if kept >= 2 else 0.0
-    if total <= 0:
-        return math.nan, None, None, n
-    low, high = (float(gammaincinv(kept, q)) / total for q in (0.025, 0.975))
-    return (kept - 1) / total, low, high, n
+    return (kept - 1) / total if total > EQUALLY_FAR * n else math.nan

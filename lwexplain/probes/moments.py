@@ -4,7 +4,6 @@ The samples are also dealt into ``GROUPS`` groups. Moments without one group fol
 index gets its interval by the delete-a-group jackknife at no further pass over the features.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -13,11 +12,8 @@ import torch
 from torch import Tensor
 
 from lwexplain.probes.base import StageData
+from lwexplain.probes.jackknife import GROUPS, jackknife_groups
 from lwexplain.probes.splits import feature_blocks, float64_device, read_split
-from lwexplain.probes.subsample import rank_within_class
-
-GROUPS = 10
-T_QUANTILE = 2.2621571627409915  # 97.5 % quantile of Student's t with GROUPS - 1 degrees of freedom
 
 Reduce = Callable[[Tensor], Tensor]
 
@@ -109,15 +105,15 @@ def streamed_moments(
 ) -> Moments:
     """Compute the moments in two passes over blocks of the features (class means, then scatter about them).
 
-    With several processes each takes its own ``rows`` and ``reduce`` adds up the tensors of all. Sample j of a class
-    belongs to group j modulo GROUPS. Raises ProbeError as ``read_split`` does.
+    With several processes each takes its own ``rows`` and ``reduce`` adds up the tensors of all. Samples belong
+    to the groups of ``jackknife_groups``. Raises ProbeError as ``read_split`` does.
     """
     features, labels = read_split(stage, split)
     classes = np.unique(labels)
     own = np.searchsorted(classes, labels)
     k, d, device = len(classes), features.shape[1], float64_device(stage.device)
     groups = GROUPS if GROUPS * d * d * 8 <= stage.memory_bytes // 2 else 0
-    group = rank_within_class(own) % max(groups, 1)
+    group = jackknife_groups(own, max(groups, 1))
     part, part_own, part_group = features[rows], torch.from_numpy(own[rows]), torch.from_numpy(group[rows])
     counts = torch.from_numpy(np.bincount(own, minlength=k)).double().to(device)
 
@@ -143,24 +139,3 @@ def streamed_moments(
         return Moments(whole, none.reshape(0, k), none.reshape(0, k, d), none.reshape(0, d, d), note)
     group_counts = torch.from_numpy(np.bincount(group * k + own, minlength=groups * k)).double().to(device)
     return Moments(whole, group_counts.reshape(groups, k), group_sums.reshape(groups, k, d), scatter)
-
-
-def jackknife(function: Callable[[ClassMoments], float], moments: Moments) -> tuple[float, float | None, float | None]:
-    """Value and 95 % interval of an index by the delete-a-group jackknife (Kott 2001, J. Official Stat. 17, eq. 2).
-
-    None for the bounds where there are no groups, a group leaves fewer than two classes, or a value is not finite.
-    """
-    value = function(moments.whole)
-    if not math.isfinite(value):
-        return value, None, None
-    replicates = [function(part) for part in moments.all_but_one() if len(part.counts) == len(moments.whole.counts)]
-    return value, *jackknife_interval(value, replicates)
-
-
-def jackknife_interval(value: float, replicates: list[float]) -> tuple[float | None, float | None]:
-    """95 % interval about ``value`` from GROUPS replicates that each leave one group out; None without them all."""
-    if len(replicates) < GROUPS or not all(map(math.isfinite, replicates)):
-        return None, None
-    squares = sum((replicate - value) ** 2 for replicate in replicates)
-    half = T_QUANTILE * math.sqrt((GROUPS - 1) / GROUPS * squares)
-    return value - half, value + half

@@ -1,4 +1,4 @@
-"""The nearest samples of every sample, found once and shared by the probes that ask for them."""
+"""The nearest samples of every sample, and which samples are copies, found once and shared by the probes."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from lwexplain.probes.base import StageData
+from lwexplain.probes.copies import Copies, copies_among
 from lwexplain.probes.distances import squared_distance_blocks
 from lwexplain.probes.splits import as_float64, read_split
 from lwexplain.probes.subsample import pairwise_samples
@@ -15,10 +16,10 @@ NEIGHBOURS = 10
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The k nearest other samples of each of n samples, nearest first; Euclidean, on the features as they are.
+    """The k nearest other samples of each of n distinct samples, nearest first; Euclidean, on the features as they are.
 
-    ``samples`` (n,) int64 are their positions in the split, sorted; ``indices`` (n, k) int64 count within
-    ``samples``; ``distances`` (n, k) float64 ascend along each row. k = NEIGHBOURS, or n - 1 where that is less.
+    ``samples`` (n,) int64 are their positions in the split, sorted, one of each place; ``indices`` (n, k) int64 count
+    within ``samples``; ``distances`` (n, k) float64 ascend along each row. k = NEIGHBOURS, or n - 1 where that is less.
     """
 
     samples: np.ndarray
@@ -27,7 +28,7 @@ class Neighbours:
 
 
 def nearest_others(stage: StageData, split: str = "val") -> Neighbours:
-    """Nearest neighbours of the samples of a split among themselves, remembered in ``stage.memo``.
+    """Nearest neighbours of the distinct samples of a split among themselves, remembered in ``stage.memo``.
 
     A split that is too large is represented by ``pairwise_samples``. Raises ProbeError as ``read_split`` does.
     """
@@ -41,8 +42,24 @@ def remember(stage: StageData, split: str, found: Neighbours) -> Neighbours:
     return found
 
 
+def copies_in(stage: StageData, split: str) -> Copies:
+    """The copies among the ``pairwise_samples`` of a split, remembered in ``stage.memo``."""
+    key = f"copies:{split}"
+    if key not in stage.memo:
+        samples = pairwise_samples(stage, split)
+        features = read_split(stage, split)[0]
+        stage.memo[key] = copies_among(features if len(samples) == len(features) else features[samples])
+    return stage.memo[key]
+
+
+def copies_note(extra: int, n: int) -> str:
+    """The remark that ``extra`` of n samples are copies; "" where none is."""
+    said = "is a copy of another and counts" if extra == 1 else "are copies of others and count"
+    return f"{extra:,} of {n:,} samples ({extra / n:.1%}) {said} once" if extra else ""
+
+
 def _nearest_others(stage: StageData, split: str) -> Neighbours:
-    samples = pairwise_samples(stage, split)
+    samples = pairwise_samples(stage, split)[copies_in(stage, split).distinct()]
     x = as_float64(read_split(stage, split)[0][samples], stage.device)
     k = min(NEIGHBOURS, len(x) - 1)
     indices, distances = [], []

@@ -1,6 +1,5 @@
 """Reading a split of a stage: every probe gets checked arrays, or an error that says what is wrong."""
 
-import mmap
 from collections.abc import Iterator
 
 import numpy as np
@@ -8,6 +7,7 @@ import torch
 
 from lwexplain.errors import ProbeError
 from lwexplain.probes.base import StageData
+from lwexplain.probes.pages import let_go
 
 BLOCK_BYTES = 8 * 2**20
 
@@ -49,13 +49,6 @@ def feature_blocks(features: np.ndarray, rows: int | None = None) -> Iterator[tu
         block = np.array(features[at])
         let_go(features)
         yield at, block
-
-
-def let_go(features: np.ndarray) -> None:
-    """Drop the pages of a memory-mapped array from this process's memory; they stay in the file."""
-    mapped: mmap.mmap | None = getattr(features, "_mmap", None)
-    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
-        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def read_labels(stage: StageData, split: str) -> np.ndarray:

@@ -1,8 +1,9 @@
-"""Which samples stand for a split where all of them would be too many, and how samples are dealt into groups."""
+"""Which samples stand for a split where all of them would be too many, and their order by class."""
 
 import numpy as np
 
 from lwexplain.probes.base import StageData
+from lwexplain.probes.jackknife import jackknife_groups
 from lwexplain.probes.splits import read_split
 
 PAIRWISE_SAMPLES = 10_000  # 50 million pairs
@@ -41,15 +42,6 @@ def sample_note(stage: StageData, split: str, n: int) -> str:
     return f"stratified sub-sample of {n:,} of {total:,} {split} samples" if n < total else ""
 
 
-def rank_within_class(labels: np.ndarray) -> np.ndarray:
-    """For each sample, how many samples of its class come before it (N,) int64."""
-    order = np.argsort(labels, kind="stable")
-    _, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
-    rank = np.empty(len(labels), dtype=np.int64)
-    rank[order] = np.arange(len(labels)) - np.repeat(starts, counts)
-    return rank
-
-
 def class_order(labels: np.ndarray, groups: int) -> np.ndarray:
-    """The order (N,) int64 that sorts by class, and within a class by group: sample j of it is in group j % groups."""
-    return np.lexsort((rank_within_class(labels) % groups, labels))
+    """The order (N,) int64 that sorts by class, and within a class by ``jackknife_groups``."""
+    return np.lexsort((jackknife_groups(labels, groups), labels))

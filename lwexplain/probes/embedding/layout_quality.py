@@ -1,8 +1,11 @@
 """Which samples are near which, in the features and in a layout of them; numpy only, block by block."""
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
+
+from lwexplain.probes.copies import copies_among
 
 BLOCK_BYTES = 16 * 2**20
 ROUNDING = 1e-13  # squared distances below this share of the squared norms are rounding of a zero
@@ -31,9 +34,15 @@ def neighbourhood_quality(features: np.ndarray, layout: np.ndarray, k: int) -> t
     - neighbours kept is the share with r <= k, which is also the share of each point's ``k`` nearest in the
       features that are among its ``k`` nearest in the layout.
 
-    Points at equal distance share the smallest of their ranks. ``k`` must be below N / 2.
+    Points at equal distance share the smallest of their ranks. Of copies (``distinct_points``) one counts, and ``k`` is
+    made to stay below half of the points that do; NaN where fewer than three do.
     """
+    chosen = distinct_points(features)
+    features, layout = features[chosen], layout[chosen]
     n = len(features)
+    k = min(k, (n - 1) // 2)
+    if k < 1:
+        return math.nan, math.nan
     beyond, kept = 0, 0
     blocks = zip(
         distance_blocks(np.asarray(features, dtype=np.float64)),
@@ -48,6 +57,11 @@ def neighbourhood_quality(features: np.ndarray, layout: np.ndarray, k: int) -> t
             beyond += int(np.maximum(rank - k, 0).sum())
             kept += int(np.count_nonzero(rank <= k))
     return 1.0 - 2.0 * beyond / (n * k * (2 * n - 3 * k - 1)), kept / (n * k)
+
+
+def distinct_points(features: np.ndarray) -> np.ndarray:
+    """Positions (n,) of one of the rows (N, D) at each place, but of all at a place that a stage has collapsed to."""
+    return copies_among(features).without_collapse(np.arange(len(features))).distinct()
 
 
 def distance_blocks(points: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:

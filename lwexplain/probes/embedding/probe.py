@@ -11,7 +11,7 @@ import numpy as np
 from lwexplain.errors import ProbeError
 from lwexplain.probes.base import PROBES, Embedding, Measurement, StageData
 from lwexplain.probes.embedding.layout import align, layout_shift, principal_components
-from lwexplain.probes.embedding.layout_quality import neighbourhood_quality
+from lwexplain.probes.embedding.layout_quality import distinct_points, neighbourhood_quality
 from lwexplain.probes.embedding.umap_layout import MAX_DIMENSIONS, Options
 from lwexplain.probes.embedding.umap_process import UmapProcess
 
@@ -35,21 +35,23 @@ class Pca:
     def __init__(self, split: str = "val", max_samples: int = 2000, neighbors: int = 15) -> None:
         self.split, self.max_samples, self.neighbors = split, max_samples, neighbors
 
-    def measure_all(self, stages: Sequence[StageData]) -> dict[str, Layout]:
+    def measure_all(self, stages: Sequence[StageData]) -> dict[str, Layout | ProbeError]:
+        stages, unusable = usable_stages(stages, self.split)
+        results: dict[str, Layout | ProbeError] = {**unusable}
         samples = choose_samples(stages, self.split, self.max_samples)
         near = _near(self.neighbors, len(samples))
-        note = _note("PCA", near, len(samples), stages[0], self.split)
-        results: dict[str, Layout] = {}
         before: np.ndarray | None = None
         for stage, x in zip(stages, _rows(stages, self.split, samples), strict=True):
             layout = principal_components(x, 2)
             before = layout if before is None else align(layout, before)
             coordinates = before.astype(np.float32)
-            results[stage.name] = [Embedding("pca", self.split, coordinates, samples)]
+            found: Layout = [Embedding("pca", self.split, coordinates, samples)]
+            results[stage.name] = found
             if near > 0:
+                note = _note("PCA", near, len(samples), stages[0], self.split, x)
                 values = neighbourhood_quality(x, coordinates, near)
                 for metric, value in zip(("pca_trustworthiness", "pca_neighbors_kept"), values, strict=True):
-                    results[stage.name].append(Measurement(metric, value, self.split, n=len(samples), note=note))
+                    found.append(Measurement(metric, value, self.split, n=len(samples), note=note))
         return results
 
 
@@ -102,6 +104,7 @@ class Umap:
 
     def begin(self, stages: Sequence[StageData]) -> None:
         """Have the process compute these stages, unless it does already; one begun for others is ended."""
+        stages, _ = usable_stages(stages, self.split)
         samples = choose_samples(stages, self.split, self.max_samples)
         options = self._options(stages[0], len(samples))
         key = _fingerprint(options, _rows(stages, self.split, samples))
@@ -128,22 +131,23 @@ class Umap:
             self._process.end()
         self._process = self._begun = None
 
-    def measure_all(self, stages: Sequence[StageData]) -> dict[str, Layout]:
+    def measure_all(self, stages: Sequence[StageData]) -> dict[str, Layout | ProbeError]:
         try:
+            stages, unusable = usable_stages(stages, self.split)
             self.begin(stages)
             assert self._process is not None
             found = self._process.layouts(self.timeout)
         finally:
             self.end()
 
+        results: dict[str, Layout | ProbeError] = {**unusable}
         samples = choose_samples(stages, self.split, self.max_samples)
         options = self._options(stages[0], len(samples))
-        results: dict[str, Layout] = {}
-        for i, stage in enumerate(stages):
+        for i, (stage, x) in enumerate(zip(stages, _rows(stages, self.split, samples), strict=True)):
             by = "UMAP by torchdr" if options.backend == "torchdr" else "UMAP"
             if stage.features[self.split].shape[1] > MAX_DIMENSIONS:
                 by += f" of {MAX_DIMENSIONS} principal components"
-            note = _note(by, options.near, len(samples), stages[0], self.split)
+            note = _note(by, options.near, len(samples), stages[0], self.split, x)
             values = {"trustworthiness": found.trustworthiness[i], "neighbors_kept": found.neighbors_kept[i]}
             if i > 0:
                 values["layout_shift"] = layout_shift(found.coordinates[i], found.coordinates[i - 1])
@@ -173,6 +177,22 @@ class Umap:
             backend="torchdr" if by_torchdr else "umap",
             device=stage.device if by_torchdr else "cpu",
         )
+
+
+def usable_stages(stages: Sequence[StageData], split: str) -> tuple[list[StageData], dict[str, ProbeError]]:
+    """The stages whose features can be laid out, and by name what is wrong with the others; raises it where all are."""
+    from lwexplain.probes.splits import read_split  # with torch, which prepare() does not wait for
+
+    usable, wrong = [], {}
+    for stage in stages:
+        try:
+            read_split(stage, split)
+            usable.append(stage)
+        except ProbeError as error:
+            wrong[stage.name] = error
+    if not usable:
+        raise next(iter(wrong.values()))
+    return usable, wrong
 
 
 def choose_samples(stages: Sequence[StageData], split: str, most: int) -> np.ndarray:
@@ -215,9 +235,13 @@ def _near(neighbors: int, n: int) -> int:
     return min(neighbors, (n - 1) // 2)
 
 
-def _note(method: str, near: int, n: int, stage: StageData, split: str) -> str:
-    total = len(stage.labels[split])
-    return f"{method}, {near} neighbours" + (f", {n} of {total} samples" if n < total else "")
+def _note(method: str, near: int, n: int, stage: StageData, split: str, features: np.ndarray) -> str:
+    from lwexplain.probes.neighbourhood import copies_note  # as in choose_samples
+
+    total, distinct = len(stage.labels[split]), len(distinct_points(features))
+    sampled = f", {n} of {total} samples" if n < total else ""
+    copies = f"; {copies_note(n - distinct, n)}" if distinct < n else ""
+    return f"{method}, {min(near, (distinct - 1) // 2)} neighbours{sampled}{copies}"
 
 
 def _fingerprint(options: Options, features: Iterator[np.ndarray]) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -27,6 +28,9 @@ LOWEST_LEVEL = 1e-12  # of a problem whose samples are all certain
 class LogisticLoss:
     """Mean cross-entropy + |W|^2 / (2 C N) over the train samples of a stage; the bias is free of penalty.
 
+    Where train holds two classes, + |W|^2 / (C N): their rows of W are w / 2 and -w / 2 at the minimum, for w of binary
+    logistic regression, whose penalty |w|^2 / (2 C N) that is. C is then scikit-learn's for any number of classes.
+
     Weights (R + 1, K), the bias last, act on R orthogonal axes of the standardised features and on K of the classes,
     which leaves the minimum what it is. Along them the Hessian is nearly diagonal: at first those of the covariance
     (Boehning 1992 bounds the Hessian by half of it), after ``turn`` those of the Hessian's Kronecker factors (Martens
@@ -41,12 +45,14 @@ class LogisticLoss:
         self.device, self.n, self.classes = torch.device(float64_device(stage.device)), len(labels), len(stage.classes)
         rows = own_rows(self.n, self.world)
         self.features, self.labels = features[rows], torch.tensor(labels[rows]).to(self.device)
+        self.penalty = (2 if len(np.unique(labels)) == 2 else 1) / self.n
 
         moments = moments_of(stage, "train").whole
         self.standardise = Standardisation.of(moments, self.device)
         scale = self.standardise.scale
         variances, axes = self._eigen(scale[:, None] * (moments.total / self.n) * scale)
         kept = variances > RANK * variances.amax().clamp(min=1e-300)
+        kept[-1] = True  # the largest: features that do not vary keep one axis, along which all samples are at 0
         self.variances, self.axes = variances[kept], axes[:, kept]
         self.class_variances = variances.new_full((self.classes,), 0.5)
         self.class_axes = torch.eye(self.classes, dtype=axes.dtype, device=self.device)
@@ -59,7 +65,7 @@ class LogisticLoss:
     def inverse_curvature(self, c: float, level: float = 1.0) -> Tensor:
         """The inverse of the Hessian's diagonal (R + 1, K), roughly; ``level`` as ``turn`` returns it."""
         classes = level * self.class_variances
-        return 1 / torch.cat([self.variances[:, None] * classes + 1 / (c * self.n), classes[None]])
+        return 1 / torch.cat([self.variances[:, None] * classes + self.penalty / c, classes[None]])
 
     def sums(self, weights: Tensor) -> Tensor:
         """What ``finish`` needs of this process's rows for ``weights`` (P, R + 1, K): a flat float64 tensor.
@@ -81,7 +87,7 @@ class LogisticLoss:
         slopes = sums[p:].view(k, p, -1).permute(1, 2, 0) @ self.class_axes / self.n
         if self._cache is None:
             slopes = torch.cat([self.axes.T @ slopes[:, :-1], slopes[:, -1:]], 1)
-        penalty = 1 / (cs * self.n)
+        penalty = self.penalty / cs
         squares = weights[:, :-1].square().sum((1, 2))
         slopes[:, :-1] += penalty[:, None, None] * weights[:, :-1]
         return sums[:p] / self.n + 0.5 * penalty * squares, slopes

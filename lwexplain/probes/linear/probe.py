@@ -56,6 +56,8 @@ class LinearProbe:
             words.append("smallest C of the grid")
         if not self.converged:
             words.append("not converged")
+        if not self.weight.any():
+            words.append("the features do not vary: always the most frequent class")
         return ", ".join(words)
 
 
@@ -99,8 +101,9 @@ class Linear:
 def fit_linear_probe(stage: StageData, grid: Sequence[float] = GRID) -> LinearProbe:
     """The probe of one stage with the C best on val (ties: the smaller), fitted by this process alone or remembered.
 
-    Minimises mean cross-entropy + |W|^2 / (2 C N) over W and an unpenalised bias, which is scikit-learn's
-    LogisticRegression on standardised features. Raises ProbeError where train or val is missing or unusable.
+    Minimises mean cross-entropy + |W|^2 / (2 C N) over W and an unpenalised bias (twice that penalty for two classes),
+    which is scikit-learn's LogisticRegression on standardised features. Raises ProbeError where train or val is missing
+    or unusable.
     """
     _check(stage)
     fit_linear_probes([stage], grid, World())

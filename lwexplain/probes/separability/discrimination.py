@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lwexplain.probes.distances import pair_blocks
-from lwexplain.probes.moments import GROUPS, jackknife_interval
+from lwexplain.probes.jackknife import GROUPS, bias_corrected_interval
 
 
 def generalized_discrimination_value(
@@ -20,8 +20,8 @@ def generalized_discrimination_value(
     sample have no distance inside and are left out of the first mean. ``x`` (N, D) float64 in the order of
     ``subsample.class_order``.
 
-    The interval is that of the delete-a-group jackknife (``moments.jackknife_interval``); the z-scores stay those of
-    all samples.
+    The interval is of the population's value, by the jackknife (``jackknife.bias_corrected_interval``); the z-scores
+    stay those of all samples.
     """
     std, mean = torch.std_mean(x, dim=0, correction=0)
     varies = std > 1e-7 * mean.abs()  # less is the resolution of float32
@@ -52,10 +52,11 @@ def generalized_discrimination_value(
     sizes = torch.tensor(counts, dtype=x.dtype, device=x.device)
     value = _value(totals, sizes, z.shape[1])
     replicates = []
+    cell = _cells(counts, groups, x.device)
     for group in range(groups if groups > 1 else 0):
-        taken = ((sizes - group) / groups).ceil()  # samples of each class in this group
+        taken = torch.bincount(cell[cell % groups == group] // groups, minlength=len(counts))  # of each class
         replicates.append(_value(totals - involving[group], sizes - taken, z.shape[1]))
-    return value, *jackknife_interval(value, replicates), "; ".join(notes)
+    return value, *bias_corrected_interval(value, replicates), "; ".join(notes)
 
 
 def distance_sums(x: Tensor, counts: list[int], groups: int) -> tuple[Tensor, Tensor]:
@@ -64,10 +65,7 @@ def distance_sums(x: Tensor, counts: list[int], groups: int) -> tuple[Tensor, Te
 
     ``x`` is in the order of ``subsample.class_order`` with these ``groups``.
     """
-    sizes, k = torch.tensor(counts, device=x.device), len(counts)
-    own = torch.repeat_interleave(torch.arange(k, device=x.device), sizes)
-    rank = torch.arange(len(x), device=x.device) - (sizes.cumsum(0) - sizes)[own]
-    cell = (own * groups + rank % groups).sort().values
+    k, cell = len(counts), _cells(counts, groups, x.device)
     one = torch.zeros(groups, k, k, dtype=x.dtype, device=x.device)  # the first of the ordered pair is in the group
     both = torch.zeros_like(one)
     for rows, d2 in pair_blocks(x):
@@ -82,6 +80,13 @@ def distance_sums(x: Tensor, counts: list[int], groups: int) -> tuple[Tensor, Te
             both[group, label] += to_others[:, group]
             both[group, :, label] += to_others[:, group]
     return one.sum(0), one + one.mT - both
+
+
+def _cells(counts: list[int], groups: int, device: torch.device) -> Tensor:
+    """Class times ``groups`` plus group of each row (N,), rows in the order of ``subsample.class_order``."""
+    sizes = torch.tensor(counts, device=device)
+    own = torch.repeat_interleave(torch.arange(len(counts), device=device), sizes)
+    return (own * groups + torch.arange(len(own), device=device) % groups).sort().values
 
 
 def _value(totals: Tensor, sizes: Tensor, dimensions: int) -> float:

@@ -8,9 +8,19 @@ import torch
 from torch import Tensor
 
 from lwexplain.errors import ProbeError
-from lwexplain.probes.accuracy import Z95, wilson_interval
 from lwexplain.probes.base import PROBES, Measurement, StageData, pair_of
-from lwexplain.probes.moments import moments_of
+from lwexplain.probes.jackknife import (
+    FEWEST,
+    T_OF_PAIRS,
+    T_QUANTILE,
+    Bounds,
+    error_of_pairs,
+    interval_at_this_size,
+    interval_of_share,
+    jackknife_error,
+)
+from lwexplain.probes.moments import ClassMoments, moments_of
+from lwexplain.probes.neighbourhood import copies_note
 from lwexplain.probes.separability.discrimination import generalized_discrimination_value
 from lwexplain.probes.separability.pairwise import PairwiseIndices, SortedSamples, pairwise_indices, sorted_samples
 from lwexplain.probes.separability.scatter import (
@@ -19,6 +29,7 @@ from lwexplain.probes.separability.scatter import (
     davies_bouldin_ratios,
     fisher_of_classes,
     fisher_of_pairs,
+    interval_of_law,
     scatter_indices,
 )
 from lwexplain.probes.splits import read_split
@@ -37,8 +48,16 @@ class Separability:
       ``calinski_harabasz`` and ``separation_law`` of all, from the scatter of the classes (see ``scatter``).
 
     Of more than 20 classes there are rows for the 190 pairs that are closest by their Fisher ratio. Classes without a
-    sample are left out; pairwise distances are those of at most 10,000 samples (``subsample.pairwise_samples``). Both
-    are noted. Memory grows with N, not with N^2. Raises ProbeError for fewer than two classes, or NaN.
+    sample are left out; pairwise distances are those of at most 10,000 samples (``subsample.pairwise_samples``), and
+    copies of a sample count once in them: they are no neighbours of each other, whatever their labels (``copies``). All
+    is noted. Memory grows with N, not with N^2. Raises ProbeError for fewer than two classes, or NaN.
+
+    Intervals are by the jackknife (``separability_index``: by ``jackknife.error_of_pairs``), the classes in the
+    proportions of the split. Those of ``gdv``, ``fisher_ratio``,
+    ``calinski_harabasz`` (at this N) and ``separation_law`` are of the population's value; those of
+    ``separability_index``, ``knn_purity``, ``silhouette`` and ``hypothesis_margin`` of the mean over samples of this
+    size, as neighbours come nearer the more samples there are. ``dsi`` and ``davies_bouldin`` carry none: a maximum
+    over distances or classes is not smooth, and the jackknife fails on it.
     """
 
     name = "separability"
@@ -65,7 +84,9 @@ class Separability:
         self, stage: StageData, samples: SortedSamples, indices: PairwiseIndices, empty: str
     ) -> Iterator[Measurement]:
         """The indices that are means over samples, of all and of each class."""
-        sampled, k = sample_note(stage, self.split, len(samples.positions)), indices.k
+        k, n = indices.k, len(samples.positions)
+        copies = copies_note(samples.copies, n + samples.copies)
+        sampled = sample_note(stage, self.split, n + samples.copies)
         small = sum(count <= k for count in samples.counts)
         values = {
             "separability_index": indices.agreement,
@@ -75,20 +96,21 @@ class Separability:
         }
         of_all = {"knn_purity": f"classes of at most {k} samples, which cannot reach 1: {small}" if small else ""}
         for metric, sample_values in values.items():
+            errors = _errors_of_pairs(samples, indices) if metric == "separability_index" else {}
             basis = f"k={k}" if metric == "knn_purity" else ""
             alone = _alone(metric, samples.counts.count(1))
-            note = _joined(basis, of_all.get(metric, ""), alone, sampled, empty)
-            yield _mean(metric, sample_values, self.split, None, note)
-            for label, count, part in self._classes(stage, samples, sample_values):
+            note = _joined(basis, of_all.get(metric, ""), alone, copies, sampled, empty)
+            yield _mean(metric, sample_values, self.split, None, note, errors.get(None))
+            for place, (label, count, part) in enumerate(self._classes(stage, samples, sample_values)):
                 fewer = f"only {count} samples" if metric == "knn_purity" and count <= k else ""
-                note = _joined(basis, fewer, _alone(metric, 1) if count == 1 else "", sampled)
-                yield _mean(metric, part, self.split, label, note)
+                note = _joined(basis, fewer, _alone(metric, 1) if count == 1 else "", copies, sampled)
+                yield _mean(metric, part, self.split, label, note, errors.get(place))
         defined = [value for value in indices.dsi if not math.isnan(value)]
-        note = _joined(_alone("dsi", len(indices.dsi) - len(defined)), sampled, empty)
+        note = _joined(_alone("dsi", len(indices.dsi) - len(defined)), copies, sampled, empty)
         value = sum(defined) / len(defined) if defined else math.nan
-        yield Measurement("dsi", value, self.split, n=len(samples.positions), note=note)
+        yield Measurement("dsi", value, self.split, n=n, note=note)
         for of_class, (label, count, _) in zip(indices.dsi, self._classes(stage, samples, indices.margin), strict=True):
-            note = _joined(_alone("dsi", 1) if count == 1 else "", sampled)
+            note = _joined(_alone("dsi", 1) if count == 1 else "", copies, sampled)
             yield Measurement("dsi", of_class, self.split, label, n=count, note=note)
 
     @staticmethod
@@ -99,7 +121,8 @@ class Separability:
     def _gdv(self, stage: StageData, samples: SortedSamples, empty: str) -> Measurement:
         n = len(samples.positions)
         value, low, high, note = generalized_discrimination_value(samples.x, samples.counts, stage.memory_bytes)
-        note = _joined(note, sample_note(stage, self.split, n), empty)
+        total = n + samples.copies
+        note = _joined(note, copies_note(samples.copies, total), sample_note(stage, self.split, total), empty)
         return Measurement("gdv", value, self.split, low=low, high=high, n=n, note=note)
 
     def _from_scatter(self, stage: StageData, empty: str) -> Iterator[Measurement]:
@@ -108,15 +131,20 @@ class Separability:
         names = [stage.classes[int(k)] for k in whole.classes]
         counts = [int(count) for count in whole.counts.tolist()]
         for metric, (value, low, high) in scatter_indices(moments).items():
-            note = _joined(_why_not_finite(value), moments.note, empty)
+            reason = interval_of_law(moments)[1] if metric == "separation_law" else moments.note
+            note = _joined(_why_not_finite(metric, value, whole), reason, empty)
             yield Measurement(metric, value, self.split, low=low, high=high, n=whole.n, note=note)
         for name, count, (value, low, high) in zip(names, counts, fisher_of_classes(moments, spread), strict=True):
-            note = _joined(_why_not_finite(value), moments.note)
+            reason = (
+                "infinite: the class has one sample" if count == 1 else "infinite: the samples of the class coincide"
+            )
+            note = _joined(_reason(value, reason), moments.note)
             yield Measurement("fisher_ratio", value, self.split, name, low, high, count, note)
 
         ratios = davies_bouldin_ratios(whole.means, spread.distance)
         value = float(ratios.amax(1).mean())
-        note = _joined(_why_not_finite(value), empty)
+        same_mean = "infinite: the means of two classes coincide"
+        note = _joined(_reason(value, same_mean), empty)
         yield Measurement("davies_bouldin", value, self.split, n=whole.n, note=note)
 
         pairs = closest_pairs(moments, spread, MOST_PAIRS)
@@ -125,28 +153,45 @@ class Separability:
         fisher = fisher_of_pairs(moments, spread, pairs)
         for (first, second), (value, low, high) in zip(pairs.tolist(), fisher, strict=True):
             pair, n = pair_of(names[first], names[second]), counts[first] + counts[second]
-            note = _joined(_why_not_finite(value), fewer, moments.note)
+            note = _joined(_reason(value, _no_scatter(n, 2)), fewer, moments.note)
             yield Measurement("fisher_ratio", value, self.split, pair, low, high, n, note)
             ratio = float(ratios[first, second])
-            note = _joined(_why_not_finite(ratio), fewer)
+            note = _joined(_reason(ratio, same_mean), fewer)
             yield Measurement("davies_bouldin", ratio, self.split, pair, n=n, note=note)
 
 
-def _mean(metric: str, values: Tensor, split: str, class_: str | None, note: str) -> Measurement:
-    """Mean of the defined ``values`` of samples and its 95 % interval: Wilson's for a share of samples, else normal."""
-    values = values[~torch.isnan(values)]
+def _mean(
+    metric: str, values: Tensor, split: str, class_: str | None, note: str, error: float | None = None
+) -> Measurement:
+    """Mean of the defined ``values`` (n, 1 + GROUPS) of samples, and its 95 % interval from those without a group, or
+    from its standard ``error``."""
+    values = values[~torch.isnan(values[:, 0])]
     n = len(values)
     if n == 0:
         return Measurement(metric, math.nan, split, class_, n=0, note=note)
-    value = float(values.mean())
-    low: float | None = None
-    high: float | None = None
-    if metric == "separability_index":
-        low, high = wilson_interval(value, n)
-    elif n > 1:
-        half = Z95 * float(values.std()) / math.sqrt(n)
-        low, high = max(value - half, 0.0 if metric == "knn_purity" else -1.0), min(value + half, 1.0)
-    return Measurement(metric, value, split, class_, low, high, n, note)
+    value, *replicates = values.nanmean(0).tolist()
+    bounds: Bounds = None, None
+    if n < FEWEST:
+        note = _joined(note, f"no interval: fewer than {FEWEST} samples")
+    elif error is not None:
+        bounds = interval_of_share(value, error, n, T_OF_PAIRS)
+    elif metric == "knn_purity":
+        bounds = interval_of_share(value, jackknife_error(replicates), n, T_QUANTILE)
+    else:
+        low, high = interval_at_this_size(value, replicates)
+        bounds = (None, None) if low is None or high is None else (max(low, -1.0), min(high, 1.0))
+    return Measurement(metric, value, split, class_, low=bounds[0], high=bounds[1], n=n, note=note)
+
+
+def _errors_of_pairs(samples: SortedSamples, indices: PairwiseIndices) -> dict[int | None, float]:
+    """Standard error of the separability index of all samples (None) and of each class, by its number."""
+    agreement, own = indices.agreement[:, 0].cpu().numpy(), samples.own.cpu().numpy()
+    means = np.bincount(own, agreement) / np.bincount(own)
+    deviations, nearest = agreement - means[own], indices.nearest.cpu().numpy()
+    errors: dict[int | None, float] = {None: error_of_pairs(deviations, nearest, len(own))}
+    for k, count in enumerate(samples.counts):
+        errors[k] = error_of_pairs(np.where(own == k, deviations, 0.0), nearest, count)
+    return errors
 
 
 def _alone(metric: str, classes: int) -> str:
@@ -173,10 +218,25 @@ def _empty_classes(stage: StageData, split: str, labels: np.ndarray) -> str:
     return f"no {split} sample of class {named}: left out"
 
 
-def _why_not_finite(value: float) -> str:
+def _why_not_finite(metric: str, value: float, moments: ClassMoments) -> str:
+    """Why an index of the scatter of all classes is NaN or infinite; "" where it is neither."""
+    if metric == "separation_law":
+        return _reason(value, "infinite: all class means coincide")
+    singletons = moments.n == len(moments.counts)
+    if singletons and metric == "calinski_harabasz":
+        return _reason(value, "", undefined="undefined: as many classes as samples")
+    return _reason(value, _no_scatter(moments.n, len(moments.counts)))
+
+
+def _no_scatter(samples: int, classes: int) -> str:
+    """Why nothing is scattered inside ``classes`` of so many ``samples``."""
+    return f"infinite: {'every class has one sample' if samples == classes else 'the samples of every class coincide'}"
+
+
+def _reason(value: float, infinite: str, undefined: str = "undefined: the features do not vary") -> str:
     if math.isnan(value):
-        return "undefined: the features do not vary"
-    return "class means or whole classes coincide" if math.isinf(value) else ""
+        return undefined
+    return infinite if math.isinf(value) else ""
 
 
 def _joined(*notes: str) -> str:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from lwexplain.probes.base import StageData
-from lwexplain.probes.moments import GROUPS, ClassMoments, Moments, jackknife_interval, moments_of
+from lwexplain.probes.jackknife import GROUPS, Bounds, bias_corrected_interval, jackknife_groups
+from lwexplain.probes.moments import ClassMoments, Moments, moments_of
+from lwexplain.probes.scatter_ratio import interval_of_scatter_ratio
 from lwexplain.probes.splits import feature_blocks, read_split
-from lwexplain.probes.subsample import rank_within_class
 
 NOTHING = 1e-13  # a spread below this share of the distance from the origin is rounding of none
 
@@ -56,28 +57,46 @@ def separation_law(moments: ClassMoments) -> float:
 
 
 def scatter_indices(moments: Moments) -> dict[str, Interval]:
-    """Fisher ratio, Calinski-Harabasz index and separation law, each with its jackknife interval.
+    """Fisher ratio, Calinski-Harabasz index and separation law, each with the interval of the population's value.
 
     Calinski-Harabasz is [tr(Sb) / (K' - 1)] / [tr(Sw) / (N - K')] (Calinski and Harabasz 1974): the Fisher ratio times
     a number that grows with N, which is why its interval is that of the ratio, times the same number.
     """
     k, n = len(moments.whole.counts), moments.whole.n
-    values = [(fisher_ratio(moments.whole), separation_law(moments.whole))]
-    values += [(fisher_ratio(part), separation_law(part)) for part in moments.all_but_one() if len(part.counts) == k]
-    fisher, law = with_intervals(values)
+    parts = [moments.whole, *(part for part in moments.all_but_one() if len(part.counts) == k)]
+    (fisher,) = with_intervals([(fisher_ratio(part),) for part in parts])
     factor = (n - k) / (k - 1)
     low, high = (None if bound is None else factor * bound for bound in fisher[1:])
     value = factor * fisher[0] if n > k else math.nan  # where each class is one sample
-    return {"fisher_ratio": fisher, "calinski_harabasz": (value, low, high), "separation_law": law}
+    bounds, _ = interval_of_law(moments)
+    return {
+        "fisher_ratio": fisher,
+        "calinski_harabasz": (value, low, high),
+        "separation_law": (separation_law(moments.whole), *bounds),
+    }
+
+
+def interval_of_law(moments: Moments) -> tuple[Bounds, str]:
+    """Interval of the population's separation law, and why there is none."""
+    if not 0 < separation_law(moments.whole) < math.inf:
+        return (None, None), ""
+    counts = moments.whole.counts
+    roots = (counts / counts.sum()).sqrt()[:, None]
+    across = torch.linalg.svd(roots).U[:, 1:].T  # (K' - 1, K'), orthogonal to the mean of all samples
+    return interval_of_scatter_ratio(moments, across, by_count=True)
 
 
 def with_intervals(values: Sequence[tuple[float, ...]]) -> list[Interval]:
-    """Values and 95 % jackknife intervals: ``values`` holds those of all samples, then those without each group."""
-    results: list[Interval] = []
-    for value, *replicates in zip(*values, strict=True):
-        low, high = jackknife_interval(value, replicates) if math.isfinite(value) else (None, None)
-        results.append((value, low, high))
-    return results
+    """Values and 95 % intervals, none below 0: ``values`` holds those of all samples, then those without each group."""
+    return [
+        (value, *_not_negative(bias_corrected_interval(value, replicates)))
+        for value, *replicates in zip(*values, strict=True)
+    ]
+
+
+def _not_negative(bounds: Bounds) -> Bounds:
+    low, high = bounds
+    return (None, None) if low is None or high is None else (max(low, 0.0), max(high, 0.0))
 
 
 def class_spread(stage: StageData, split: str) -> ClassSpread:
@@ -87,7 +106,7 @@ def class_spread(stage: StageData, split: str) -> ClassSpread:
     means, counts = moments.whole.means, moments.whole.counts
     own = np.searchsorted(moments.whole.classes, labels)
     groups = max(1, len(moments.group_counts))
-    own_class, cell = torch.from_numpy(own), torch.from_numpy(rank_within_class(labels) % groups * len(counts) + own)
+    own_class, cell = torch.from_numpy(own), torch.from_numpy(jackknife_groups(labels, groups) * len(counts) + own)
     distance, squares = torch.zeros_like(counts), counts.new_zeros(groups * len(counts))
     for at, block in feature_blocks(features):
         mine = own_class[at].to(means.device)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lwexplain.probes.moments import GROUPS
+from lwexplain.probes.jackknife import GROUPS
 from lwexplain.probes.splits import BLOCK_BYTES, feature_blocks, float64_device
 
 Kernel = Callable[[slice], Tensor]

@@ -9,7 +9,7 @@ import torch
 
 from lwexplain.errors import ProbeError
 from lwexplain.probes.base import PROBES, Measurement, StageData
-from lwexplain.probes.moments import GROUPS, jackknife_interval
+from lwexplain.probes.jackknife import GROUPS, bias_corrected_interval
 from lwexplain.probes.similarity.hsic import gram_hsic, linear_hsic, linear_kernel, rbf_kernel
 from lwexplain.probes.splits import feature_blocks, float64_device, let_go, read_split
 from lwexplain.probes.subsample import sample_note, stratified_sample
@@ -35,7 +35,8 @@ class Similarity:
     exp(-d^2 / (2 s^2)) and s = ``bandwidth`` times the median distance. Stages too wide for the memory limit lose the
     interval, then the exact value; the note says so. NaN with a note where a stage's features do not vary.
 
-    Raises ProbeError for fewer than four samples and for stages that do not hold the same samples.
+    A stage whose features cannot be used gets a ProbeError in place of results, and no row elsewhere. Raises ProbeError
+    for fewer than four samples and for stages that do not hold the same samples.
     """
 
     name = "similarity"
@@ -50,10 +51,21 @@ class Similarity:
         self.samples = samples
         self.bandwidth = bandwidth
 
-    def measure_all(self, stages: list[StageData]) -> dict[str, list[Measurement]]:
-        features = []
+    def measure_all(self, stages: list[StageData]) -> dict[str, list[Measurement] | ProbeError]:
+        results: dict[str, list[Measurement] | ProbeError] = {}
+        features, usable = [], []
         for stage in stages:
-            features.append(read_split(stage, self.split)[0])
+            try:
+                features.append(read_split(stage, self.split)[0])
+                usable.append(stage)
+            except ProbeError as error:
+                results[stage.name] = error
+        if not usable:
+            raise next(error for error in results.values() if isinstance(error, ProbeError))
+        return {**results, **self._rows(usable, features)}
+
+    def _rows(self, stages: list[StageData], features: list[np.ndarray]) -> dict[str, list[Measurement]]:
+        for stage in stages:
             if not np.array_equal(stage.labels[self.split], stages[0].labels[self.split]):
                 raise ProbeError(
                     f"stages {stages[0].name!r} and {stage.name!r} do not hold the same {self.split} samples; "
@@ -171,7 +183,7 @@ def cka(
             cross = own[i] if i == j else hsic(i, j)
             ratio = cross / np.sqrt(own[i][: len(cross)] * own[j][: len(cross)])
             linear[i, j] = linear[j, i] = ratio[0]
-            bounds[i, j] = jackknife_interval(float(ratio[0]), ratio[1:].tolist())
+            bounds[i, j] = bias_corrected_interval(float(ratio[0]), ratio[1:].tolist())
 
     kernels = {i: kernel for i, x in enumerate(on_sample) if varies[i] and (kernel := rbf_kernel(x, bandwidth))}
     rbf = np.full_like(linear, np.nan)
