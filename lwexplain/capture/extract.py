@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import numpy as np
@@ -46,6 +46,7 @@ class Captured:
 
 Head = Callable[[torch.Tensor], torch.Tensor]
 Reader = Callable[[Any], Captured]
+Rows = TypeVar("Rows", torch.Tensor, np.ndarray)
 """From one batch to what the stages make of it."""
 
 
@@ -142,8 +143,8 @@ def capturing(
     Runs in evaluation mode without gradients, each image passing once and only as far as the deepest stage unless its
     ``own_output`` is asked for; one image passes once more, which tells where the channels lie. Hooks, modes, devices
     and random state are afterwards as before, also after an exception. Raises CaptureError: an unknown or unused stage,
-    stages out of order, a batch of another form, an output without samples in its first dimension, a value that is not
-    finite.
+    stages out of order, a batch of another form, an output without samples in its first dimension, images that hold NaN
+    or infinity. Features that do are kept as they are.
     """
     model = unwrap(model)
     if isinstance(model, torch.jit.ScriptModule):
@@ -168,6 +169,8 @@ def capturing(
 
     def read(item: Any) -> Captured:
         x, labels, index = read_batch(item)
+        if x.is_floating_point():
+            _finite("images", x.flatten(1))
         held.clear()
         with torch.autocast(place.type, precision, enabled=precision != torch.float32):
             returned = tap.run(model, x.to(place, non_blocking=True))
@@ -182,7 +185,7 @@ def capturing(
         if own_output:
             try:
                 own = logits_in(returned, len(x)).float()
-                batch.logits[batch.stages[-1]] = _checked("logits of the model", own, len(x))
+                batch.logits[batch.stages[-1]] = _finite("logits of the model", _checked("logits", own, len(x)))
             except (ModelError, CaptureError) as error:
                 batch.no_output = str(error)
         return batch
@@ -206,14 +209,16 @@ def _checked(what: str, rows: torch.Tensor, n: int) -> np.ndarray:
             f"dimension must "
             "be the samples"
         )
-    if not torch.isfinite(rows).all():
-        bad = int((~torch.isfinite(rows)).any(1).sum())
-        raise CaptureError(
-            f"{what} are not finite for {bad} of {n} samples; the model or its input holds NaN or infinity, "
-            f"or half "
-            "precision overflows: capture it in float32"
-        )
     return rows.cpu().numpy()
+
+
+def _finite(what: str, rows: Rows) -> Rows:
+    """``rows`` (N, D) without NaN or infinity. Features may hold them: a stage that does is of no use to the probes,
+    which say so and measure the others."""
+    bad = int((~torch.isfinite(torch.as_tensor(rows))).any(1).sum())
+    if bad:
+        raise CaptureError(f"{what} are not finite for {bad} of {len(rows)} samples: they hold NaN or infinity")
+    return rows
 
 
 def _rows_of(name: str, store: str | os.PathLike[str] | None) -> "_Rows":

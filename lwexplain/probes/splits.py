@@ -32,7 +32,7 @@ def read_split(stage: StageData, split: str) -> tuple[np.ndarray, np.ndarray]:
     if stage.memo[key]:
         raise ProbeError(
             f"stage {stage.name!r}: {stage.memo[key]} of {len(features)} {split} samples have features that are NaN "
-            "or infinite"
+            "or infinite; the model or its input holds such values, or half precision overflows: capture it in float32"
         )
     return features, labels
 

@@ -7,7 +7,7 @@ an interval is taken of each. Its target is
 
 - the value in the population, from its means and covariances (GDV: from larger samples), for what is made of moments;
 - the mean over all samples of this size, for what depends on nearest neighbours;
-- for NC4 and the accuracy (of the nearest class mean, for all that have Wilson's interval) the share among 20,000 new
+- for NC4 and the accuracy (of the nearest class mean, for all that have Wilson's interval) the share among 10,000 new
   samples, for the classifier that was fitted.
 
 Cells that are done are kept, a second call goes on.
@@ -37,11 +37,11 @@ from lwexplain.probes.neighbours import NearestClassMean
 from lwexplain.probes.separability.probe import Separability
 from lwexplain.probes.separability.scatter import fisher_ratio, separation_law
 from lwexplain.probes.similarity.probe import Similarity
-from lwexplain.run import atomic_path
+from lwexplain.run_files import atomic_path
 
 SIZES = (200, 400, 800)
-NEW_SAMPLES = 20_000
-GDV_SAMPLES, GDV_DRAWS = 3000, 20
+NEW_SAMPLES = 10_000
+GDV_SAMPLES, GDV_DRAWS = 2000, 20
 OF_NEIGHBOURS = ("separability_index", "knn_purity", "silhouette", "hypothesis_margin")
 
 
@@ -184,7 +184,7 @@ def cell(population: Population, n: int, samples: int) -> dict[str, dict[str, fl
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/interval_coverage"))
-    parser.add_argument("--samples", type=int, default=300)
+    parser.add_argument("--samples", type=int, default=200)
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)

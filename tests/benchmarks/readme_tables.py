@@ -189,6 +189,19 @@ def depth_controls(result: dict[str, Any]) -> TextTable:
     return TextTable(["control", "right"], lines)
 
 
+def interval_coverage(result: dict[str, Any]) -> TextTable:
+    """A line a measure with an interval: how often that holds its target, at each size in each population."""
+    cells = result["cells"]
+    header = ["measure", *(f"{cell['size']:,}: {cell['population']}" for cell in cells)]
+    lines = []
+    for measure in cells[0]["measures"]:
+        found = [cell["measures"][measure] for cell in cells]
+        if any(each["given"] for each in found):
+            shares = [f"{100 * each['covered']:.0f} %" if each["given"] else "none" for each in found]
+            lines.append([measure, *shares])
+    return TextTable(header, lines)
+
+
 def mebibytes_with_point(found: dict[str, Any]) -> str:
     """Mean of bytes in MiB, with one decimal."""
     return f"{found['mean'] / 2**20:,.1f}" if found["mean"] < 100 * 2**20 else mebibytes(found)

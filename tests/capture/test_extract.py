@@ -332,7 +332,7 @@ def test_wrong_data_and_heads() -> None:
         extract(model, batches(), ["a"], heads={"b": nn.Identity()})
     x = torch.zeros(2, 3, 32, 32)
     x[1, 0, 5, 5] = torch.nan
-    with pytest.raises(CaptureError, match="features of stage 'a' are not finite for 1 of 2"):
+    with pytest.raises(CaptureError, match="images are not finite for 1 of 2"):
         extract(model, [(x, [0, 1])], ["a"])
     with pytest.raises(CaptureError, match="first dimension must be the samples"):
         extract(

@@ -93,3 +93,14 @@ def test_unusable_data_is_refused(make_stage) -> None:
         MLP().measure(stage)
     with pytest.raises(ProbeError, match="the width is 0"):
         MLP(width=0)
+
+
+def test_few_samples_get_as_many_steps_as_many_do(make_stage) -> None:
+    """Exclusive or of the signs of two of ten features, as well as scikit-learn reads it with its own settings."""
+    features, labels = {}, {}
+    for seed, (split, n) in enumerate((("train", 300), ("val", 300), ("test", 1000))):
+        x = np.random.default_rng(seed).normal(size=(n, 10)).astype("f")
+        features[split], labels[split] = x, ((x[:, 0] > 0) ^ (x[:, 1] > 0)).astype(np.int64)
+    row = by_split(make_stage(classes=2, features=features, labels=labels))["test"]
+    assert row.value > 0.82
+    assert "of 200 on" in row.note  # 400 steps

@@ -114,3 +114,27 @@ def test_nearest_class_mean_equals_scikit_learns(make_stage) -> None:
 def test_a_class_without_training_samples_is_never_predicted(make_stage) -> None:
     stage = make_stage(sizes={"train": (20, 0, 20), "val": (10, 10, 10)}, spread=0.1)
     assert [row.value for row in NearestClassMean().measure(stage)] == pytest.approx([2 / 3, 1, 0, 1])
+
+
+def test_copies_in_train_vote_once(make_stage) -> None:
+    stage = make_stage(spread=4.0, sizes=dict.fromkeys(("train", "val"), (60, 60, 60)))
+    expected = of_all(NearestNeighbours([5]).measure(stage))[0]
+    again = np.arange(0, 180, 3)
+    stage.features["train"] = np.concatenate([stage.features["train"], stage.features["train"][again] * (1 + 1e-7)])
+    stage.labels["train"] = np.concatenate([stage.labels["train"], stage.labels["train"][again]])
+    found = of_all(NearestNeighbours([5]).measure(stage))[0]
+    assert found.value == expected.value
+    assert found.note.endswith("; train: 60 of 240 samples (25.0%) are copies of others and count once")
+
+
+@pytest.mark.parametrize("own_label", [True, False])
+def test_a_copy_in_train_does_not_vote_on_itself(make_stage, own_label: bool) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(300, 8)).astype("f"), rng.integers(0, 2, 300)
+    val = rng.permutation(200)[:100]
+    labels = {"train": y, "val": y[val] if own_label else 1 - y[val]}
+    stage = make_stage(classes=2, features={"train": x, "val": x[val]}, labels=labels)
+    row = of_all(NearestNeighbours([1]).measure(stage))[0]
+    others = ScikitLearns(n_neighbors=1).fit(x).kneighbors()[1][val, 0]
+    assert row.value == pytest.approx(np.mean(y[others] == labels["val"]))
+    assert "100 of 100 val samples are copies of train samples, which did not vote on them" in row.note

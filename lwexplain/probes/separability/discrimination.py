@@ -20,8 +20,8 @@ def generalized_discrimination_value(
     sample have no distance inside and are left out of the first mean. ``x`` (N, D) float64 in the order of
     ``subsample.class_order``.
 
-    The interval is of the population's value, by the jackknife (``jackknife.bias_corrected_interval``); the z-scores
-    stay those of all samples.
+    The interval is of the population's value, by the jackknife (``jackknife.bias_corrected_interval``); what new
+    z-scores make of a value without a group is added to the first order.
     """
     std, mean = torch.std_mean(x, dim=0, correction=0)
     varies = std > 1e-7 * mean.abs()  # less is the resolution of float32
@@ -53,9 +53,13 @@ def generalized_discrimination_value(
     value = _value(totals, sizes, z.shape[1])
     replicates = []
     cell = _cells(counts, groups, x.device)
+    slopes = _slopes(z, counts) if groups > 1 else z.new_zeros(z.shape[1])
     for group in range(groups if groups > 1 else 0):
         taken = torch.bincount(cell[cell % groups == group] // groups, minlength=len(counts))  # of each class
-        replicates.append(_value(totals - involving[group], sizes - taken, z.shape[1]))
+        kept = z[cell % groups != group]
+        rescaled = -(2 * kept.std(dim=0, correction=0)).log()  # 2 std is 1 of all
+        moved = 0.0 if not bool(rescaled.isfinite().all()) else float(slopes @ rescaled)
+        replicates.append(_value(totals - involving[group], sizes - taken, z.shape[1]) + moved)
     return value, *bias_corrected_interval(value, replicates), "; ".join(notes)
 
 
@@ -80,6 +84,24 @@ def distance_sums(x: Tensor, counts: list[int], groups: int) -> tuple[Tensor, Te
             both[group, label] += to_others[:, group]
             both[group, :, label] += to_others[:, group]
     return one.sum(0), one + one.mT - both
+
+
+def _slopes(z: Tensor, counts: list[int]) -> Tensor:
+    """Derivative (D,) of the GDV by the logarithm of the scale of each dimension of ``z`` (N, D).
+
+    A distance d changes by (difference in the dimension)^2 / d.
+    """
+    sizes = torch.tensor(counts, dtype=z.dtype, device=z.device)
+    k, several = len(counts), int((sizes > 1).sum())
+    weights = -2 / (sizes[:, None] * sizes * k * (k - 1)) if k > 1 else z.new_zeros(1, 1)
+    weights.diagonal().copy_(torch.where(sizes > 1, 2 / (sizes * (sizes - 1) * several), 0.0))
+    own = torch.repeat_interleave(torch.arange(k, device=z.device), sizes.long())
+    slopes, squares = z.new_zeros(z.shape[1]), z.square()
+    for rows, d2 in pair_blocks(z):
+        share = torch.where(d2 > 0, weights[own[rows]][:, own[rows.start :]] / d2.sqrt(), 0.0)
+        to, others = squares[rows], z[rows.start :]
+        slopes += share.sum(1) @ to + share.sum(0) @ squares[rows.start :] - 2 * (z[rows] * (share @ others)).sum(0)
+    return slopes / math.sqrt(z.shape[1])
 
 
 def _cells(counts: list[int], groups: int, device: torch.device) -> Tensor:

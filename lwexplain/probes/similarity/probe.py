@@ -183,7 +183,8 @@ def cka(
             cross = own[i] if i == j else hsic(i, j)
             ratio = cross / np.sqrt(own[i][: len(cross)] * own[j][: len(cross)])
             linear[i, j] = linear[j, i] = ratio[0]
-            bounds[i, j] = bias_corrected_interval(float(ratio[0]), ratio[1:].tolist())
+            low, high = bias_corrected_interval(float(ratio[0]), ratio[1:].tolist())
+            bounds[i, j] = (low, high) if low is None or high is None else (min(low, 1.0), min(high, 1.0))
 
     kernels = {i: kernel for i, x in enumerate(on_sample) if varies[i] and (kernel := rbf_kernel(x, bandwidth))}
     rbf = np.full_like(linear, np.nan)

@@ -52,3 +52,10 @@ def test_quality_depends_neither_on_the_order_nor_on_the_blocks(seed: int, rows:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(layout_quality, "BLOCK_BYTES", 8 * 50 * rows)
         assert neighbourhood_quality(x[order], layout[order], 8) == pytest.approx(expected, rel=1e-12)
+
+
+def test_copies_count_once_in_the_quality_of_a_layout() -> None:
+    x, layout = points(120, 6), points(120, 2, seed=1)
+    again = np.arange(0, 120, 3)
+    both = np.concatenate([x, x[again] * np.float32(1 + 1e-7)]), np.concatenate([layout, layout[again]])
+    assert neighbourhood_quality(*both, 10) == pytest.approx(neighbourhood_quality(x, layout, 10), rel=1e-12)

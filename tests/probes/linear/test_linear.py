@@ -336,3 +336,29 @@ def test_a_group_is_fitted_once(make_stage) -> None:
     probes = [fit_linear_probe(stage) for stage in stages]
     fit_linear_probes(stages, GRID, World())
     assert all(fit_linear_probe(stage) is probe for stage, probe in zip(stages, probes, strict=True))
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("c", [1e-3, 1e-1, 10.0])
+def test_probabilities_equal_scikit_learns_for_two_classes_and_more(make_stage, classes: int, c: float) -> None:
+    counts = dict.fromkeys(("train", "val"), (90, 60, 50)[:classes])
+    stage = make_stage(classes=classes, dims=6, spread=3.0, sizes=counts)
+    scaler, reference = scikit_learns(stage, c)
+    expected = reference.predict_proba(scaler.transform(stage.features["val"].astype(np.float64)))
+    found = torch.softmax(torch.from_numpy(fit_linear_probe(stage, (c,)).logits(stage.features["val"])), 1)
+    np.testing.assert_allclose(found, expected, atol=2e-4)
+
+
+@pytest.mark.parametrize("value", [0.0, 3.7, 1e30])
+def test_a_stage_that_does_not_vary_guesses_and_takes_nothing_from_the_others(make_stage, value: float) -> None:
+    stages = [make_stage("alive", 1), make_stage("constant", 2), make_stage("broken", 3)]
+    alone = Linear().measure_all([make_stage("alive", 1)])["alive"]
+    for split, x in stages[1].features.items():
+        stages[1].features[split] = np.full_like(x, value)
+    stages[2].features["val"][4, 0] = np.nan
+    found = Linear().measure_all(stages)
+    assert found["alive"] == alone
+    rows = [row for row in found["constant"] if isinstance(row, Measurement) and row.class_ is None]
+    assert [row.value for row in rows] == pytest.approx([38 / 87] * 3)
+    assert all("do not vary: always the most frequent class" in row.note for row in rows)
+    assert isinstance(found["broken"], ProbeError)

@@ -226,3 +226,43 @@ def test_unusable_data_is_refused(features, labels, classes: int, message: str) 
 def test_a_missing_split_is_named(make_stage) -> None:
     with pytest.raises(ProbeError, match="no features for split 'ood'; present: train, val, test"):
         Separability(split="ood").measure(make_stage())
+
+
+@pytest.mark.parametrize("times", [2, 3])
+@pytest.mark.parametrize("scale", [1.0, 1e6, 1e-6])
+def test_copies_say_nothing_of_random_labels(times: int, scale: float) -> None:
+    rng = np.random.default_rng(0)
+    x, y = scale * rng.normal(size=(300, 5)), np.arange(300) % 3
+    again = np.tile(np.arange(120), times - 1)
+    order = rng.permutation(300 + len(again))
+    copied = (np.concatenate([x, x[again] * (1 + 1e-7 * rng.normal(size=(len(again), 5)))])).astype("f")[order]
+    alone, found = rows_of(x.astype("f"), y), rows_of(copied, np.concatenate([y, y[again]])[order])
+    for metric in (*OF_SAMPLES, "gdv"):
+        assert found[metric, None].value == pytest.approx(alone[metric, None].value, abs=2e-4), metric
+        assert found[metric, None].n == 300
+        assert f"{len(again)} of {len(order)} samples" in found[metric, None].note
+        assert alone[metric, None].note == ("k=10" if metric == "knn_purity" else "")
+
+
+def test_copies_of_other_labels_are_no_neighbours_of_each_other() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(600, 5)), rng.integers(0, 3, 600)
+    other = (y[:200] + 1) % 3
+    found = rows_of(np.concatenate([x, x[:200]]).astype("f"), np.concatenate([y, other]))
+    assert found["separability_index", None].value == pytest.approx(1 / 3, abs=0.06)
+    assert found["knn_purity", None].value == pytest.approx(1 / 3, abs=0.03)
+    assert found["hypothesis_margin", None].value > -0.2  # -1 for each that is its own nearest miss
+    assert found["separability_index", None].n == 800  # one of each label
+
+
+def test_the_reason_of_an_undefined_index_is_the_true_one() -> None:
+    x = np.random.default_rng(0).normal(size=(3, 5))
+    single = rows_of(x, np.array([0, 1, 2]))
+    assert math.isnan(single["calinski_harabasz", None].value)
+    assert single["calinski_harabasz", None].note == "undefined: as many classes as samples"
+    assert single["fisher_ratio", None].note == "infinite: every class has one sample"
+    same = rows_of(np.repeat(x, 4, axis=0), np.repeat([0, 1, 2], 4))
+    assert same["fisher_ratio", None].note == "infinite: the samples of every class coincide"
+    means = rows_of(np.array([[1.0], [-1.0], [2.0], [-2.0]]), np.array([0, 0, 1, 1]))
+    assert means["separation_law", None].note == "infinite: all class means coincide"
+    assert means["davies_bouldin", None].note == "infinite: the means of two classes coincide"

@@ -81,9 +81,10 @@ def test_the_jackknife_leaves_out_every_tenth_sample() -> None:
     row = rows_of(stages_of([x, y]), "cka_linear")["s1", "s2"]
     kept = [np.arange(90) % 10 != group for group in range(10)]
     replicates = np.array([direct_cka(linear(x[k]), linear(y[k])) for k in kept])
-    half = 2.2621571627409915 * math.sqrt(0.9 * ((replicates - row.value) ** 2).sum())
-    assert row.low == pytest.approx(row.value - half, rel=1e-6)
-    assert row.high == pytest.approx(row.value + half, rel=1e-6)
+    half = 2.2621571627409915 * math.sqrt(0.9 * ((replicates - replicates.mean()) ** 2).sum())
+    centre = 10 * row.value - 9 * replicates.mean()
+    assert row.low == pytest.approx(centre - half, rel=1e-6)
+    assert row.high == pytest.approx(min(centre + half, 1.0), rel=1e-6)
 
 
 @settings(max_examples=15, deadline=None)
@@ -193,3 +194,12 @@ def test_what_does_not_fit_together_is_refused() -> None:
 
 def test_the_probe_is_registered() -> None:
     assert isinstance(PROBES.create("similarity"), Similarity)
+
+
+def test_a_stage_with_values_that_are_not_finite_takes_nothing_from_the_others(make_stage) -> None:
+    stages = [make_stage(f"s{depth}", depth, seed=depth) for depth in (1, 2, 3)]
+    expected = Similarity().measure_all([stages[0], stages[2]])
+    stages[1].features["val"][5, 0] = np.inf
+    found = Similarity().measure_all(stages)
+    assert "NaN or infinite" in str(found.pop("s2"))
+    assert found == expected
