@@ -197,7 +197,7 @@ def test_the_probe_is_registered() -> None:
 
 
 def test_a_stage_with_values_that_are_not_finite_takes_nothing_from_the_others(make_stage) -> None:
-    stages = [make_stage(f"s{depth}", depth, seed=depth) for depth in (1, 2, 3)]
+    stages = [make_stage(f"s{depth}", depth) for depth in (1, 2, 3)]
     expected = Similarity().measure_all([stages[0], stages[2]])
     stages[1].features["val"][5, 0] = np.inf
     found = Similarity().measure_all(stages)
