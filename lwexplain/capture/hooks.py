@@ -12,7 +12,7 @@ from lwexplain.errors import CaptureError, ModelError
 from lwexplain.models.forward import Enough, as_parameters, first_tensor, path_and_call
 from lwexplain.models.layout import Layout, layouts_of
 from lwexplain.models.modules import in_evaluation
-from lwexplain.models.tokens import TokenGrid, token_grids
+from lwexplain.models.tokens import TokenGrid, watching_tokens
 from lwexplain.registry import nearest
 
 
@@ -108,8 +108,7 @@ class StageTap:
         """
         given = as_parameters(x, model)
         if self.layouts is None:
-            self.layouts = self._layouts(model, given)
-            self.grids = self._grids(model, given, self.layouts)
+            self.layouts, self.grids = self._layouts(model, given)
         self._calls, self._fired = {}, []
         returned = None
         with contextlib.suppress(Enough), user_code(f"the model, given {shown(given)},"):
@@ -124,27 +123,19 @@ class StageTap:
             )
         return returned
 
-    def _grids(self, model: nn.Module, x: torch.Tensor, layouts: Mapping[Call, Layout]) -> dict[Call, TokenGrid]:
-        """Where the patches are among the tokens of each call, as far as it is certain."""
-        if x.ndim != 4 or not layouts:
-            return {}
+    def _layouts(self, model: nn.Module, x: torch.Tensor) -> tuple[dict[Call, Layout], dict[Call, TokenGrid]]:
+        """How the output of each call lies, and the patches among its tokens; as usual where one image alone cannot
+        pass."""
         self._inside = True
         try:
-            return token_grids(model, self.modules, x[:1].detach().clone(), layouts)
-        except Exception:  # the pass of the whole batch tells what is wrong with the model, if anything
-            return {}
-        finally:
-            self._inside = False
-
-    def _layouts(self, model: nn.Module, x: torch.Tensor) -> dict[Call, Layout]:
-        """How the output of each call lies; as usual where one image alone cannot pass."""
-        self._inside = True
-        try:
-            return layouts_of(model, self.modules, x[:1].detach().clone(), within=model)
+            size = (x.shape[2], x.shape[3]) if x.ndim == 4 else (0, 0)
+            with watching_tokens(self.modules, size) as grids_of:
+                layouts = layouts_of(model, self.modules, x[:1].detach().clone(), within=model)
+            return layouts, grids_of(layouts) if x.ndim == 4 else {}
         except ModelError as error:
             raise CaptureError(str(error)) from None
         except Exception:  # the pass of the whole batch tells what is wrong with the model, if anything
-            return {}
+            return {}, {}
         finally:
             self._inside = False
 

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,10 @@ from lwexplain.models.layout import Layout
 
 MOST_OTHERS = 16
 """Most class, register and distillation tokens that a network may have beside those of the patches."""
+
+
+Call = tuple[int, int]
+"""A module's id, and which of its calls in a forward pass, from 1."""
 
 
 class UnknownGrid(Exception):
@@ -81,6 +85,12 @@ class TokenWatch(TorchFunctionMode):
         if (height, width) in self.grids:
             self.grids.remove((height, width))
         self.grids.append((height, width))
+
+    def so_far(self) -> "TokenWatch":
+        """What was noted until now, in a watch of its own."""
+        other = TokenWatch()
+        other.grids, other.joins = list(self.grids), dict(self.joins)
+        return other
 
     def grid_of(self, count: int, image: tuple[int, int]) -> TokenGrid:
         """How ``count`` tokens lie over an image of ``image`` (height, width) pixels; raises UnknownGrid.
@@ -152,36 +162,40 @@ def token_grid(run: Callable[[Callable[[Tensor], Tensor]], Any], image: tuple[in
     return found[0] if found else None
 
 
-def token_grids(
-    forward: Callable[[Tensor], object],
-    modules: Mapping[str, nn.Module],
-    image: Tensor,
-    layouts: Mapping[tuple[int, int], Layout],
-) -> dict[tuple[int, int], TokenGrid]:
-    """The grid of every call of the given ``modules`` that gives tokens, in a forward pass of one ``image``
-    (1, C, H, W); calls with tokens whose grid is not certain are left out. Keys are (id of the module, which of its
-    calls, from 1), as those of ``layouts``."""
+@contextlib.contextmanager
+def watching_tokens(
+    modules: Mapping[str, nn.Module], image: tuple[int, int]
+) -> Iterator[Callable[[Mapping[Call, Layout]], dict[Call, TokenGrid]]]:
+    """Watch one forward pass of an image of ``image`` (height, width) pixels that is made inside.
+
+    Gives a function, to be called afterwards with the layouts of the outputs, that returns the grid of every call of
+    the given ``modules`` that gave tokens; calls with tokens whose grid is not certain are left out.
+    """
     watch = TokenWatch()
     calls: Counter[int] = Counter()
-    found: dict[tuple[int, int], TokenGrid] = {}
+    seen: dict[Call, tuple[torch.Size, TokenWatch]] = {}
 
     def look(module: nn.Module, _: Any, output: Any) -> None:
         calls[id(module)] += 1
-        call = id(module), calls[id(module)]
         tensor = first_tensor(output)
         if tensor is not None and tensor.ndim == 3:
-            ordered = layouts.get(call, Layout()).in_order(tensor)
+            seen[id(module), calls[id(module)]] = tensor.shape, watch.so_far()
+
+    def grids(layouts: Mapping[Call, Layout]) -> dict[Call, TokenGrid]:
+        found = {}
+        for call, (shape, known) in seen.items():
+            order = layouts.get(call, Layout()).order or (0, 1, 2)
             with contextlib.suppress(UnknownGrid):
-                found[call] = watch.grid_of(ordered.shape[1], (image.shape[2], image.shape[3]))
+                found[call] = known.grid_of(shape[order[1]], image)
+        return found
 
     handles = [module.register_forward_hook(look) for module in {id(m): m for m in modules.values()}.values()]
     try:
-        with torch.no_grad(), watch:
-            forward(image)
+        with watch:
+            yield grids
     finally:
         for handle in handles:
             handle.remove()
-    return found
 
 
 def _merged(height: int, width: int) -> list[tuple[int, int]]:

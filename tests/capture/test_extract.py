@@ -12,9 +12,10 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from lwexplain.capture.extract import extract
-from lwexplain.capture.pooling import pool
+from lwexplain.capture.pooling import StagePooling, pool
 from lwexplain.errors import CaptureError, UserCodeError
 from lwexplain.models.forward import as_parameters
+from lwexplain.models.tokens import TokenGrid
 
 
 def batches(n: int = 6, size: int = 32, batch_size: int = 4, channels: int = 3) -> DataLoader:
@@ -427,3 +428,32 @@ def test_stages_out_of_order_are_refused_with_the_right_order() -> None:
     with pytest.raises(CaptureError, match=r"\['b.0', 'b'\]"):
         extract(model, batches(), ["b", "b.0"])
     assert fingerprint(model) == before
+
+
+def test_class_and_register_tokens_stay_out_of_pooled_tokens() -> None:
+    tokens = torch.randn(2, 12, 4)
+    grid = TokenGrid(12, 1, 2, 5)
+    patches = tokens[:, 1:11]
+    torch.testing.assert_close(pool(tokens, "mean", grid), patches.mean(1))
+    torch.testing.assert_close(pool(tokens, "max", grid), patches.amax(1))
+    torch.testing.assert_close(pool(tokens, "flatten", grid), tokens.flatten(1))
+    placed = patches.transpose(1, 2).reshape(2, 4, 2, 5)
+    torch.testing.assert_close(pool(tokens, "pyramid", grid), pool(placed, "pyramid"))
+    torch.testing.assert_close(pool(tokens, "mean", TokenGrid(10, 0, 2, 5)), tokens.mean(1))  # tokens of another layer
+
+
+def test_a_stage_pooling_says_what_it_leaves_out() -> None:
+    image = torch.zeros(1, 3, 8, 20)
+    patch, others = nn.Conv2d(3, 4, 4, stride=4), torch.zeros(1, 5, 4)
+
+    def to_stage(x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([others, patch(x).flatten(2).transpose(1, 2)], dim=1)
+
+    found = StagePooling().at(to_stage, image)
+    assert found.note == "mean over the 10 tokens of patches, 5 class or register tokens left out"
+    torch.testing.assert_close(found(to_stage(image)), patch(image).mean((2, 3)))
+    assert StagePooling().at(patch, image) == StagePooling()
+    assert StagePooling("flatten").at(to_stage, image).grid is None
+    unknown = StagePooling().at(lambda x: torch.ones(1, 7, 4), image)
+    assert unknown.note.startswith("mean over all tokens, whatever they stand for: 7 tokens do not lie on a grid")
+    torch.testing.assert_close(unknown(torch.ones(1, 7, 4)), torch.ones(1, 4))
