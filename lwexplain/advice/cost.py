@@ -15,7 +15,7 @@ from lwexplain.models.activations import ActivationMeter
 from lwexplain.models.forward import as_parameters
 from lwexplain.models.heads.base import HEADS
 from lwexplain.models.layout import every_operation_visible
-from lwexplain.models.modules import in_evaluation
+from lwexplain.models.modules import in_evaluation, undisturbed
 from lwexplain.models.site import Site
 from lwexplain.models.staged import StagedModel
 from lwexplain.probes.base import Measurement, StageData
@@ -68,7 +68,9 @@ class CostProbe:
             raise self.model
         model, device = self.model, _device_of(self.model)
         sites = zip(model.sites()[: len(self.stages)], model.feature_dtypes(), strict=False)
-        costs = measure_costs([network_of_depth(model, site, dtype) for site, dtype in sites], model.input_shape)
+        with undisturbed(model):  # heads are made from the global random state
+            networks = [network_of_depth(model, site, dtype) for site, dtype in sites]
+        costs = measure_costs(networks, model.input_shape)
         before = [None, *costs]
         return {
             name: measurements(cost, str(device), shallower)
