@@ -211,6 +211,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], TextTable]]] = {
     "strategies": ("strategies", strategies),
     "prefix_cache": ("prefix_cache", prefix_cache),
     "activation_bytes": ("activation_bytes", activation_bytes),
+    "interval_coverage": ("interval_coverage", interval_coverage),
     "analysis_speed": ("analysis_speed", analysis_speed),
     "analysis_memory": ("analysis_memory", analysis_memory),
     "depth_rules": ("depth_scores", depth_rules),

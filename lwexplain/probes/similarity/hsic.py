@@ -55,29 +55,33 @@ class _Sums:
 
 
 def linear_hsic(
-    x: np.ndarray, y: np.ndarray, x_mean: Tensor, y_mean: Tensor, *, groups: bool = True, device: str = "cpu"
+    x: np.ndarray,
+    y: np.ndarray,
+    x_mean: Tensor,
+    y_mean: Tensor,
+    *,
+    group: np.ndarray | None = None,
+    device: str = "cpu",
 ) -> np.ndarray:
     """HSIC_1 of the linear kernels of ``x`` (N, D) and ``y`` (N, E), and without each group of samples in turn.
 
-    (1 + GROUPS,) float64, or (1,) without ``groups``; sample i belongs to group i modulo GROUPS. Exact, in one pass
-    over blocks of both. ``x_mean`` and ``y_mean`` are float64. Memory: a matrix (D, E) of float64, one more a group.
+    (1 + GROUPS,) float64, or (1,) without the ``group`` (N,) of each sample. Exact, in one pass over blocks of both.
+    ``x_mean`` and ``y_mean`` are float64. Memory: a matrix (D, E) of float64, one more a group.
     """
     rows = max(1, BLOCK_BYTES // (x.shape[1] * x.itemsize + y.shape[1] * y.itemsize))
-    count = GROUPS if groups else 1
-    parts: list[_Sums | None] = [None] * count
+    parts: list[_Sums | None] = [None] * (1 if group is None else GROUPS)
     for (at, x_block), (_, y_block) in zip(feature_blocks(x, rows), feature_blocks(y, rows), strict=True):
         x_rows = torch.from_numpy(x_block).to(float64_device(device)).double() - x_mean
         y_rows = torch.from_numpy(y_block).to(float64_device(device)).double() - y_mean
-        for group in range(count):
-            mine = slice((group - at.start) % count, None, count)
+        for number, known in enumerate(parts):
+            mine = slice(None) if group is None else torch.from_numpy(group[at] == number).to(x_rows.device)
             part = _sums(x_rows[mine], y_rows[mine])
-            known = parts[group]
-            parts[group] = part if known is None else known.plus(part)
+            parts[number] = part if known is None else known.plus(part)
     found = [part for part in parts if part is not None]
     whole = found[0]
     for part in found[1:]:
         whole = whole.plus(part)
-    return np.array([whole.hsic(), *(whole.less(part).hsic() for part in found if groups)])
+    return np.array([whole.hsic(), *(whole.less(part).hsic() for part in found if group is not None)])
 
 
 def _sums(x: Tensor, y: Tensor) -> _Sums:

@@ -9,7 +9,7 @@ import torch
 
 from lwexplain.errors import ProbeError
 from lwexplain.probes.base import PROBES, Measurement, StageData
-from lwexplain.probes.jackknife import GROUPS, bias_corrected_interval
+from lwexplain.probes.jackknife import GROUPS, bias_corrected_interval, jackknife_groups
 from lwexplain.probes.similarity.hsic import gram_hsic, linear_hsic, linear_kernel, rbf_kernel
 from lwexplain.probes.splits import feature_blocks, float64_device, let_go, read_split
 from lwexplain.probes.subsample import sample_note, stratified_sample
@@ -75,7 +75,8 @@ class Similarity:
         memory = min(stage.memory_bytes for stage in stages)
         sampled = _sampled(features, labels, self.samples, first.seed, memory)
         pairs = list(combinations_with_replacement(range(len(stages)), 2))
-        found = cka(features, pairs, sampled, self.bandwidth, device=first.device, memory_bytes=memory)
+        group = jackknife_groups(labels, GROUPS)
+        found = cka(features, pairs, sampled, self.bandwidth, device=first.device, memory_bytes=memory, group=group)
 
         rbf_note = f"RBF kernel of {self.bandwidth:g} times the median distance"
         sub_sample = sample_note(first, self.split, len(sampled))
@@ -120,7 +121,7 @@ def similarity_matrix(
     if len(sizes) != 1:
         raise ProbeError(f"similarity: features of {sizes} samples; expected those of the same samples")
     sampled = _sampled(features, np.zeros(sizes[0], dtype=np.int64), samples, seed, memory_bytes)
-    found = cka(features, pairs, sampled, bandwidth, device=device, memory_bytes=memory_bytes, intervals=False)
+    found = cka(features, pairs, sampled, bandwidth, device=device, memory_bytes=memory_bytes)
     return found.linear[: len(first), len(first) :], found.rbf[: len(first), len(first) :]
 
 
@@ -155,17 +156,18 @@ def cka(
     *,
     device: str,
     memory_bytes: int,
-    intervals: bool = True,
+    group: np.ndarray | None = None,
 ) -> Alignment:
-    """CKA of ``pairs`` (i, j) of ``features`` (N, D); ``sampled`` (n,) are the samples for what is not exact."""
+    """CKA of ``pairs`` (i, j) of ``features`` (N, D); ``sampled`` (n,) are the samples for what is not exact.
+    Intervals where each sample has a jackknife ``group`` (N,)."""
     means, squares, varies = zip(*(_overview(each, device) for each in features), strict=True)
     matrices = [memory_bytes // 2 // (8 * each.shape[1] ** 2) for each in features]  # (D, D) that fit
     exact = [fit >= 2 for fit in matrices]
-    with_interval = [intervals and fit >= GROUPS + 2 for fit in matrices]
+    with_interval = [group is not None and fit >= GROUPS + 2 for fit in matrices]
 
     def hsic(i: int, j: int) -> np.ndarray:
-        groups = with_interval[i] and with_interval[j]
-        return linear_hsic(features[i], features[j], means[i], means[j], groups=groups, device=device)
+        dealt = group if with_interval[i] and with_interval[j] else None
+        return linear_hsic(features[i], features[j], means[i], means[j], group=dealt, device=device)
 
     on_sample = [_rows(each, sampled, device) for each in features]
     n, memory = len(sampled), memory_bytes // 4
