@@ -17,8 +17,8 @@ def waiting(seconds: float):
     """Work that takes so long whatever else the machine does."""
 
     def run() -> None:
-        end = time.perf_counter() + seconds
-        while time.perf_counter() < end:
+        end = time.thread_time() + seconds
+        while time.thread_time() < end:
             pass
 
     return run
@@ -30,6 +30,14 @@ def test_latencies_are_those_of_work_of_known_length():
     assert two.median == pytest.approx(2e-3, rel=0.2)
     assert not one.is_alike(two)
     assert one.low <= one.median <= one.high
+
+
+def test_time_in_which_others_have_the_core_does_not_count():
+    def run() -> None:
+        time.sleep(3e-3)  # as if another process were running
+        waiting(1e-3)()
+
+    assert measure_latencies([run], CPU)[0].median == pytest.approx(1e-3, rel=0.2)
 
 
 def test_rounds_in_a_busy_moment_do_not_count():
