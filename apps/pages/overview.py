@@ -25,6 +25,7 @@ from lwexplain.views.single_classes import class_figure, closest_pairs
 from lwexplain.views.theme import COST_UNITS, is_cost
 
 DECIDING = "the deciding one"
+MOST_NUMBERS = 5  # in a row, so that none is cut short
 COST_COLUMNS = {
     "parameters": st.column_config.NumberColumn(format="compact"),
     "FLOPs": st.column_config.NumberColumn(format="compact"),
@@ -86,9 +87,10 @@ def show_card(advice: Any, table: pd.DataFrame) -> None:
     st.subheader(f"{verdict}{where}", anchor=False)
     st.markdown(escape_markdown(advice.reason, 1000))
     numbers = contents.advice_numbers(advice, table)
-    if numbers:
-        widths = [max(len(remark), 19) for _, _, remark in numbers]
-        for column, (title, value, remark) in zip(st.columns(widths, gap="small"), numbers, strict=True):
+    for row in range(0, len(numbers), MOST_NUMBERS):
+        here = numbers[row : row + MOST_NUMBERS]
+        columns = st.columns(min(len(numbers), MOST_NUMBERS), gap="small")
+        for column, (title, value, remark) in zip(columns, here, strict=False):
             column.metric(title[0].upper() + title[1:], value)
             column.caption(escape_markdown(remark))
     source = contents.SOURCES.get(advice.source, advice.source)
