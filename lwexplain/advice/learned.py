@@ -59,23 +59,27 @@ class Learned:
         return self.depths.paired and (self.own_head is None or self.own_head.test.paired)
 
 
-def what_was_learned(table: pd.DataFrame, evidence: Evidence, curve: DepthCurve, tolerance: float) -> Learned:
+def what_was_learned(
+    table: pd.DataFrame, evidence: Evidence, curve: DepthCurve, tolerance: float, *, retrain: bool = True
+) -> Learned:
     """Hold own head and probes against guessing and against each other, on val alone.
 
     Where all stages' own heads decide, one that beats guessing is enough; heads that do not, on features that a probe
     can read, are too weak. Where probes decide, the network's own head must beat guessing as well, or nothing was
     learned however readable its features are. A network that was trained by its last head, or by all heads together,
-    is undertrained where that head lies far below the best probe.
+    is undertrained where that head lies far below the best probe. Without ``retrain``, where a cut network gets a fresh
+    head, that is said of a head that guesses, too: what its features hold can be used as it is.
     """
     depths = GuessTest.of(curve, evidence.chance)
     own, probe = own_head(table, evidence, curve), best_probe(evidence, curve)
     trained_as_one = evidence.strategy in (None, "bp", *JOINT_STRATEGIES)
+    far_below = own is not None and probe is not None and is_far_below(own, probe, evidence.chance)
     problem = None
     if curve.source == "head" and not depths.passed:
         problem = "heads_too_weak" if not trained_as_one and probe_beats_heads(table, tolerance) else "no_signal"
     elif not depths.passed or (curve.source != "head" and own is not None and not own.test.passed):
-        problem = "no_signal"
-    elif trained_as_one and own is not None and probe is not None and is_far_below(own, probe, evidence.chance):
+        problem = "undertrained" if depths.passed and far_below and not retrain else "no_signal"
+    elif trained_as_one and far_below:
         problem = "undertrained"
     return Learned(depths, own, probe, problem)
 

@@ -111,7 +111,7 @@ def recommend(
     }
     curve = bootstrap_curve(table, decision_source(table, retrain=retrain), seed=seed)
     evidence = Evidence.of(table)
-    learned = what_was_learned(table, evidence, curve, tolerance)
+    learned = what_was_learned(table, evidence, curve, tolerance, retrain=retrain)
     about = _about_network(evidence, curve, learned) | asked
     if learned.problem is not None and (retrain or learned.problem != "undertrained"):
         return _without_depth(learned.problem, reason_without_depth(evidence, curve, learned), evidence, about)

@@ -27,9 +27,8 @@ def network(head, probes, strategy="bp", labels=LABELS, **others):
 
 
 @pytest.mark.parametrize("strategy", ["bp", None, "deep_supervision"])
-@pytest.mark.parametrize("retrain", [True, False])
-def test_an_own_head_at_chance_is_no_signal_however_readable_the_features_are(strategy, retrain):
-    advice = recommend(network(0.103, [0.6, 0.7, 0.7], strategy), retrain=retrain)
+def test_an_own_head_at_chance_is_no_signal_however_readable_the_features_are(strategy):
+    advice = recommend(network(0.103, [0.6, 0.7, 0.7], strategy))
     assert (advice.verdict, advice.depth, advice.prospects) == ("no_signal", None, [])
     assert "own head reaches 10.30 % on 1,000 val samples, not surely above the 10.00 % of always" in advice.reason
     assert "a linear probe of s2 reaches 70.00 %" in advice.reason
@@ -70,6 +69,13 @@ def test_a_head_that_reads_about_as_much_as_its_probe_is_no_cause_for_concern(he
     assert advice.verdict not in ("undertrained", "no_signal")
     assert f"On val the network's own head reaches {100 * head:.2f} %" in advice.reason
     assert f"a linear probe of its last stage reaches {100 * probes[-1]:.2f} %" in advice.reason
+
+
+def test_features_below_a_head_that_guesses_can_be_cut_with_a_fresh_head():
+    advice = recommend(network(0.103, [0.5, 0.72, 0.71]), retrain=False, tolerance=0.02)
+    assert (advice.verdict, advice.depth) == ("undertrained", 2)
+    assert "own head reaches 10.30 %" in advice.reason
+    assert recommend(network(0.103, [0.1, 0.1, 0.1]), retrain=False).verdict == "no_signal"
 
 
 def test_few_samples_do_not_make_a_head_surely_worse():
