@@ -34,15 +34,24 @@ def check_outline(frame: pd.DataFrame, columns: Sequence[str]) -> None:
 def check_metrics(frame: pd.DataFrame) -> None:
     """The long table, whose outline is right: every row of a stage that it names, at its depth, with numbers that its
     metric can have."""
+    check_rows(frame)
     stages = frame.attrs["stages"]
-    _check_depths(frame, stages)
+    for stage, depth in frame[["stage", "depth"]].drop_duplicates().itertuples(index=False, name=None):
+        if not 1 <= depth <= len(stages) or stages[depth - 1] != stage:
+            raise ValueError(f"stage {shown(stage)} stands at depth {depth}, which is not its place among the stages")
+
+
+def check_rows(frame: pd.DataFrame) -> None:
+    """Measurements as rows: texts, numbers and ranges."""
+    _check_whole(frame, "depth", most=MOST_STAGES)
+    _check_texts(frame, "stage", lambda text: True, "text")
     _check_texts(frame, "split", lambda text: text in (*SPLITS, "none"), f"one of {', '.join(SPLITS)}, none")
     _check_texts(frame, "metric", lambda text: NAME.fullmatch(text) is not None, "letters, digits and _")
     _check_texts(frame, "probe", lambda text: True, "text")
     for column in ("class", "note"):
         _check_texts(frame, column, lambda text: True, "text or nothing", gaps=True)
     for column in ("value", "low", "high"):
-        if not pd.api.types.is_float_dtype(frame[column]):
+        if not pd.api.types.is_float_dtype(frame[column]) and not frame[column].isna().all():
             raise ValueError(f"column {column!r} holds no numbers")
     _check_whole(frame, "n", gaps=True)
     _check_whole(frame, "seed")
@@ -124,31 +133,27 @@ def _check_texts(frame: pd.DataFrame, column: str, fits: Any, expected: str, *, 
 
 def _check_whole(frame: pd.DataFrame, column: str, *, gaps: bool = False, most: int = 2**63 - 1) -> None:
     values = frame[column]
-    if gaps and values.isna().all():
-        return
-    if not pd.api.types.is_integer_dtype(values) or (values.isna().any() and not gaps):
+    if gaps:
+        values = values.dropna()
+        if pd.api.types.is_float_dtype(values) and bool((values % 1 == 0).all()):
+            values = values.astype("int64")  # whole numbers with gaps are written as floats
+        if values.empty:
+            return
+    if not pd.api.types.is_integer_dtype(values) or values.isna().any():
         raise ValueError(f"column {column!r} holds no whole numbers")
-    if len(values) and not (values.dropna().between(0, most)).all():
+    if not values.between(0, most).all():
         raise ValueError(f"column {column!r} holds numbers beyond 0 to {most:,}")
 
 
-def _check_depths(frame: pd.DataFrame, stages: list[str]) -> None:
-    _check_whole(frame, "depth")
-    _check_texts(frame, "stage", lambda text: True, "text")
-    for stage, depth in frame[["stage", "depth"]].drop_duplicates().itertuples(index=False, name=None):
-        if not 1 <= depth <= len(stages) or stages[depth - 1] != stage:
-            raise ValueError(f"stage {shown(stage)} stands at depth {depth}, which is not its place among the stages")
-
-
 def _check_ranges(frame: pd.DataFrame) -> None:
-    metric, value = frame["metric"].astype(str), frame["value"]
+    metric, value = frame["metric"].astype(str), frame["value"].astype("float64")
     shares = value[metric.str.endswith("_accuracy")].dropna()
     if not shares.between(0, 1).all():
         raise ValueError(f"it holds an accuracy of {shares[~shares.between(0, 1)].iloc[0]:g}; expected one in [0, 1]")
     costs = value[metric.isin(COSTS)].dropna()
     if not (np.isfinite(costs) & (costs >= 0)).all():
         raise ValueError("it holds a cost that is negative or infinite")
-    if (frame["low"] > frame["high"]).any():
+    if (frame["low"].astype("float64") > frame["high"].astype("float64")).any():
         raise ValueError("it holds an interval whose low end is above the high one")
 
 

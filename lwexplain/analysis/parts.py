@@ -13,7 +13,7 @@ A part is whole or not there: it is written beside its place and renamed. Its ke
 images, sub-sample, pooling, precision) and by which probe with which settings.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, unquote
@@ -25,9 +25,10 @@ import lwexplain
 from lwexplain.binary_files import map_array, read_table, write_array, write_table
 from lwexplain.errors import RunError
 from lwexplain.probes.tables import ProbeRun
-from lwexplain.results import METRIC_COLUMNS, PREDICTION_COLUMNS, AttributionSet
+from lwexplain.results import EMBEDDING_COLUMNS, METRIC_COLUMNS, PREDICTION_COLUMNS, AttributionSet
 from lwexplain.run_fields import is_number
 from lwexplain.run_files import RunFiles, is_plain_name
+from lwexplain.table_checks import check_embedding, check_predictions, check_rows
 
 MOST_EXTRA = 2**30
 """Bytes of a file that a probe keeps for another one."""
@@ -67,11 +68,15 @@ class PartStore:
             return None
         folder = self.files.within(_folder_of(probe))
         try:
-            rows = read_table(folder, "rows.parquet")
+            rows = _checked(read_table(folder, "rows.parquet"), METRIC_COLUMNS, check_rows)
+            predictions = read_table(folder, "predictions.parquet")
+            layouts = {name: read_table(folder, f"embedding.{name}.parquet") for name in header["layouts"]}
             found = ProbeRun(
                 rows=[{str(name): value for name, value in row.items()} for row in rows.to_dict("records")],
-                predictions=read_table(folder, "predictions.parquet"),
-                embeddings={name: read_table(folder, f"embedding.{name}.parquet") for name in header["layouts"]},
+                predictions=_checked(predictions, PREDICTION_COLUMNS, check_predictions),
+                embeddings={
+                    name: _checked(frame, EMBEDDING_COLUMNS, check_embedding) for name, frame in layouts.items()
+                },
                 attributions={
                     name: AttributionSet(
                         name,
@@ -138,6 +143,17 @@ class PartStore:
         except RunError:
             return None
         return header if isinstance(header, dict) and header.get("key") == self.key and _is_header(header) else None
+
+
+def _checked(frame: pd.DataFrame, columns: Sequence[str], check: Callable[..., None]) -> pd.DataFrame:
+    """The table of a part, which may be empty; raises ValueError where it is not what is written there."""
+    if list(frame.columns) != list(columns):
+        raise ValueError("it has other columns")
+    if len(frame) and check is check_rows:
+        check(frame)
+    elif len(frame):
+        check(frame, columns)
+    return frame
 
 
 def _is_header(header: dict[str, Any]) -> bool:
