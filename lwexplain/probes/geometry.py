@@ -88,7 +88,11 @@ class Geometry:
         value, reason = math.nan, "undefined: fewer than three distinct samples"
         if n >= 3:
             value = two_nearest_neighbours(nearest.distances[:, 0], nearest.distances[:, 1])
-            reason = "undefined: all samples are equally far apart" if math.isnan(value) else ""
+            reason = (
+                "undefined: all samples are equally far apart, or as good as equal beside one far larger"
+                if math.isnan(value)
+                else ""
+            )
         note = "; ".join(filter(None, [reason, *notes]))
         return Measurement("intrinsic_dimension", value, self.split, n=n, note=note)
 
@@ -144,7 +148,8 @@ def two_nearest_neighbours(first: np.ndarray, second: np.ndarray) -> float:
     the ratios only counts as larger than the rest, so that with k kept, the k - 1 over (sum of the kept + (n - k) times
     the largest kept) is unbiased (Epstein and Sobel 1953). NaN where fewer than three remain, or all ratios are 1.
     """
-    logarithms = np.sort(np.log(second / first))
+    apart = first > 0  # distinct samples may still be at a computed distance of 0, beside one far larger
+    logarithms = np.sort(np.log(second[apart] / first[apart]))
     n = len(logarithms)
     kept = int(n * (1 - DISCARDED))
     total = float(logarithms[:kept].sum() + (n - kept) * logarithms[kept - 1]) if kept >= 2 else 0.0
