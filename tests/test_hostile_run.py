@@ -25,6 +25,7 @@ def good(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_every_file_changed_in_every_way_ends_well_or_in_one_sentence(good):
     """No traceback, at most 10 s and 1 GB each, nothing outside the run opened, shown, changed, fetched or started."""
     script, share = Path(__file__).with_name("hostile_runs.py"), CHANGES // WORKERS
