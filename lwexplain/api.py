@@ -181,6 +181,7 @@ def analyze(
         table = kept_analysis(run, key, names)
         if table is not None:
             return table
+    asked = _known(chosen)
     if not flag("replace", replace):
         require_nothing_lost(run, key, None if chosen is None else [_name_of(probe) for probe in chosen])
 
@@ -188,7 +189,7 @@ def analyze(
     from lwexplain.training.distributed import joined_world
 
     with joined_world() as world:
-        result = analyze_run(run, _known(chosen), key, mem_limit=limit, device=device, world=world, quiet=quiet)
+        result = analyze_run(run, asked, key, mem_limit=limit, device=device, world=world, quiet=quiet)
         return result.metrics if world.is_main else read_metrics(run)
 
 

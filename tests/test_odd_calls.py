@@ -594,7 +594,6 @@ refuse(
             "a run_dir that is a file": lambda given: lw.train(TINY, run_dir=given.folder / "notes.txt"),
             "a run_dir that holds a run": lambda given: lw.train(TINY, run_dir=given.run.path),
             "resume as text": lambda given: lw.train(TINY, run_dir=given.run.path, resume="yes"),
-            "resume where no run is": lambda given: lw.train(TINY, run_dir=given.folder / "x", resume=True),
             "quiet as text": lambda given: lw.train(TINY, run_dir=given.folder / "x", quiet="yes"),
         }.items()
     },
