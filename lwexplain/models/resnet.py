@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from lwexplain.errors import ModelError
 from lwexplain.models.build import MODELS
 from lwexplain.models.options import check_positive_numbers
+from lwexplain.models.pointwise import pointwise
 from lwexplain.models.staged import StagedModel
 
 
@@ -33,7 +34,7 @@ class BlockEnd(nn.Module):
         self.norm = nn.BatchNorm2d(outputs)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+            self.shortcut = nn.Sequential(pointwise(inputs, outputs, stride), nn.BatchNorm2d(outputs))
 
     def forward(self, state: tuple[Tensor, Tensor]) -> Tensor:
         h, x = state
