@@ -361,15 +361,17 @@ def _replacing(folder: int, place: Path) -> Iterator[Path]:
             if not (stat.S_ISREG(state.st_mode) or stat.S_ISLNK(state.st_mode)):
                 raise RunError(f"{place} is {_kind(state)} and will not be replaced by a file; name another place")
         _remove_leftovers_of(folder, place.name)
-        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _PLAIN, 0o666, dir_fd=folder))
-        with held(temporary, folder):
-            yield place.with_name(temporary)
-        descriptor = os.open(temporary, os.O_RDWR | _PLAIN, dir_fd=folder)
+        held_file = _new_held_file(folder, temporary)
         try:
-            os.fsync(descriptor)
+            yield place.with_name(temporary)
+            descriptor = os.open(temporary, os.O_RDWR | _PLAIN, dir_fd=folder)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            os.replace(temporary, place.name, src_dir_fd=folder, dst_dir_fd=folder)
         finally:
-            os.close(descriptor)
-        os.replace(temporary, place.name, src_dir_fd=folder, dst_dir_fd=folder)
+            os.close(held_file)
         os.fsync(folder)
     except OSError as error:
         raise RunError(
@@ -378,6 +380,27 @@ def _replacing(folder: int, place: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             os.unlink(temporary, dir_fd=folder)
+
+
+def _new_held_file(folder: int, name: str) -> int:
+    """A new empty file, locked until the descriptor is closed.
+
+    Where the system can, it gets its name only after its lock, so that no other process takes it for one that a dead
+    process left.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # O_TMPFILE is Linux, and not of every file system
+        descriptor = os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o666, dir_fd=folder)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.link(f"/proc/self/fd/{descriptor}", name, dst_dir_fd=folder)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+    descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | _PLAIN, 0o666, dir_fd=folder)
+    with contextlib.suppress(OSError):  # a file system without locks
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return descriptor
 
 
 @contextlib.contextmanager

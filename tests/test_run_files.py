@@ -2,6 +2,8 @@
 
 import os
 import socket
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -260,3 +262,13 @@ def test_a_small_file_that_unpacks_to_very_much_is_refused(files):
     assert path.stat().st_size < 2**20
     with pytest.raises(RunError, match="more than fit"):
         read_table(files, "analysis/t.parquet")
+
+
+def test_writers_of_one_file_do_not_take_each_others_for_leftovers(tmp_path: Path) -> None:
+    def write(number: int) -> None:
+        for _ in range(200):
+            RunFiles(tmp_path).write_json("part.json", {"writer": number})
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(4)))
+    assert [path.name for path in tmp_path.iterdir()] == ["part.json"]

@@ -33,7 +33,7 @@ FOLDERS = ["a b", "$(touch owned)", "-rf", "c\x1b[31m", "![d](e)", "'; touch own
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with such names as stages, classes, metrics, probes, notes, failures, in the log and in the manifest."""
+    """A run with such names as stages, classes, probes, notes, failures, in the log and in the manifest."""
     names = dict(zip(STAGES, (name.replace("\udcff", "") for name in NAMES), strict=True))
     run = make_run(tmp_path_factory.mktemp("hostile") / "run", classes=[*names.values(), *"6789"], note=names["stem"])
     found = read_analysis(run)
@@ -45,9 +45,8 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     attrs["patterns"] = json.loads(json.dumps(attrs["patterns"]))
     for pattern in attrs["patterns"].values():
         pattern["stages"] = [names[stage] for stage in pattern["stages"]]
-    metrics = found.metrics.replace({"stage": names, "metric": {"my_metric": names["block4"]}})
+    metrics = found.metrics.replace({"stage": names})
     metrics.loc[metrics["metric"] == "gdv", "probe"] = names["stem"]
-    metrics.loc[metrics["metric"] == "gdv", "metric"] = names["block5"]
     metrics.attrs = attrs
     found.metrics, found.predictions = metrics, found.predictions.replace({"stage": names})
     found.embeddings = {method: frame.replace({"stage": names}) for method, frame in found.embeddings.items()}
@@ -72,6 +71,17 @@ def assert_harmless(text: str) -> None:
 def test_commands_print_names_as_visible_text(hostile: Path, command: str) -> None:
     done = lwexplain(command, hostile, *([hostile] if command == "compare" else []), check=0)
     assert_harmless(done.stdout + done.stderr)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_metric_of_such_a_name_is_refused_in_a_visible_line(tmp_path: Path, name: str) -> None:
+    run = make_run(tmp_path / "run")
+    table = pd.read_parquet(run.metrics_path)
+    table.loc[table["metric"] == "gdv", "metric"] = name.replace("\udcff", "")
+    table.to_parquet(run.metrics_path)
+    done = lwexplain("recommend", run.path, check=2)
+    assert_harmless(done.stderr)
+    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", NAMES)
