@@ -156,9 +156,9 @@ def test_the_report_shows_names_as_visible_text(hostile: Path) -> None:
 
 
 @pytest.mark.parametrize("page", ["overview", "embeddings", "attributions", "compare"])
-def test_pages_show_names_as_visible_text(hostile: Path, page: str) -> None:
+def test_pages_show_names_as_visible_text(hostile: Path, page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LWEXPLAIN_RUNS", str(hostile.parent))
     app = AppTest.from_file(str(EXPLORER), default_timeout=60)
-    app.query_params["folder"] = str(hostile.parent)
     app.run()
     if page != "overview":
         app.switch_page(f"pages/{page}.py").run()

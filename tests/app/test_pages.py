@@ -176,13 +176,15 @@ def test_measurements_that_no_chart_shows_stand_in_a_table(tmp_path: Path) -> No
     assert frame.iloc[0].tolist() == ["my metric", "test", "all", *[0.25] * len(STAGES)]
 
 
-def test_maps_that_do_not_fit_their_index_are_refused_by_name(tmp_path: Path) -> None:
+def test_maps_that_do_not_fit_leave_the_other_methods_to_look_at(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     maps = run.analysis / "attributions" / "gradcam.npy"
     np.save(maps, np.load(maps)[:, :-1])
     app = visit(tmp_path, "attributions")
-    assert "gradcam.npy holds float32" in said(app)
-    assert "analyze" in said(app)
+    assert "gradcam cannot be shown" in said(app)
+    app.selectbox(key="attribution_method").set_value("integrated_gradients").run()
+    assert not app.error
+    assert any("<img" in element.proto.body for element in app.get("html"))
 
 
 def test_compare_lists_a_recommendation_for_each_run(runs_folder: Path) -> None:

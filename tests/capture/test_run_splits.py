@@ -9,7 +9,6 @@ from lwexplain.capture.run_splits import TOLERATED_ERROR, Precision, RunCapture
 from lwexplain.capture.store import FeatureStore
 from lwexplain.config import load_config
 from lwexplain.data.load import load_data
-from lwexplain.errors import CaptureError
 from lwexplain.models.build import build_model
 from lwexplain.run_files import RunFiles
 from lwexplain.training.distributed import World
@@ -111,9 +110,8 @@ def test_the_error_of_half_precision_is_below_what_it_is_said_to_be(tmp_path) ->
         assert apart <= 1.5 * capture.precision.error * np.sqrt(exact.features[name].var(0).mean())
 
 
-def test_an_image_that_breaks_the_pass_is_an_error_and_the_shards_before_it_stay(tmp_path) -> None:
+def test_features_that_are_not_finite_are_kept_for_the_probes_to_say_so(tmp_path) -> None:
     capture = capture_of()
     with torch.no_grad():
         next(capture.model.parameters()).fill_(torch.nan)
-    with pytest.raises(CaptureError, match="not finite"):
-        captured(tmp_path, capture)
+    assert all(np.isnan(features).any() for features in captured(tmp_path, capture).features.values())
