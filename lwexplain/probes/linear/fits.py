@@ -39,6 +39,19 @@ def remember_fits(stages: Sequence[StageData], content: bytes | None) -> None:
         names = [f"{stage.name}.{part}" for part in ("weight", "bias", "fit", "accuracies")]
         if all(name in tensors for name in names):
             weight, bias, fit, accuracies = (tensors[name] for name in names)
+            if not _is_a_fit(stage, weight, bias, fit, accuracies):
+                continue
             c, loss, converged = fit.tolist()
             by_c = {float(key): float(value) for key, value in accuracies.tolist()}
             stage.memo[MEMO_KEY] = LinearProbe(weight, bias, c, loss, bool(converged), by_c)
+
+
+def _is_a_fit(
+    stage: StageData, weight: torch.Tensor, bias: torch.Tensor, fit: torch.Tensor, accuracies: torch.Tensor
+) -> bool:
+    """Whether the parts have the shapes and types of a fit of the stage, and are finite."""
+    classes, width = len(stage.classes), stage.features["train"].shape[1]
+    shapes = weight.shape == (classes, width) and bias.shape == (classes,)
+    shapes = shapes and fit.shape == (3,) and accuracies.ndim == 2 and accuracies.shape[1] == 2
+    parts = (weight, bias, fit, accuracies)
+    return shapes and all(part.dtype == torch.float64 and bool(torch.isfinite(part).all()) for part in parts)
