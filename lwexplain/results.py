@@ -359,9 +359,8 @@ def read_attributions(run: Run) -> Analysis | None:
         sets = {}
         for method, entry in index["methods"].items():
             maps = map_array(run.files, f"{folder}/{method}.npy")
-            if maps.dtype != np.float32 or maps.ndim != 4 or maps.shape[:2] != (len(entry["stages"]), count):
-                expected = f"float32 ({len(entry['stages'])}, {count}, H, W)"
-                raise ValueError(f"{method}.npy holds {maps.dtype} {maps.shape}, expected {expected}")
+            if maps.dtype != np.float32 or maps.ndim != 4:  # whether they fit the images is said where they are drawn
+                raise ValueError(f"{method}.npy holds {maps.dtype} {maps.shape}, expected float32 (S, M, H, W)")
             targets = np.asarray(entry["targets"])
             notes = entry["notes"], entry["image_notes"]
             sets[method] = AttributionSet(method, entry["stages"], maps, targets, entry["valid"], *notes)
