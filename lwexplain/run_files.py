@@ -174,6 +174,13 @@ class RunFiles:
             file.seek(0, os.SEEK_END)
             file.write(data)
 
+    def synced_size(self, name: str) -> int:
+        """Bytes of a file, all of them on the disk when this returns; an empty one is made where there is none."""
+        descriptor = self.open_in_place(name)
+        with _explained(self.path(name), name), os.fdopen(descriptor, "r+b") as file:
+            os.fsync(file.fileno())
+            return os.fstat(file.fileno()).st_size
+
     def cut(self, name: str, size: int) -> None:
         """Keep the first ``size`` bytes of a file; raises RunError where it has fewer."""
         descriptor = self.open_in_place(name)

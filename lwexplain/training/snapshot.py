@@ -88,8 +88,7 @@ def save_snapshot(trainer: "Trainer") -> None:
 def _write(trainer: "Trainer", phase: str, tensors: dict[str, Tensor]) -> None:
     """Write the checkpoints: ``tensors`` and what else the first process knows."""
     position = trainer.position
-    stamp = trainer.run.files.stamp("events.jsonl")
-    position.events_bytes = stamp[1] if stamp else 0
+    position.events_bytes = trainer.run.files.synced_size("events.jsonl")  # a checkpoint never knows more than the disk
     for depth, loss in trainer.losses.items():
         tensors |= with_prefix(f"loss.{depth}", loss.state_dict())
     tensors |= with_prefix("val_correct", {str(depth): hits for depth, hits in trainer.val_correct.items()})
