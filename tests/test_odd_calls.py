@@ -392,8 +392,9 @@ refuse(
     "classes",
     {
         f"analyze_model with the classes {value!r}": partial(lambda value, _: analyze_model(classes=value), value)
-        for value in ([0, 1, 2], ["a", "a", "b"], ["a", "b"], [], "abc", {"a", "b", "c"}, {"a": 0}, 3, [None] * 3)
-    },
+        for value in ([0, 1, 2], ["a", "a", "b"], ["a", "b"], [], "abc", {"a": 0}, 3, [None] * 3)
+    }
+    | {"analyze_model with the classes in a set": lambda _: analyze_model(classes={"a", "b", "c"})},
 )
 refuse(
     "stage",
