@@ -7,7 +7,7 @@ torch nor numba.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "train": "lwexplain.api",

@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+import lwexplain
 from lwexplain.binary_files import map_array
 from lwexplain.capture.extract import Captured
 from lwexplain.errors import RunError
@@ -30,11 +31,12 @@ HEADER = 128  # bytes before the rows of a .npy file; the format lets its header
 
 
 class FeatureStore:
-    """Features of all splits under ``files``, made for ``key`` (weights, data, sub-sample, pooling, precision)."""
+    """Features of all splits under ``files``, made for ``key`` (weights, data, sub-sample, pooling, precision) by this
+    version of lwexplain."""
 
     def __init__(self, files: RunFiles, key: dict[str, Any]) -> None:
         self.files = files
-        self.key = key
+        self.key = {**key, "lwexplain": lwexplain.__version__}
 
     def is_current(self) -> bool:
         """Whether what lies there was made for the key."""

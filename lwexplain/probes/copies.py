@@ -59,7 +59,8 @@ def copies_among(*features: np.ndarray) -> Copies:
     """The copies among the rows of finite ``features`` (N, D), counted through where there are several arrays.
 
     Copies are equal or within rounding of each other, and therefore close in any projection: rows are sorted by a
-    random one, and those that are close in it and in three more are compared. Memory: some blocks of rows, and (N, 4).
+    random one, and those that are close in it and in three more are compared. Memory: some blocks of rows, and some
+    numbers a row.
     """
     rows = _Rows(features)
     n = rows.count
@@ -131,20 +132,20 @@ def _tolerance(rows: _Rows) -> np.ndarray:
     norms = np.einsum("nd,nd->n", queries, queries)
     lengths, moved = np.empty(rows.count), np.empty(rows.count)
     start = 0
-    of_row: list[np.ndarray] = []
     for block in rows.blocks():
         at = slice(start, start + len(block))
         start = at.stop
         lengths[at] = np.linalg.norm(block, axis=1)
-        block -= middle
-        squares = np.einsum("nd,nd->n", block, block)
-        moved[at] = np.sqrt(squares)
-        of_row.append(squares[:, None] + norms - 2 * block @ queries.T)
+        moved[at] = np.linalg.norm(block - middle, axis=1)
     spread = np.median(moved[moved > 0]) if moved.any() else 0.0
     tolerance = np.minimum(ROUNDING * lengths, OF_SPREAD * spread)
-    apart = np.sqrt(np.maximum(np.concatenate(of_row), 0.0))
-    apart[apart <= tolerance[asked]] = np.inf
-    nearest = apart.min(0)
+    nearest = np.full(len(asked), np.inf)
+    for block in rows.blocks():
+        block -= middle
+        squares = np.einsum("nd,nd->n", block, block)
+        apart = np.sqrt(np.maximum(squares[:, None] + norms - 2 * block @ queries.T, 0.0))
+        apart[apart <= tolerance[asked]] = np.inf
+        nearest = np.minimum(nearest, apart.min(0))
     known = nearest[np.isfinite(nearest)]
     return np.minimum(tolerance, OF_NEIGHBOURS * np.median(known)) if len(known) else tolerance
 

@@ -65,6 +65,13 @@ def test_features_of_another_key_are_deleted_and_those_of_the_same_kept(tmp_path
     assert not store.is_current()
 
 
+def test_features_of_another_version_are_made_anew(tmp_path, monkeypatch) -> None:
+    files = RunFiles(tmp_path).within("features")
+    FeatureStore(files, {"weights": 1}).prepare()
+    monkeypatch.setattr("lwexplain.__version__", "0.0.1")
+    assert not FeatureStore(files, {"weights": 1}).is_current()
+
+
 @pytest.mark.parametrize("name", ["a.npy", "split.json", "labels.npy"])
 def test_a_damaged_file_means_that_every_shard_is_missing(tmp_path, name: str) -> None:
     split = FeatureStore(RunFiles(tmp_path), {}).split("val", N)
