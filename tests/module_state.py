@@ -4,12 +4,12 @@ import random
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
-def state_of(module: nn.Module) -> list:
+def state_of(module):
     """Everything that may be seen of a module from outside, as plain values."""
-    found: list = []
+    found = []
     for part in module.modules():
         hooks = {name: list(value) for name, value in vars(part).items() if "_hooks" in name and value}
         tensors = {name: id(value) for name, value in vars(part).items() if isinstance(value, Tensor)}
@@ -22,5 +22,5 @@ def state_of(module: nn.Module) -> list:
     return found
 
 
-def random_states() -> list:
+def random_states():
     return [random.getstate(), torch.get_rng_state().tolist(), np.random.get_state()[1].tolist()]

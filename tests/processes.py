@@ -6,7 +6,6 @@ import os
 import socket
 import traceback
 from datetime import timedelta
-from multiprocessing.context import ForkServerContext
 
 import torch.distributed as dist
 
@@ -20,7 +19,7 @@ IMPORTED = [
 ]
 
 
-def fork_server() -> ForkServerContext:
+def fork_server():
     """The ``multiprocessing`` context whose server imports once what every test process needs."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(IMPORTED)

@@ -8,7 +8,6 @@ import sys
 import time
 import tomllib
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,13 +21,13 @@ LOOPBACK = "0100007F"
 LOOPBACK_6 = "0" * 24 + "01000000"
 
 
-def free_port() -> int:
+def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
-def listening_addresses(process: int) -> set[tuple[str, int]]:
+def listening_addresses(process):
     """Addresses (in hexadecimal, as the kernel writes them) and ports on which a process listens."""
     sockets = set()
     for handle in Path(f"/proc/{process}/fd").iterdir():
@@ -45,7 +44,7 @@ def listening_addresses(process: int) -> set[tuple[str, int]]:
 
 
 @contextlib.contextmanager
-def served(line: list[str], port: int, folder: Path) -> Iterator[int]:
+def served(line, port, folder):
     """A server started from ``folder`` by somebody without any settings of their own; gives its process."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("STREAMLIT_", "LWEXPLAIN_"))}
     environment = kept | {"HOME": str(folder), "PYTHONPATH": str(REPOSITORY)}
@@ -68,7 +67,7 @@ def served(line: list[str], port: int, folder: Path) -> Iterator[int]:
 
 @pytest.mark.skipif(not Path("/proc/self/net/tcp").exists(), reason="the system does not list its sockets")
 @pytest.mark.parametrize("way", ["the command", "streamlit run"])
-def test_from_any_folder_only_this_machine_is_answered(tmp_path: Path, way: str) -> None:
+def test_from_any_folder_only_this_machine_is_answered(tmp_path, way):
     port = free_port()
     (tmp_path / "runs").mkdir()
     (tmp_path / ".streamlit").mkdir()
@@ -81,7 +80,7 @@ def test_from_any_folder_only_this_machine_is_answered(tmp_path: Path, way: str)
         assert (LOOPBACK, port) in listening_addresses(process)
 
 
-def test_the_settings_beside_the_script_are_those_of_the_command() -> None:
+def test_the_settings_beside_the_script_are_those_of_the_command():
     sections = tomllib.loads((script().parent / ".streamlit" / "config.toml").read_text())
     flat = {f"{section}.{name}": value for section, part in sections.items() for name, value in part.items()}
     assert flat == SETTINGS
@@ -89,26 +88,26 @@ def test_the_settings_beside_the_script_are_those_of_the_command() -> None:
     assert SETTINGS["browser.gatherUsageStats"] is False
 
 
-def test_streamlit_knows_every_setting() -> None:
+def test_streamlit_knows_every_setting():
     from streamlit import config
 
     known = {section: config.get_options_for_section(section) for section in ("server", "browser", "theme", "client")}
     assert [name for name in SETTINGS if name.split(".")[1] not in known[name.split(".")[0]]] == []
 
 
-def test_settings_and_folders_are_named_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_and_folders_are_named_on_the_command_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     line = command([Path("runs"), Path("-odd")], 8123)
     assert {"--server.address=127.0.0.1", "--browser.gatherUsageStats=false", "--server.port=8123"} <= set(line)
     assert line[line.index("--") + 1 :] == [str(tmp_path / "runs"), str(tmp_path / "-odd")]
 
 
-def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_there_is_said(tmp_path):
     with pytest.raises(RunError, match=r"no folder .*absent; make runs first"):
         explore([tmp_path / "absent"])
 
 
-def test_an_installation_without_the_pages_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_installation_without_the_pages_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr("lwexplain.explorer.__file__", str(tmp_path / "lwexplain" / "explorer.py"))
     with pytest.raises(ConfigError, match="no explorer; start it from a checkout"):
         script()

@@ -5,7 +5,7 @@ import contextlib
 import pytest
 import torch
 from module_state import random_states, state_of
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 from torchvision.models import VisionTransformer
 
@@ -23,23 +23,23 @@ SHAPE = (3, 8, 8)
 class Network(nn.Module):
     """A stem, a middle that is different in every network, and a linear layer."""
 
-    def __init__(self, middle: nn.Module) -> None:
+    def __init__(self, middle):
         super().__init__()
         self.stem, self.middle = nn.Conv2d(3, 4, 3), middle
         self.pool, self.fc = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), nn.Linear(4, 3)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         return self.fc(self.pool(self.middle(self.stem(x))))
 
 
 class Rows(nn.Module):
     """An LSTM along the rows of a map."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.lstm = nn.LSTM(4, 4, batch_first=True)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         n, c, h, w = x.shape
         rows = self.lstm(x.permute(0, 2, 3, 1).reshape(n * h, w, c))[0]
         return rows.reshape(n, h, w, c).permute(0, 3, 1, 2)
@@ -48,11 +48,11 @@ class Rows(nn.Module):
 class Remembering(nn.Module):
     """Keeps a tensor of the forward pass, and counts in a complex buffer."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.register_buffer("phases", torch.ones(3, dtype=torch.complex64))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         self.seen = x
         self.phases += 1
         return x
@@ -61,7 +61,7 @@ class Remembering(nn.Module):
 class Hooked(nn.Sequential):
     """With hooks of its owner, of every kind."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__(nn.Conv2d(4, 4, 3), nn.ReLU())
         self[0].register_forward_hook(lambda *_: None)
         self[0].register_forward_pre_hook(lambda *_: None)
@@ -69,26 +69,26 @@ class Hooked(nn.Sequential):
         self.register_forward_hook(lambda *_: None, always_call=True)
 
 
-def tied() -> nn.Module:
+def tied():
     first, second = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
     second.weight = first.weight
     return nn.Sequential(first, nn.ReLU(), second)
 
 
-def partly_frozen() -> nn.Module:
+def partly_frozen():
     middle = nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1))
     middle[0].requires_grad_(False)
     middle[2].bias.requires_grad_(False)
     return middle
 
 
-def mixed_modes() -> nn.Module:
+def mixed_modes():
     middle = nn.Sequential(nn.BatchNorm2d(4), nn.Dropout(0.5), nn.BatchNorm2d(4))
     middle[0].eval()
     return middle
 
 
-def with_gradients() -> nn.Module:
+def with_gradients():
     model = Network(nn.Sequential(nn.Conv2d(4, 4, 3), nn.Dropout(0.5)))
     model(torch.rand(2, *SHAPE)).sum().backward()
     return model
@@ -115,7 +115,7 @@ NETWORKS = {
 }
 
 
-def loaders() -> dict:
+def loaders():
     generator = torch.Generator().manual_seed(0)
     y = torch.arange(12) % 3
     x = torch.randn(12, *SHAPE, generator=generator) + y[:, None, None, None]
@@ -129,11 +129,11 @@ class Raising:
         raise ArithmeticError("in a probe")
 
 
-def staged(model: nn.Module, stages: tuple[str, ...]):
+def staged(model, stages):
     return stage_by_names(getattr(model, "_orig_mod", model), stages, SHAPE, 3)
 
 
-def image_gradients(model: nn.Module, stage: str) -> None:
+def image_gradients(model, stage):
     images = loaders()["val"][0][0].requires_grad_()
     torch.autograd.grad(output_of(model, stage, images).sum(), images)
 
@@ -172,7 +172,7 @@ def test_a_network_is_left_as_it_was(network, call):
 @pytest.mark.parametrize("call", CALLS)
 def test_a_network_that_raises_in_its_forward_is_left_as_it_was(call):
     class Failing(Network):
-        def forward(self, x: Tensor) -> Tensor:
+        def forward(self, x):
             torch.rand(1)
             self.stem.register_forward_hook(lambda *_: None)
             super().forward(x)

@@ -35,12 +35,12 @@ class Given:
     folder: pathlib.Path
 
     @property
-    def path(self) -> str:
+    def path(self):
         return str(self.run.path)
 
 
 @pytest.fixture(scope="module")
-def given(tmp_path_factory) -> Given:
+def given(tmp_path_factory):
     folder = tmp_path_factory.mktemp("odd")
     run = lw.train(TINY, run_dir=folder / "run", quiet=True)
     table = lw.analyze(run, ["head", "ncm"], quiet=True)
@@ -54,27 +54,27 @@ def given(tmp_path_factory) -> Given:
 # ---------------------------------------------------------------------- models, batches and probes to call with
 
 
-def network(channels: int = 3) -> nn.Module:
+def network(channels=3):
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Conv2d(channels, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
     ).eval()
 
 
-def images(n: int = 12, channels: int = 3) -> torch.Tensor:
+def images(n=12, channels=3):
     return torch.randn(n, channels, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
 LABELS = torch.arange(12) % 3
 
 
-def loaders(batch: Any = None, **splits: Any) -> dict[str, Any]:
+def loaders(batch=None, **splits):
     """Batches for train and val, the same ``batch`` for both unless a split is given."""
     usual = [(images(), LABELS)] if batch is None else [batch]
     return {"train": usual, "val": usual} | splits
 
 
-def analyze_model(model: Any = None, data: Any = None, stages: Any = ("0", "4"), probes: Any = ("ncm",), **options):
+def analyze_model(model=None, data=None, stages=("0", "4"), probes=("ncm",), **options):
     return lw.analyze_model(
         network() if model is None else model,
         loaders() if data is None else data,
@@ -88,11 +88,11 @@ def analyze_model(model: Any = None, data: Any = None, stages: Any = ("0", "4"),
 class Failing(nn.Module):
     """A model whose forward raises."""
 
-    def __init__(self, error: Exception) -> None:
+    def __init__(self, error):
         super().__init__()
         self.layer, self.error = nn.Conv2d(3, 3, 1), error
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x):
         self.layer(x)
         raise self.error
 
@@ -106,7 +106,7 @@ class FailingLoader:
 class ForgetfulLoader:
     """Has a length, and looks like a loader until it is read."""
 
-    def __len__(self) -> int:
+    def __len__(self):
         return 1
 
     def __iter__(self):
@@ -116,10 +116,10 @@ class ForgetfulLoader:
 class NotIterable:
     """A batch object with fields in place of parts."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.images, self.labels = images(), LABELS
 
-    def __len__(self) -> int:
+    def __len__(self):
         return 2
 
     def __iter__(self):
@@ -129,10 +129,10 @@ class NotIterable:
 class Unreadable:
     """An object that fails at whatever is asked of it."""
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name):
         raise RuntimeError("no")
 
-    def __repr__(self) -> str:
+    def __repr__(self):
         raise RuntimeError("no")
 
 
@@ -143,40 +143,40 @@ class Norm:
         return {"norm": float(np.abs(stage.features["val"]).mean())}
 
 
-def quantised() -> nn.Module:
+def quantised():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.ao.quantization.quantize_dynamic(network(), {nn.Linear}, dtype=torch.qint8)
 
 
-def lazy() -> nn.Module:
+def lazy():
     return nn.Sequential(nn.LazyConv2d(4, 3), nn.Flatten(), nn.LazyLinear(3))
 
 
-def on_meta() -> nn.Module:
+def on_meta():
     with torch.device("meta"):
         return network()
 
 
-def scripted() -> nn.Module:
+def scripted():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.jit.trace(network(), images(1))
 
 
-def with_value(tensor: torch.Tensor, value: float) -> torch.Tensor:
+def with_value(tensor, value):
     tensor = tensor.clone()
     tensor.view(-1)[7] = value
     return tensor
 
 
-def exhausted() -> Any:
+def exhausted():
     once = iter([(images(), LABELS)])
     list(once)
     return once
 
 
-def shared_iterator() -> dict[str, Any]:
+def shared_iterator():
     once = iter([(images(), LABELS)] * 2)
     return {"train": once, "val": once}
 
@@ -188,7 +188,7 @@ REFUSED: dict[str, tuple[str, Call]] = {}
 """A call, by what is odd about it: the words its message must have, and the call."""
 
 
-def refuse(words: str, cases: dict[str, Call]) -> None:
+def refuse(words, cases):
     for name, call in cases.items():
         assert name not in REFUSED, name
         REFUSED[name] = (words, call)
@@ -217,7 +217,7 @@ ODD_RUNS: dict[str, Callable[[Given], Any]] = {
 }
 
 
-def take_run(name: str, call: Callable[[Given, Any], Any], odd: list[str]) -> None:
+def take_run(name, call, odd):
     for kind in odd:
         refuse(r"run|path", {f"{name} of {kind}": lambda given, kind=kind: call(given, ODD_RUNS[kind](given))})
 
@@ -650,7 +650,7 @@ refuse(
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_an_odd_call_is_refused_in_a_line_or_two(name: str, given: Given) -> None:
+def test_an_odd_call_is_refused_in_a_line_or_two(name, given):
     words, call = REFUSED[name]
     before = sorted(path.name for path in given.folder.iterdir())
     with pytest.raises(LwexplainError, match=words) as refused:
@@ -663,14 +663,14 @@ def test_an_odd_call_is_refused_in_a_line_or_two(name: str, given: Given) -> Non
     assert sorted(path.name for path in given.folder.iterdir()) == before
 
 
-def test_the_table_is_a_long_one() -> None:
+def test_the_table_is_a_long_one():
     assert len(REFUSED) >= 220
 
 
 # ---------------------------------------------------------------------- odd, and right
 
 
-def value(table: pd.DataFrame, metric: str) -> list[float]:
+def value(table, metric):
     rows = table[(table["metric"] == metric) & (table["split"] == "val") & table["class"].isna()]
     return rows.sort_values("depth")["value"].tolist()
 
@@ -678,14 +678,14 @@ def value(table: pd.DataFrame, metric: str) -> list[float]:
 class Getting:
     """A loader that is read by ``__getitem__`` alone."""
 
-    def __getitem__(self, position: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def __getitem__(self, position):
         if position:
             raise IndexError
         return images(), LABELS
 
 
 @pytest.fixture(scope="module")
-def usual() -> list[float]:
+def usual():
     return value(analyze_model(), "ncm_accuracy")
 
 
@@ -712,11 +712,11 @@ def usual() -> list[float]:
         lambda: analyze_model(model=network().double()),
     ],
 )  # fmt: skip
-def test_what_is_odd_but_clear_gives_the_usual_result(call: Callable[[], pd.DataFrame], usual: list[float]) -> None:
+def test_what_is_odd_but_clear_gives_the_usual_result(call, usual):
     assert value(call(), "ncm_accuracy") == pytest.approx(usual)
 
 
-def test_runs_tolerances_and_numbers_may_come_in_any_clear_form(given: Given) -> None:
+def test_runs_tolerances_and_numbers_may_come_in_any_clear_form(given):
     expected = lw.recommend(given.run, 0.25).to_dict()
     assert lw.recommend(given.path, np.float32(0.25)).to_dict() == expected
     assert lw.recommend(given.run.path, 0.25, budgets={"params": np.int64(10**9)}).depth == expected["depth"]
@@ -727,7 +727,7 @@ def test_runs_tolerances_and_numbers_may_come_in_any_clear_form(given: Given) ->
     assert value(table, "ncm_accuracy") == value(given.table, "ncm_accuracy")
 
 
-def test_tokens_and_rows_are_no_images_and_are_taken_as_they_are() -> None:
+def test_tokens_and_rows_are_no_images_and_are_taken_as_they_are():
     torch.manual_seed(0)
     words = nn.Sequential(nn.Embedding(7, 4), nn.Flatten(), nn.Linear(20, 3))
     tokens = torch.randint(0, 7, (12, 5))
@@ -736,7 +736,7 @@ def test_tokens_and_rows_are_no_images_and_are_taken_as_they_are() -> None:
     assert len(value(analyze_model(rows, loaders((torch.randn(12, 6), LABELS)), ["0", "2"]), "ncm_accuracy")) == 2
 
 
-def test_what_the_users_own_code_raises_is_the_cause_of_the_error() -> None:
+def test_what_the_users_own_code_raises_is_the_cause_of_the_error():
     failure = KeyError("weights")
     for call in (
         lambda: lw.analyze_model(Failing(failure), loaders(), ["layer"], ["ncm"], quiet=True),

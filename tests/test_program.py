@@ -12,7 +12,7 @@ from lwexplain.program import own_command, own_option
 
 
 @pytest.fixture
-def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def installed(tmp_path, monkeypatch):
     """A program below the working directory, as ``make`` leaves it: not on the PATH."""
     folder = tmp_path / ".venv" / "bin"
     folder.mkdir(parents=True)
@@ -36,14 +36,12 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("", "lwexplain explore 'my runs'"),
     ],
 )
-def test_a_command_can_be_copied_though_its_folder_is_not_on_the_path(
-    installed: Path, monkeypatch: pytest.MonkeyPatch, called: str, line: str
-) -> None:
+def test_a_command_can_be_copied_though_its_folder_is_not_on_the_path(installed, monkeypatch, called, line):
     monkeypatch.setattr(sys, "argv", [called.format(folder=installed)])
     assert own_command("explore", Path("my runs")) == line
 
 
-def test_on_the_path_the_name_is_enough(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_the_path_the_name_is_enough(installed, monkeypatch):
     monkeypatch.setenv("PATH", str(installed))
     monkeypatch.setattr(sys, "argv", [str(installed / "lwexplain")])
     assert own_command("report", "run") == "lwexplain report run"
@@ -57,8 +55,8 @@ def test_on_the_path_the_name_is_enough(installed: Path, monkeypatch: pytest.Mon
     ],
 )
 def test_a_second_run_into_the_same_folder_is_refused_in_the_words_of_the_caller(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, called: str, option: str, words: str
-) -> None:
+    tmp_path, monkeypatch, called, option, words
+):
     monkeypatch.setattr(sys, "argv", [called])
     lw.Run.create(tmp_path / "run", Config().to_yaml())
     assert own_option("run_dir") == option
@@ -67,9 +65,7 @@ def test_a_second_run_into_the_same_folder_is_refused_in_the_words_of_the_caller
     assert words in str(refused.value)
 
 
-def test_an_unfinished_run_tells_a_notebook_the_call_that_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unfinished_run_tells_a_notebook_the_call_that_goes_on(tmp_path, monkeypatch):
     run = lw.Run.create(tmp_path / "run", Config().to_yaml())
     monkeypatch.setattr(sys, "argv", ["notebook.py"])
     with pytest.raises(RunError, match=r"--resume, or lw\.train\('.*config\.yaml', run_dir='.*run', resume=True\)"):

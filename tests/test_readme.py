@@ -18,7 +18,7 @@ def test_the_probe_of_the_readme_works_and_is_at_most_15_lines():
     block = next(block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "class Sparsity" in block)
     code = block.split("lw.analyze")[0]
     assert len([line for line in code.splitlines() if line.strip()]) <= 15
-    names: dict = {}
+    names = {}
     exec(code, names)
     features = {"val": np.array([[0.0, 1.0], [2.0, 0.0]], np.float32)}
     stage = StageData("s", 1, features, {"val": np.array([0, 1])}, ["a", "b"])

@@ -264,8 +264,8 @@ def test_a_small_file_that_unpacks_to_very_much_is_refused(files):
         read_table(files, "analysis/t.parquet")
 
 
-def test_writers_of_one_file_do_not_take_each_others_for_leftovers(tmp_path: Path) -> None:
-    def write(number: int) -> None:
+def test_writers_of_one_file_do_not_take_each_others_for_leftovers(tmp_path):
+    def write(number):
         for _ in range(200):
             RunFiles(tmp_path).write_json("part.json", {"writer": number})
 

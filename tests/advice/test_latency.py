@@ -13,10 +13,10 @@ from lwexplain.advice.latency import Latency, measure_latencies, milliseconds, q
 CPU = torch.device("cpu")
 
 
-def waiting(seconds: float):
+def waiting(seconds):
     """Work that takes so long whatever else the machine does."""
 
-    def run() -> None:
+    def run():
         end = time.thread_time() + seconds
         while time.thread_time() < end:
             pass
@@ -33,7 +33,7 @@ def test_latencies_are_those_of_work_of_known_length():
 
 
 def test_time_in_which_others_have_the_core_does_not_count():
-    def run() -> None:
+    def run():
         time.sleep(3e-3)  # as if another process were running
         waiting(1e-3)()
 
@@ -75,7 +75,7 @@ def test_all_is_measured_in_one_thread_and_the_number_of_threads_is_put_back():
 
 
 def test_no_network_always_runs_after_the_same_one():
-    order: list[str] = []
+    order = []
     measure_latencies([lambda name=name: order.append(name) for name in "abc"], CPU)
     pairs = set(pairwise(order))
     assert {("a", "b"), ("b", "a")} <= pairs
@@ -96,7 +96,7 @@ def test_latencies_are_shown_to_two_digits(seconds, text):
     assert milliseconds(seconds) == text
 
 
-def cost(median: float, noise: float) -> Cost:
+def cost(median, noise):
     return Cost(1, 1, 1, Latency(median, median, median, noise, 50))
 
 

@@ -11,7 +11,7 @@ sys.path.insert(0, str(APPS))
 
 
 @pytest.fixture(scope="session")
-def runs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs_folder(tmp_path_factory):
     """Two whole runs side by side; tests only read them."""
     folder = tmp_path_factory.mktemp("runs")
     make_run(folder / "greedy", failures=[{"probe": "broken_probe", "stage": "block2", "error": "ValueError: no"}])

@@ -1,8 +1,5 @@
 """Run directories made of generated numbers: no training, no torch, in well under a second."""
 
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pandas as pd
 
@@ -18,19 +15,19 @@ PARAMETERS = [1_000, 6_000, 24_000, 90_000, 350_000, 1_400_000]
 
 
 def make_run(
-    path: Path,
+    path,
     *,
-    strategy: str = "greedy",
-    accuracy: list[float] = ACCURACY,
-    classes: list[str] = CLASSES,
-    status: str = "trained",
-    analyzed: bool = True,
-    pictures: bool = True,
-    custom_metric: str = "my_metric",
-    failures: list[dict[str, str]] | None = None,
-    note: str = "",
-    seed: int = 0,
-) -> Run:
+    strategy="greedy",
+    accuracy=ACCURACY,
+    classes=CLASSES,
+    status="trained",
+    analyzed=True,
+    pictures=True,
+    custom_metric="my_metric",
+    failures=None,
+    note="",
+    seed=0,
+):
     """One run of six stages; ``pictures`` adds embeddings, thumbnails and attributions."""
     config = Config.model_validate({"seed": seed, "training": {"strategy": strategy, "epochs": 3}})
     run = Run.create(path, config.to_yaml())
@@ -53,7 +50,7 @@ def make_run(
     return run
 
 
-def _log_training(run: Run, strategy: str, accuracy: list[float]) -> None:
+def _log_training(run, strategy, accuracy):
     if strategy == "greedy":
         order = [(depth, epoch) for depth in range(len(accuracy)) for epoch in (1, 2, 3)]
     elif strategy == "decoupled":
@@ -70,21 +67,21 @@ def _log_training(run: Run, strategy: str, accuracy: list[float]) -> None:
         )  # fmt: skip
 
 
-def _predict(labels: np.ndarray, accuracy: float, difficulty: np.ndarray, classes: int) -> np.ndarray:
+def _predict(labels, accuracy, difficulty, classes):
     """Right where the sample's difficulty lies below ``accuracy``: the stages agree on what is hard."""
     return np.where(difficulty < accuracy, labels, (labels + 1) % classes).astype(np.int64)
 
 
 def _analysis(
-    strategy: str,
-    accuracy: list[float],
-    classes: list[str],
-    pictures: bool,
-    custom_metric: str,
-    failures: list[dict[str, str]],
-    note: str,
-    seed: int,
-) -> Analysis:
+    strategy,
+    accuracy,
+    classes,
+    pictures,
+    custom_metric,
+    failures,
+    note,
+    seed,
+):
     rng = np.random.default_rng(seed)
     labels = np.arange(N) % len(classes)
     difficulty = (rng.permutation(N) + 0.5) / N
@@ -125,7 +122,7 @@ def _analysis(
         rows.append(_row(stage, index, "none", "latency_seconds", 0.0004 * (index + 1), "cost"))
         rows.append(_row(stage, index, "none", "memory_bytes", 4.0 * PARAMETERS[index] + 50_000, "cost"))
     table = pd.concat(predictions, ignore_index=True)
-    attrs: dict[str, Any] = {
+    attrs = {
         "stages": STAGES,
         "classes": classes,
         "strategy": strategy,
@@ -143,16 +140,16 @@ def _analysis(
 
 
 def _row(
-    stage: str,
-    index: int,
-    split: str,
-    metric: str,
-    value: float,
-    probe: str,
-    interval: float | None = None,
-    n: int | None = None,
-    note: str = "",
-) -> dict[str, Any]:
+    stage,
+    index,
+    split,
+    metric,
+    value,
+    probe,
+    interval=None,
+    n=None,
+    note="",
+):
     return {
         "stage": stage, "depth": index + 1, "split": split, "metric": metric, "class": None, "value": value,
         "low": None if interval is None else value - interval,
@@ -161,7 +158,7 @@ def _row(
     }  # fmt: skip
 
 
-def _add_pictures(analysis: Analysis, labels: np.ndarray, classes: list[str], rng: np.random.Generator) -> None:
+def _add_pictures(analysis, labels, classes, rng):
     count = len(classes)
     angle = 2 * np.pi * labels / count
     centres = np.stack([np.cos(angle), np.sin(angle)], axis=1)

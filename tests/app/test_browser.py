@@ -8,7 +8,6 @@ import sys
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,7 +33,7 @@ pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
-def page() -> Iterator["sync_api.Page"]:
+def page():
     """An empty page of a headless Chromium."""
     found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
     if found is None:
@@ -49,7 +48,7 @@ def page() -> Iterator["sync_api.Page"]:
 
 
 @pytest.fixture(scope="module")
-def address(runs_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def address(runs_folder, tmp_path_factory):
     """The explorer, served on a free port of this machine only."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -70,7 +69,7 @@ def address(runs_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         server.wait(timeout=20)
 
 
-def _wait(url: str, server: subprocess.Popen, log: Path) -> None:
+def _wait(url, server, log):
     for _ in range(360):
         assert server.poll() is None, log.read_text()
         try:
@@ -81,12 +80,12 @@ def _wait(url: str, server: subprocess.Popen, log: Path) -> None:
     raise AssertionError(f"the explorer did not start: {log.read_text()}")
 
 
-def _assert_no_traceback(page: "sync_api.Page") -> None:
+def _assert_no_traceback(page):
     assert page.locator("[data-testid=stException]").count() == 0
     assert "Traceback" not in page.inner_text("body")
 
 
-def test_the_address_of_a_page_opens_it_on_a_fresh_server(page: "sync_api.Page", address: str) -> None:
+def test_the_address_of_a_page_opens_it_on_a_fresh_server(page, address):
     page.goto(f"{address}/embeddings?run=greedy")
     page.get_by_role("heading", name="Embeddings").wait_for()
     page.get_by_role("textbox", name="Runs folder").wait_for()
@@ -94,7 +93,7 @@ def test_the_address_of_a_page_opens_it_on_a_fresh_server(page: "sync_api.Page",
     _assert_no_traceback(page)
 
 
-def test_from_the_overview_to_the_images_of_a_selection(page: "sync_api.Page", address: str) -> None:
+def test_from_the_overview_to_the_images_of_a_selection(page, address):
     page.goto(f"{address}/?run=greedy")
     page.get_by_role("heading", name="Stop early").wait_for()
     page.locator(".js-plotly-plot .star, .js-plotly-plot .point").first.wait_for()
@@ -125,7 +124,7 @@ def test_from_the_overview_to_the_images_of_a_selection(page: "sync_api.Page", a
         _assert_no_traceback(page)
 
 
-def test_no_page_asks_another_machine_for_anything(page: "sync_api.Page", address: str) -> None:
+def test_no_page_asks_another_machine_for_anything(page, address):
     for name in ("overview", "embeddings", "attributions", "compare"):
         page.goto(f"{address}/{'' if name == 'overview' else name}?run=bp")
         page.get_by_role("textbox", name="Runs folder").wait_for()
@@ -133,7 +132,7 @@ def test_no_page_asks_another_machine_for_anything(page: "sync_api.Page", addres
     assert {host for host in ASKED if host} == {"127.0.0.1"}
 
 
-def _click_point(page: "sync_api.Page", trace: int, point: int) -> int:
+def _click_point(page, trace, point):
     """Click a point of the chart as a hand does; returns its sample number."""
     x, y, sample = page.locator(".js-plotly-plot").first.evaluate(
         """(chart, [trace, point]) => {
@@ -154,7 +153,7 @@ def _click_point(page: "sync_api.Page", trace: int, point: int) -> int:
     return int(sample)
 
 
-def _drag_lasso(page: "sync_api.Page", box: dict[str, float] | None) -> None:
+def _drag_lasso(page, box):
     """Draw around the right half of the plot."""
     assert box is not None
     left, right = box["x"] + 0.5 * box["width"], box["x"] + 0.98 * box["width"]

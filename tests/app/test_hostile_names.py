@@ -32,7 +32,7 @@ FOLDERS = ["a b", "$(touch owned)", "-rf", "c\x1b[31m", "![d](e)", "'; touch own
 
 
 @pytest.fixture(scope="module")
-def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def hostile(tmp_path_factory):
     """A run with such names as stages, classes, probes, notes, failures, in the log and in the manifest."""
     names = dict(zip(STAGES, (name.replace("\udcff", "") for name in NAMES), strict=True))
     run = make_run(tmp_path_factory.mktemp("hostile") / "run", classes=[*names.values(), *"6789"], note=names["stem"])
@@ -61,20 +61,20 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run.path
 
 
-def assert_harmless(text: str) -> None:
+def assert_harmless(text):
     """Lines of visible characters, none of them written by the maker of the run."""
     assert {unicodedata.category(character) for character in text.replace("\n", "")}.isdisjoint({"Cc", "Cf", "Cs"})
     assert not any(line.startswith("recommendation: stop_here - forged") for line in text.splitlines())
 
 
 @pytest.mark.parametrize("command", ["recommend", "compare", "report"])
-def test_commands_print_names_as_visible_text(hostile: Path, command: str) -> None:
+def test_commands_print_names_as_visible_text(hostile, command):
     done = lwexplain(command, hostile, *([hostile] if command == "compare" else []), check=0)
     assert_harmless(done.stdout + done.stderr)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_metric_of_such_a_name_is_refused_in_a_visible_line(tmp_path: Path, name: str) -> None:
+def test_a_metric_of_such_a_name_is_refused_in_a_visible_line(tmp_path, name):
     run = make_run(tmp_path / "run")
     table = pd.read_parquet(run.metrics_path)
     table.loc[table["metric"] == "gdv", "metric"] = name.replace("\udcff", "")
@@ -85,7 +85,7 @@ def test_a_metric_of_such_a_name_is_refused_in_a_visible_line(tmp_path: Path, na
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_error_lines_print_names_as_visible_text(hostile: Path, tmp_path: Path, name: str) -> None:
+def test_error_lines_print_names_as_visible_text(hostile, tmp_path, name):
     config = tmp_path / "c.yaml"
     typed = name.replace("\0", "")
     for arguments in (
@@ -107,7 +107,7 @@ def test_error_lines_print_names_as_visible_text(hostile: Path, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_commands_to_copy_reach_the_folder_that_is_meant(tmp_path: Path, name: str, monkeypatch) -> None:
+def test_commands_to_copy_reach_the_folder_that_is_meant(tmp_path, name, monkeypatch):
     make_run(tmp_path / name, status="training", analyzed=False)
     monkeypatch.chdir(tmp_path)
     resume = Run.open(Path(name)).resume_command
@@ -124,27 +124,27 @@ def test_commands_to_copy_reach_the_folder_that_is_meant(tmp_path: Path, name: s
 class Addresses(HTMLParser):
     """What a browser would load or run of a page."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text):
         super().__init__()
-        self.found: list[str] = []
-        self.scripts: list[str] = []
+        self.found = []
+        self.scripts = []
         self._script = False
         self.feed(text)
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+    def handle_starttag(self, tag, attrs):
         self._script = tag == "script"
         for name, value in attrs:
             assert not name.startswith("on")
             if name in ("src", "href", "srcset", "data") and not (value or "").startswith(("data:image/png", "#")):
                 self.found.append(value or "")
 
-    def handle_data(self, data: str) -> None:
+    def handle_data(self, data):
         if self._script and data.lstrip().startswith('{"data"'):
             self.scripts.append(data)
         self._script = False
 
 
-def test_the_report_shows_names_as_visible_text(hostile: Path) -> None:
+def test_the_report_shows_names_as_visible_text(hostile):
     page = render_report(Run.open(hostile))
     parsed = Addresses(page)
     assert parsed.found == []
@@ -156,7 +156,7 @@ def test_the_report_shows_names_as_visible_text(hostile: Path) -> None:
 
 
 @pytest.mark.parametrize("page", ["overview", "embeddings", "attributions", "compare"])
-def test_pages_show_names_as_visible_text(hostile: Path, page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_show_names_as_visible_text(hostile, page, monkeypatch):
     monkeypatch.setenv("LWEXPLAIN_RUNS", str(hostile.parent))
     app = AppTest.from_file(str(EXPLORER), default_timeout=60)
     app.run()

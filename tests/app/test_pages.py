@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ PAGES = ["overview", "embeddings", "attributions", "compare"]
 
 
 @pytest.fixture(autouse=True)
-def _environment_as_before() -> Iterator[None]:
+def _environment_as_before():
     before = os.environ.get("LWEXPLAIN_RUNS")
     yield
     os.environ.pop("LWEXPLAIN_RUNS", None)
@@ -29,9 +28,7 @@ def _environment_as_before() -> Iterator[None]:
         os.environ["LWEXPLAIN_RUNS"] = before
 
 
-def visit(
-    folder: Path, page: str = "overview", run: str | None = None, *, asked: str | None = None, **state: object
-) -> AppTest:
+def visit(folder, page="overview", run=None, *, asked=None, **state):
     """The page as a person sees it who started the explorer with ``folder``, asked for the folder ``asked`` by the
     address and picked ``run``; a traceback fails the test."""
     os.environ["LWEXPLAIN_RUNS"] = str(folder)
@@ -50,20 +47,20 @@ def visit(
     return app
 
 
-def said(app: AppTest) -> str:
+def said(app):
     """All the text of a page, Markdown escapes taken out."""
     parts = [app.title, app.subheader, app.markdown, app.caption, app.info, app.warning, app.error, app.code]
     return "\n".join(element.value for part in parts for element in part).replace("\\", "")
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_a_whole_run_shows_without_complaint(runs_folder: Path, page: str) -> None:
+def test_a_whole_run_shows_without_complaint(runs_folder, page):
     app = visit(runs_folder, page, "greedy")
     assert not app.error
     assert app.title[0].value.replace("\\", "") in {"greedy", "Embeddings", "Attributions", "Compare runs"}
 
 
-def test_overview_states_the_recommendation_and_names_failed_probes(runs_folder: Path) -> None:
+def test_overview_states_the_recommendation_and_names_failed_probes(runs_folder):
     app = visit(runs_folder, "overview", "greedy")
     text = said(app)
     assert "Stop early: block" in text
@@ -73,7 +70,7 @@ def test_overview_states_the_recommendation_and_names_failed_probes(runs_folder:
     assert len(app.get("plotly_chart")) == 6
 
 
-def test_overview_shows_classes_samples_and_similarities(tmp_path: Path) -> None:
+def test_overview_shows_classes_samples_and_similarities(tmp_path):
     run = make_run(tmp_path / "run", pictures=False)
     table = pd.read_parquet(run.metrics_path)
     base = table[table["metric"] == "silhouette"]
@@ -97,10 +94,10 @@ def test_overview_shows_classes_samples_and_similarities(tmp_path: Path) -> None
     assert not app.exception
 
 
-def test_the_tolerance_slider_decides_anew_at_once(runs_folder: Path) -> None:
+def test_the_tolerance_slider_decides_anew_at_once(runs_folder):
     app = visit(runs_folder, "overview", "greedy")
 
-    def depth() -> str:
+    def depth():
         return next(metric.value for metric in app.metric if metric.label == "Depth")
 
     strict = depth()
@@ -109,7 +106,7 @@ def test_the_tolerance_slider_decides_anew_at_once(runs_folder: Path) -> None:
     assert int(depth().split()[0]) < int(strict.split()[0])
 
 
-def test_the_table_per_depth_holds_values_with_intervals(runs_folder: Path) -> None:
+def test_the_table_per_depth_holds_values_with_intervals(runs_folder):
     app = visit(runs_folder, "overview", "greedy")
     frame = next(element.value for element in app.dataframe if "trained head" in element.value.columns)
     assert list(frame["stage"]) == STAGES
@@ -117,7 +114,7 @@ def test_the_table_per_depth_holds_values_with_intervals(runs_folder: Path) -> N
     assert list(frame["parameters"])[:2] == [1_000, 6_000]
 
 
-def test_a_choice_survives_the_switch_of_the_page(runs_folder: Path) -> None:
+def test_a_choice_survives_the_switch_of_the_page(runs_folder):
     app = visit(runs_folder, "overview", "bp")
     app.slider(key="tolerance").set_value(2.5).run()
     app.switch_page("pages/embeddings.py").run()
@@ -130,7 +127,7 @@ def test_a_choice_survives_the_switch_of_the_page(runs_folder: Path) -> None:
     assert app.select_slider(key="stage").value == "block1"
 
 
-def test_a_selection_shows_the_images_of_its_samples(runs_folder: Path) -> None:
+def test_a_selection_shows_the_images_of_its_samples(runs_folder):
     points = [{"customdata": [sample], "point_index": 0, "curve_number": 0} for sample in (3, 17, 3)]
     selection = {"points": points, "point_indices": [0, 1, 2], "box": [], "lasso": []}
     app = visit(runs_folder, "embeddings", "greedy", **{f"embedding_{STAGES[-1]}": {"selection": selection}})
@@ -140,7 +137,7 @@ def test_a_selection_shows_the_images_of_its_samples(runs_folder: Path) -> None:
     assert "sample 17, class 7" in pieces
 
 
-def test_at_most_64_images_of_a_selection_are_shown(runs_folder: Path) -> None:
+def test_at_most_64_images_of_a_selection_are_shown(runs_folder):
     points = [{"customdata": [sample]} for sample in range(N)]
     selection = {"points": points, "point_indices": list(range(N)), "box": [], "lasso": []}
     app = visit(runs_folder, "embeddings", "greedy", **{f"embedding_{STAGES[-1]}": {"selection": selection}})
@@ -150,7 +147,7 @@ def test_at_most_64_images_of_a_selection_are_shown(runs_folder: Path) -> None:
     assert "64 are shown, wrong ones first" in said(app)
 
 
-def test_attributions_say_which_stages_are_not_valid(runs_folder: Path) -> None:
+def test_attributions_say_which_stages_are_not_valid(runs_folder):
     app = visit(runs_folder, "attributions", "greedy")
     app.selectbox(key="attribution_method").set_value("integrated_gradients").run()
     assert not app.exception
@@ -163,7 +160,7 @@ def test_attributions_say_which_stages_are_not_valid(runs_folder: Path) -> None:
     assert quality["valid images"].tolist()[:2] == ["5 of 6", "0 of 6"]
 
 
-def test_measurements_that_no_chart_shows_stand_in_a_table(tmp_path: Path) -> None:
+def test_measurements_that_no_chart_shows_stand_in_a_table(tmp_path):
     run = make_run(tmp_path / "run", pictures=False)
     table = pd.read_parquet(run.metrics_path)
     test = table[table["metric"] == "my_metric"].assign(split="test", value=0.25)
@@ -176,7 +173,7 @@ def test_measurements_that_no_chart_shows_stand_in_a_table(tmp_path: Path) -> No
     assert frame.iloc[0].tolist() == ["my metric", "test", "all", *[0.25] * len(STAGES)]
 
 
-def test_maps_that_do_not_fit_leave_the_other_methods_to_look_at(tmp_path: Path) -> None:
+def test_maps_that_do_not_fit_leave_the_other_methods_to_look_at(tmp_path):
     run = make_run(tmp_path / "run")
     maps = run.analysis / "attributions" / "gradcam.npy"
     np.save(maps, np.load(maps)[:, :-1])
@@ -187,7 +184,7 @@ def test_maps_that_do_not_fit_leave_the_other_methods_to_look_at(tmp_path: Path)
     assert any("<img" in element.proto.body for element in app.get("html"))
 
 
-def test_compare_lists_a_recommendation_for_each_run(runs_folder: Path) -> None:
+def test_compare_lists_a_recommendation_for_each_run(runs_folder):
     app = visit(runs_folder, "compare", "greedy")
     assert list(app.dataframe[0].value["run"]) == ["greedy", "bp"]
     assert list(app.dataframe[0].value["judged by"]) == ["trained head", "linear probe"]
@@ -198,19 +195,19 @@ def test_compare_lists_a_recommendation_for_each_run(runs_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_an_empty_folder_says_how_to_make_a_run(tmp_path: Path, page: str) -> None:
+def test_an_empty_folder_says_how_to_make_a_run(tmp_path, page):
     text = said(visit(tmp_path, page))
     assert "holds no run directory" in text
     assert "lwexplain demo" in text
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_a_missing_folder_is_named(tmp_path: Path, page: str) -> None:
+def test_a_missing_folder_is_named(tmp_path, page):
     assert "There is no folder" in said(visit(tmp_path / "nowhere", page))
 
 
 @pytest.mark.parametrize("page", PAGES[:3])
-def test_an_unfinished_run_shows_its_state_and_how_to_go_on(tmp_path: Path, page: str) -> None:
+def test_an_unfinished_run_shows_its_state_and_how_to_go_on(tmp_path, page):
     make_run(tmp_path / "half", status="training", analyzed=False)
     app = visit(tmp_path, page)
     text = said(app)
@@ -220,12 +217,12 @@ def test_an_unfinished_run_shows_its_state_and_how_to_go_on(tmp_path: Path, page
 
 
 @pytest.mark.parametrize("page", PAGES[:3])
-def test_a_run_that_is_not_analyzed_names_the_command(tmp_path: Path, page: str) -> None:
+def test_a_run_that_is_not_analyzed_names_the_command(tmp_path, page):
     make_run(tmp_path / "raw", analyzed=False)
     assert f"lwexplain analyze {tmp_path / 'raw'}" in said(visit(tmp_path, page))
 
 
-def test_compare_keeps_good_runs_beside_bad_ones(tmp_path: Path) -> None:
+def test_compare_keeps_good_runs_beside_bad_ones(tmp_path):
     make_run(tmp_path / "a", pictures=False)
     make_run(tmp_path / "raw", analyzed=False)
     app = visit(tmp_path, "compare", "a")
@@ -233,7 +230,7 @@ def test_compare_keeps_good_runs_beside_bad_ones(tmp_path: Path) -> None:
     assert list(app.dataframe[0].value["run"]) == ["a"]
 
 
-def cut(path: Path) -> None:
+def cut(path):
     path.write_bytes(path.read_bytes()[: max(8, path.stat().st_size // 3)])
 
 
@@ -262,7 +259,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_run_gets_a_friendly_page(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_run_gets_a_friendly_page(tmp_path, damage):
     run = tmp_path / "broken"
     make_run(run)
     DAMAGE[damage](run)
@@ -272,7 +269,7 @@ def test_a_damaged_run_gets_a_friendly_page(tmp_path: Path, damage: str) -> None
     assert damage == "events are binary" or any("cannot be" in text or "damaged" in text for text in complaints)
 
 
-def test_foreign_text_is_shown_and_not_interpreted(tmp_path: Path) -> None:
+def test_foreign_text_is_shown_and_not_interpreted(tmp_path):
     bad = "<script>alert(1)</script> [x](http://example.org)"
     make_run(tmp_path / "odd", classes=[bad, *CLASSES[1:]])
     points = [{"customdata": [0]}]
@@ -281,7 +278,7 @@ def test_foreign_text_is_shown_and_not_interpreted(tmp_path: Path) -> None:
         assert "<script>" not in "".join(element.proto.body for element in app.get("html"))
 
 
-def test_no_page_loads_torch(runs_folder: Path) -> None:
+def test_no_page_loads_torch(runs_folder):
     code = f"""
 import sys
 sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(EXPLORER.parent)!r}]
@@ -296,26 +293,24 @@ print(sorted(name for name in ("torch", "torchvision", "captum", "numba", "umap"
     assert done.stdout.strip().splitlines()[-1] == "[]"
 
 
-def test_the_folder_comes_from_the_environment_where_no_argument_is_given(
-    runs_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_folder_comes_from_the_environment_where_no_argument_is_given(runs_folder, monkeypatch):
     monkeypatch.setitem(os.environ, "LWEXPLAIN_RUNS", str(runs_folder))
     app = AppTest.from_file(str(EXPLORER), default_timeout=30).run()
     assert not app.exception
     assert app.selectbox(key="run_name").options == ["bp", "greedy"]
 
 
-def runs_shown(app: AppTest) -> list[str]:
+def runs_shown(app):
     return [name for box in app.selectbox if box.key == "run_name" for name in box.options]
 
 
 @pytest.mark.parametrize("asked", ["greedy", "{folder}/greedy", "{folder}/../{name}/greedy", "./greedy/"])
-def test_a_folder_below_the_one_it_was_started_with_can_be_asked_for(runs_folder: Path, asked: str) -> None:
+def test_a_folder_below_the_one_it_was_started_with_can_be_asked_for(runs_folder, asked):
     app = visit(runs_folder, asked=asked.format(folder=runs_folder, name=runs_folder.name))
     assert runs_shown(app) == ["greedy"]
 
 
-def test_what_lies_elsewhere_is_not_opened_and_nothing_is_told_of_it(tmp_path: Path) -> None:
+def test_what_lies_elsewhere_is_not_opened_and_nothing_is_told_of_it(tmp_path):
     started, outside = tmp_path / "started", tmp_path / "outside"
     make_run(outside / "secret", pictures=False)
     make_run(started / "own", pictures=False)
@@ -340,39 +335,39 @@ def test_what_lies_elsewhere_is_not_opened_and_nothing_is_told_of_it(tmp_path: P
         assert warning.value == absent.replace("absent", escape_markdown(asked))
 
 
-def test_a_folder_that_is_a_link_itself_may_be_started_with(tmp_path: Path) -> None:
+def test_a_folder_that_is_a_link_itself_may_be_started_with(tmp_path):
     make_run(tmp_path / "real" / "own", pictures=False)
     (tmp_path / "link").symlink_to(tmp_path / "real")
     for asked in (None, "own", str(tmp_path / "link" / "own"), str(tmp_path / "real" / "own")):
         assert runs_shown(visit(tmp_path / "link", asked=asked)) == ["own"]
 
 
-def test_a_run_directory_itself_can_be_opened(runs_folder: Path) -> None:
+def test_a_run_directory_itself_can_be_opened(runs_folder):
     app = visit(runs_folder / "greedy")
     assert app.selectbox(key="run_name").options == ["greedy"]
     assert Run.open(runs_folder / "greedy").status == "trained"
 
 
-def test_the_overview_says_what_training_took(runs_folder: Path) -> None:
+def test_the_overview_says_what_training_took(runs_folder):
     assert "1,234 images/s in the last epoch" in said(visit(runs_folder, "overview", "greedy"))
 
 
 # ---------------------------------------------------------------------- costs, objective and budgets
 
 
-def depth_of(app: AppTest) -> str:
+def depth_of(app):
     return next(metric.value for metric in app.metric if metric.label == "Depth")
 
 
-def charted(app: AppTest, key: str = "pareto") -> bool:
+def charted(app, key="pareto"):
     return any(key in str(element.proto.id) for element in app.get("plotly_chart"))
 
 
-def prospects_shown(app: AppTest) -> pd.DataFrame:
+def prospects_shown(app):
     return next(element.value for element in app.dataframe if "on the front of" in element.value.columns)
 
 
-def test_accuracy_against_cost_is_charted_and_tabled_by_depth(runs_folder: Path) -> None:
+def test_accuracy_against_cost_is_charted_and_tabled_by_depth(runs_folder):
     app = visit(runs_folder, "overview", "bp")
     assert "Chosen by: fewest parameters of all depths that are enough." in said(app)
     frame = prospects_shown(app)
@@ -384,7 +379,7 @@ def test_accuracy_against_cost_is_charted_and_tabled_by_depth(runs_folder: Path)
     assert charted(app)
 
 
-def test_the_objective_decides_anew_and_is_told(runs_folder: Path) -> None:
+def test_the_objective_decides_anew_and_is_told(runs_folder):
     app = visit(runs_folder, "overview", "greedy")
     app.slider(key="tolerance").set_value(5.0).run()
     cheap = depth_of(app)
@@ -394,7 +389,7 @@ def test_the_objective_decides_anew_and_is_told(runs_folder: Path) -> None:
     assert int(depth_of(app).split()[0]) > int(cheap.split()[0])
 
 
-def test_a_budget_is_kept_to(runs_folder: Path) -> None:
+def test_a_budget_is_kept_to(runs_folder):
     app = visit(runs_folder, "overview", "greedy")
     app.number_input(key="budget_params").set_value(25_000).run()
     assert depth_of(app) == "3 of 6"
@@ -405,7 +400,7 @@ def test_a_budget_is_kept_to(runs_folder: Path) -> None:
     assert depth_of(app) == "2 of 6"
 
 
-def test_a_budget_that_nothing_fits_is_a_message_beside_what_there_is(runs_folder: Path) -> None:
+def test_a_budget_that_nothing_fits_is_a_message_beside_what_there_is(runs_folder):
     app = visit(runs_folder, "overview", "greedy")
     app.number_input(key="budget_memory").set_value(0.01).run()
     assert not app.exception
@@ -418,7 +413,7 @@ def test_a_budget_that_nothing_fits_is_a_message_beside_what_there_is(runs_folde
     assert "the budget of memory is 0.0; it must be a positive number" in said(app)
 
 
-def test_objective_and_budgets_hold_on_the_compare_page(runs_folder: Path) -> None:
+def test_objective_and_budgets_hold_on_the_compare_page(runs_folder):
     app = visit(runs_folder, "overview", "greedy")
     app.selectbox(key="objective").set_value("latency").run()
     app.number_input(key="budget_params").set_value(7_000).run()
@@ -433,7 +428,7 @@ def test_objective_and_budgets_hold_on_the_compare_page(runs_folder: Path) -> No
     assert app.number_input(key="budget_params").value == 7_000
 
 
-def test_a_run_without_a_cost_has_no_field_to_bound_it(tmp_path: Path) -> None:
+def test_a_run_without_a_cost_has_no_field_to_bound_it(tmp_path):
     run = make_run(tmp_path / "run", pictures=False)
     table = pd.read_parquet(run.metrics_path)
     kept = table[~table["metric"].isin(["memory_bytes", "parameters"])]

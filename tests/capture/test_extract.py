@@ -18,7 +18,7 @@ from lwexplain.models.forward import as_parameters
 from lwexplain.models.tokens import TokenGrid
 
 
-def batches(n: int = 6, size: int = 32, batch_size: int = 4, channels: int = 3) -> DataLoader:
+def batches(n=6, size=32, batch_size=4, channels=3):
     x = torch.randn(n, channels, size, size, generator=torch.Generator().manual_seed(0))
     return DataLoader(TensorDataset(x, torch.arange(n) % 3, torch.arange(n) + 10), batch_size)
 
@@ -26,7 +26,7 @@ def batches(n: int = 6, size: int = 32, batch_size: int = 4, channels: int = 3) 
 class Net(nn.Module):
     """Three stages, an in-place ReLU after the first, dropout, and a head."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.a = nn.Conv2d(3, 4, 3)
         self.relu = nn.ReLU(inplace=True)
@@ -36,13 +36,13 @@ class Net(nn.Module):
         self.fc = nn.Linear(5, 3)
         self.deepest_calls = 0
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x):
         x = self.c(self.b(self.relu(self.a(x)))).flatten(1)
         self.deepest_calls += 1
         return self.fc(x)
 
 
-def fingerprint(model: nn.Module) -> tuple:
+def fingerprint(model):
     return (
         [(m.training, len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()],
         [(p.requires_grad, p.grad is None, p.detach().clone().numpy().tobytes()) for p in model.parameters()],
@@ -64,7 +64,7 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("name", FOREIGN)
-def test_features_equal_those_of_a_recomputed_truncated_network(name: str) -> None:
+def test_features_equal_those_of_a_recomputed_truncated_network(name):
     """Reference: the network cut after each stage by torchvision, run from the images on, without hooks."""
     size, stages = FOREIGN[name]
     options = {"image_size": size} if name == "vit_b_16" else {}
@@ -83,7 +83,7 @@ def test_features_equal_those_of_a_recomputed_truncated_network(name: str) -> No
     assert captured.index.tolist() == [10, 11, 12]
 
 
-def test_an_output_overwritten_in_place_is_captured_before() -> None:
+def test_an_output_overwritten_in_place_is_captured_before():
     model = torchvision.models.resnet18(weights=None).eval()
     with torch.no_grad():
         model.bn1.bias.fill_(-0.5)
@@ -91,7 +91,7 @@ def test_an_output_overwritten_in_place_is_captured_before() -> None:
 
 
 @pytest.mark.parametrize(("pooling", "width"), [("mean", 4), ("max", 4), ("flatten", 4 * 30 * 30)])
-def test_pooling(pooling: str, width: int) -> None:
+def test_pooling(pooling, width):
     model = Net()
     captured = extract(model, batches(), ["a"], pooling=pooling)
     raw = torch.cat([model.a(x) for x, _, _ in batches()]).detach()
@@ -101,7 +101,7 @@ def test_pooling(pooling: str, width: int) -> None:
     np.testing.assert_allclose(captured.features["a"], expected.numpy(), atol=1e-6)
 
 
-def test_the_pyramid_holds_the_means_of_its_bins() -> None:
+def test_the_pyramid_holds_the_means_of_its_bins():
     raw = torch.randn(2, 3, 4, 6)
     pooled = pool(raw, "pyramid").reshape(2, -1)
     assert pooled.shape == (2, 3 * (1 + 4 + 16))
@@ -113,7 +113,7 @@ def test_the_pyramid_holds_the_means_of_its_bins() -> None:
         pool(torch.zeros(2, 5, 3), "pyramid")
 
 
-def test_pooling_of_tokens_and_of_own_making() -> None:
+def test_pooling_of_tokens_and_of_own_making():
     tokens = torch.randn(2, 5, 3)
     assert torch.equal(pool(tokens, "max"), tokens.amax(1))
     assert torch.equal(pool(tokens, lambda raw: raw[:, 0]), tokens[:, 0])
@@ -125,13 +125,13 @@ def test_pooling_of_tokens_and_of_own_making() -> None:
         pool(tokens, lambda raw: raw)
 
 
-def test_pooling_always_copies() -> None:
+def test_pooling_always_copies():
     features = torch.randn(3, 4)
     for pooling in ("mean", "max", "flatten", lambda raw: raw[:, :2]):
         assert pool(features, pooling).untyped_storage().data_ptr() != features.untyped_storage().data_ptr()
 
 
-def test_heads_see_the_raw_output_in_the_same_pass() -> None:
+def test_heads_see_the_raw_output_in_the_same_pass():
     model = Net()
     captured = extract(model, batches(), ["a", "c"], heads={"c": nn.Sequential(nn.Flatten(), model.fc)})
     model.eval()
@@ -141,13 +141,13 @@ def test_heads_see_the_raw_output_in_the_same_pass() -> None:
     np.testing.assert_allclose(captured.logits["c"], expected.numpy(), atol=1e-6)
 
 
-def test_a_head_that_is_itself_a_stage_counts_once() -> None:
+def test_a_head_that_is_itself_a_stage_counts_once():
     model = Net()
     captured = extract(model, batches(), ["c", "fc"], heads={"c": lambda raw: model.fc(raw.flatten(1))})
     np.testing.assert_allclose(captured.logits["c"], captured.features["fc"], atol=1e-6)
 
 
-def test_a_head_with_an_in_place_layer_does_not_reach_deeper_stages() -> None:
+def test_a_head_with_an_in_place_layer_does_not_reach_deeper_stages():
     model = Net()
     head = nn.Sequential(nn.ReLU(inplace=True), nn.Flatten(), nn.LazyLinear(3))
     head(torch.zeros(1, 5, 28, 28))
@@ -155,20 +155,20 @@ def test_a_head_with_an_in_place_layer_does_not_reach_deeper_stages() -> None:
     np.testing.assert_array_equal(with_head.features["c"], extract(model, batches(), ["c"]).features["c"])
 
 
-def test_the_pass_ends_after_the_deepest_stage_once_calls_are_counted() -> None:
+def test_the_pass_ends_after_the_deepest_stage_once_calls_are_counted():
     model = Net()
     extract(model, batches(12, batch_size=4), ["a", "relu"])
     assert model.deepest_calls == 2  # one image, to find the channels, and the first batch
 
 
-def test_batch_size_does_not_matter() -> None:
+def test_batch_size_does_not_matter():
     model = Net()
     one, all_ = (extract(model, batches(batch_size=size), ["a", "b", "c"]) for size in (1, 6))
     for stage in one.features:
         np.testing.assert_allclose(one.features[stage], all_.features[stage], atol=1e-6)
 
 
-def test_a_store_holds_the_same_features_in_npy_files(tmp_path) -> None:
+def test_a_store_holds_the_same_features_in_npy_files(tmp_path):
     model = Net()
     memory = extract(model, batches(), ["a", "b.0"])
     stored = extract(model, batches(), ["a", "b.0"], store=tmp_path / "features")
@@ -181,7 +181,7 @@ def test_a_store_holds_the_same_features_in_npy_files(tmp_path) -> None:
     np.testing.assert_array_equal(strange.features["x/../y"], memory.features["a"])
 
 
-def test_a_failed_pass_leaves_no_file(tmp_path) -> None:
+def test_a_failed_pass_leaves_no_file(tmp_path):
     def broken():
         yield from batches()
         raise OSError("disk gone")
@@ -191,7 +191,7 @@ def test_a_failed_pass_leaves_no_file(tmp_path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nothing_changes_in_model_modes_or_random_state() -> None:
+def test_nothing_changes_in_model_modes_or_random_state():
     model = Net()
     model.b[1].eval()
     model.a.weight.requires_grad_(False)
@@ -202,9 +202,9 @@ def test_nothing_changes_in_model_modes_or_random_state() -> None:
     assert (fingerprint(model), fingerprint(head)) == before
 
 
-def test_nothing_is_left_behind_by_an_exception() -> None:
+def test_nothing_is_left_behind_by_an_exception():
     class Failing(Net):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
+        def forward(self, x):
             torch.rand(1)
             super().forward(x)
             raise RuntimeError("inside the model")
@@ -220,28 +220,28 @@ def test_nothing_is_left_behind_by_an_exception() -> None:
 @pytest.mark.parametrize(
     "wrap", [lambda t: (t, 1), lambda t: [None, t], lambda t: {"aux": t * 0, "out": t}, lambda t: {"z": [t]}]
 )
-def test_the_first_tensor_of_an_output_counts(wrap) -> None:
+def test_the_first_tensor_of_an_output_counts(wrap):
     class Wrapped(nn.Module):
-        def __init__(self) -> None:
+        def __init__(self):
             super().__init__()
             self.inner = nn.Conv2d(3, 2, 3)
 
-        def forward(self, x: torch.Tensor):
+        def forward(self, x):
             return wrap(self.inner(x))
 
     class Outer(nn.Module):
-        def __init__(self) -> None:
+        def __init__(self):
             super().__init__()
             self.w = Wrapped()
 
-        def forward(self, x: torch.Tensor):
+        def forward(self, x):
             return self.w(x)
 
     captured = extract(Outer(), batches(), ["w.inner", "w"])
     np.testing.assert_array_equal(captured.features["w"], captured.features["w.inner"])
 
 
-def test_a_reused_module_gives_one_stage_a_call() -> None:
+def test_a_reused_module_gives_one_stage_a_call():
     model = torchvision.models.resnet18(weights=None).eval()
     captured = extract(model, batches(), ["layer1.0.bn1", "layer1.0.relu", "layer1.1.relu#2"], pooling="flatten")
     assert captured.stages == ["layer1.0.bn1", "layer1.0.relu#1", "layer1.0.relu#2", "layer1.1.relu#2"]
@@ -253,13 +253,13 @@ def test_a_reused_module_gives_one_stage_a_call() -> None:
     np.testing.assert_array_equal(captured.features["layer1.1.relu#2"], whole["layer1.1"])
 
 
-def test_the_calls_of_one_module_may_lie_around_another_stage() -> None:
+def test_the_calls_of_one_module_may_lie_around_another_stage():
     class Loop(nn.Module):
-        def __init__(self) -> None:
+        def __init__(self):
             super().__init__()
             self.shared, self.other = nn.Conv2d(3, 3, 3, padding=1), nn.ReLU(inplace=True)
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
+        def forward(self, x):
             return self.shared(self.other(self.shared(x)))
 
     model = Loop()
@@ -276,9 +276,9 @@ def test_the_calls_of_one_module_may_lie_around_another_stage() -> None:
         extract(model, batches(), ["shared#1", "shared"])
 
 
-def test_a_path_that_depends_on_the_images_is_refused() -> None:
+def test_a_path_that_depends_on_the_images_is_refused():
     class Skipping(Net):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
+        def forward(self, x):
             return self.a(x).mean((2, 3)) if len(x) < 4 else super().forward(x)
 
     model = Skipping()
@@ -288,7 +288,7 @@ def test_a_path_that_depends_on_the_images_is_refused() -> None:
     assert fingerprint(model) == before
 
 
-def test_torchscript_is_refused_with_the_reason() -> None:
+def test_torchscript_is_refused_with_the_reason():
     scripted = torch.jit.trace(nn.Sequential(nn.Conv2d(3, 2, 3)).eval(), torch.zeros(1, 3, 8, 8))
     with pytest.raises(CaptureError, match="TorchScript"):
         extract(scripted, batches(), ["0"])
@@ -296,7 +296,7 @@ def test_torchscript_is_refused_with_the_reason() -> None:
         extract(nn.Sequential(scripted), batches(), ["0"])
 
 
-def test_autocast_runs_the_pass_in_half_precision() -> None:
+def test_autocast_runs_the_pass_in_half_precision():
     model = Net()
     exact = extract(model, batches(), ["a", "c"])
     rough = extract(model, batches(), ["a", "c"], precision=torch.bfloat16)
@@ -318,14 +318,14 @@ def test_autocast_runs_the_pass_in_half_precision() -> None:
         (["a", "a"], "more than once: a"),
     ],
 )
-def test_wrong_stages(stages, message: str) -> None:
+def test_wrong_stages(stages, message):
     model = Net()
     with pytest.raises(CaptureError, match=message):
         extract(model, batches(), stages)
     assert fingerprint(model)[0] == fingerprint(Net())[0]
 
 
-def test_wrong_data_and_heads() -> None:
+def test_wrong_data_and_heads():
     model = Net()
     with pytest.raises(CaptureError, match="loader is empty"):
         extract(model, [], ["a"])
@@ -344,7 +344,7 @@ def test_wrong_data_and_heads() -> None:
         )
 
 
-def test_a_compiled_model_is_unwrapped() -> None:
+def test_a_compiled_model_is_unwrapped():
     model = Net()
     expected = extract(model, batches(), ["a", "b.0"])
     compiled = torch.compile(model, backend="eager")
@@ -354,7 +354,7 @@ def test_a_compiled_model_is_unwrapped() -> None:
 
 
 @pytest.mark.parametrize("images", [torch.bfloat16, torch.float32])
-def test_half_precision_becomes_float32(images: torch.dtype) -> None:
+def test_half_precision_becomes_float32(images):
     model = Net().bfloat16()
     x = next(iter(batches()))[0].to(images)
     captured = extract(model, [(x, [0, 1, 2, 0])], ["a"])
@@ -364,7 +364,7 @@ def test_half_precision_becomes_float32(images: torch.dtype) -> None:
     np.testing.assert_allclose(captured.features["a"], expected, rtol=1e-6)
 
 
-def test_images_are_cast_only_where_the_parameters_share_one_dtype() -> None:
+def test_images_are_cast_only_where_the_parameters_share_one_dtype():
     x = torch.zeros(1, 3, 8, 8)
     mixed = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).double())
     assert as_parameters(x, nn.Linear(2, 2).double()).dtype == torch.float64
@@ -398,20 +398,20 @@ IMAGES = torch.zeros(3, 3, 8, 8)
         ((IMAGES, [0, 1, 2], [0.0, 1.0, 2.0]), "index must be 3 integers .* found float32 values"),
     ],
 )
-def test_a_batch_of_another_form_is_refused_with_what_it_must_be(batch, words: str) -> None:
+def test_a_batch_of_another_form_is_refused_with_what_it_must_be(batch, words):
     form = re.escape("a batch must be (images, labels) or (images, labels, index)")
     with pytest.raises(CaptureError, match=f"{form}.*{words}"):
         extract(Net(), [batch], ["a"])
 
 
 @pytest.mark.parametrize("labels", [[0, 1, 2], np.arange(3, dtype=np.uint8), torch.arange(3)[:, None], (0, 1, 2)])
-def test_labels_may_be_any_integers_one_an_image(labels) -> None:
+def test_labels_may_be_any_integers_one_an_image(labels):
     captured = extract(Net(), [(IMAGES, labels)], ["a"])
     assert captured.labels.dtype == np.int64
     assert captured.labels.tolist() == [0, 1, 2]
 
 
-def test_batches_that_are_none_or_differ_in_form_are_refused() -> None:
+def test_batches_that_are_none_or_differ_in_form_are_refused():
     with pytest.raises(CaptureError, match="must come from a loader or a list; found 3"):
         extract(Net(), 3, ["a"])
     with pytest.raises(CaptureError, match="some batches carry an index"):
@@ -420,7 +420,7 @@ def test_batches_that_are_none_or_differ_in_form_are_refused() -> None:
         extract(Net(), [(IMAGES, [0, 1, 2]), (IMAGES, [0, 1, 2], [0, 1, 2])], ["a"])
 
 
-def test_stages_out_of_order_are_refused_with_the_right_order() -> None:
+def test_stages_out_of_order_are_refused_with_the_right_order():
     model = Net()
     before = fingerprint(model)
     with pytest.raises(CaptureError, match=r"run in another order than named \(c, a, b\).*\['a', 'b', 'c'\]"):
@@ -430,7 +430,7 @@ def test_stages_out_of_order_are_refused_with_the_right_order() -> None:
     assert fingerprint(model) == before
 
 
-def test_class_and_register_tokens_stay_out_of_pooled_tokens() -> None:
+def test_class_and_register_tokens_stay_out_of_pooled_tokens():
     tokens = torch.randn(2, 12, 4)
     grid = TokenGrid(12, 1, 2, 5)
     patches = tokens[:, 1:11]
@@ -442,11 +442,11 @@ def test_class_and_register_tokens_stay_out_of_pooled_tokens() -> None:
     torch.testing.assert_close(pool(tokens, "mean", TokenGrid(10, 0, 2, 5)), tokens.mean(1))  # tokens of another layer
 
 
-def test_a_stage_pooling_says_what_it_leaves_out() -> None:
+def test_a_stage_pooling_says_what_it_leaves_out():
     image = torch.zeros(1, 3, 8, 20)
     patch, others = nn.Conv2d(3, 4, 4, stride=4), torch.zeros(1, 5, 4)
 
-    def to_stage(x: torch.Tensor) -> torch.Tensor:
+    def to_stage(x):
         return torch.cat([others, patch(x).flatten(2).transpose(1, 2)], dim=1)
 
     found = StagePooling().at(to_stage, image)

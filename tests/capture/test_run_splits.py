@@ -21,7 +21,7 @@ CONFIG = load_config(
 )
 
 
-def capture_of(**options) -> RunCapture:
+def capture_of(**options):
     data = load_data(CONFIG.data, 0)
     model = build_model(CONFIG.model, data.shape, data.num_classes, 0).eval()
     positions = {split: torch.arange(len(getattr(data, split))) for split in ("train", "val", "test")}
@@ -29,7 +29,7 @@ def capture_of(**options) -> RunCapture:
     return RunCapture(model, model.names, data, positions, **options)
 
 
-def captured(folder, capture: RunCapture, split: str = "train"):
+def captured(folder, capture, split="train"):
     stored = FeatureStore(RunFiles(folder.parent).within(folder.name), {}).split(split, len(capture.positions[split]))
     capture.split(split, stored)
     return stored.read()
@@ -40,7 +40,7 @@ def small_shards(monkeypatch):
     monkeypatch.setattr(store, "SHARD_ROWS", 50)
 
 
-def test_features_are_those_of_the_stages_run_on_all_images_at_once(tmp_path) -> None:
+def test_features_are_those_of_the_stages_run_on_all_images_at_once(tmp_path):
     capture = capture_of()
     found = captured(tmp_path, capture)
     images = capture.data.train
@@ -53,7 +53,7 @@ def test_features_are_those_of_the_stages_run_on_all_images_at_once(tmp_path) ->
     assert found.index.tolist() == list(range(len(images)))
 
 
-def test_little_memory_makes_small_batches_and_the_same_features(tmp_path) -> None:
+def test_little_memory_makes_small_batches_and_the_same_features(tmp_path):
     sizes = []
     plenty = captured(tmp_path / "plenty", capture_of())
     capture = capture_of(working_bytes=2 * 7 * capture_of()._pass_of_one_image().peak_bytes)
@@ -66,7 +66,7 @@ def test_little_memory_makes_small_batches_and_the_same_features(tmp_path) -> No
         np.testing.assert_allclose(little.features[name], plenty.features[name], rtol=1e-5, atol=1e-6)
 
 
-def test_each_of_two_processes_fills_its_shards(tmp_path, monkeypatch) -> None:
+def test_each_of_two_processes_fills_its_shards(tmp_path, monkeypatch):
     """Both look before one of them fills."""
     whole = captured(tmp_path / "one", capture_of())
     n, shards = len(whole.labels), -(-len(whole.labels) // 50)
@@ -85,7 +85,7 @@ def test_each_of_two_processes_fills_its_shards(tmp_path, monkeypatch) -> None:
         np.testing.assert_allclose(both.features[name], whole.features[name], rtol=1e-5, atol=1e-6)
 
 
-def test_bfloat16_is_taken_where_it_pays_and_hardly_changes_the_features(monkeypatch) -> None:
+def test_bfloat16_is_taken_where_it_pays_and_hardly_changes_the_features(monkeypatch):
     capture = capture_of()
     assert capture.chosen_precision("auto") == Precision(), "a short pass stays in float32"
     monkeypatch.setattr(run_splits, "LONG_PASS", 0)
@@ -100,7 +100,7 @@ def test_bfloat16_is_taken_where_it_pays_and_hardly_changes_the_features(monkeyp
     assert capture.chosen_precision("bfloat16").dtype == torch.bfloat16
 
 
-def test_the_error_of_half_precision_is_below_what_it_is_said_to_be(tmp_path) -> None:
+def test_the_error_of_half_precision_is_below_what_it_is_said_to_be(tmp_path):
     capture = capture_of()
     exact = captured(tmp_path / "exact", capture)
     capture.precision = capture.chosen_precision("bfloat16")
@@ -110,7 +110,7 @@ def test_the_error_of_half_precision_is_below_what_it_is_said_to_be(tmp_path) ->
         assert apart <= 1.5 * capture.precision.error * np.sqrt(exact.features[name].var(0).mean())
 
 
-def test_features_that_are_not_finite_are_kept_for_the_probes_to_say_so(tmp_path) -> None:
+def test_features_that_are_not_finite_are_kept_for_the_probes_to_say_so(tmp_path):
     capture = capture_of()
     with torch.no_grad():
         next(capture.model.parameters()).fill_(torch.nan)

@@ -10,7 +10,7 @@ from lwexplain.exporting.check import parity, require_parity
 SIZES = [1e-6, 1e-3, 1.0, 1e3, 1e6]
 
 
-def network(scale: float = 1.0, offset: float = 0.0) -> nn.Sequential:
+def network(scale=1.0, offset=0.0):
     torch.manual_seed(0)
     layers = [nn.Sequential(nn.Conv2d(16 if k else 3, 16, 3, padding=1), nn.ReLU()) for k in range(8)]
     net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(16 * 64, 5)).eval()
@@ -20,7 +20,7 @@ def network(scale: float = 1.0, offset: float = 0.0) -> nn.Sequential:
     return net
 
 
-def in_double(net: nn.Module):
+def in_double(net):
     """The same network by other arithmetic."""
     return lambda batch: net.double()(batch.double()).float()
 
@@ -58,7 +58,7 @@ def test_a_bias_that_is_off_by_a_thousandth_of_the_spread_is_refused(scale):
 
 
 def test_a_small_head_is_not_judged_by_the_spread_of_a_large_one():
-    def heads(small: float):
+    def heads(small):
         return lambda batch: torch.stack([network(1e3)(batch), network(1e-3)(batch) + small], dim=1)
 
     require_parity(parity(heads(0.0), heads(0.0), IMAGES), "segments")

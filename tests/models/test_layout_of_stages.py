@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models import SwinTransformer, VisionTransformer
 
 from lwexplain.errors import ModelError
@@ -14,18 +14,18 @@ from lwexplain.models.staged import StagedModel
 
 
 class Permute(nn.Module):
-    def __init__(self, *dims: int) -> None:
+    def __init__(self, *dims):
         super().__init__()
         self.dims = dims
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         return x.permute(self.dims)
 
 
 class Windows(nn.Module):
     """(N, C, H, W) -> (windows of all samples, tokens, C)."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         n, c, h, w = x.shape
         return x.reshape(n, c, 2, h // 2, 2, w // 2).permute(0, 2, 4, 3, 5, 1).reshape(4 * n, -1, c)
 
@@ -33,17 +33,17 @@ class Windows(nn.Module):
 class Recurrent(nn.Module):
     """Columns through an LSTM, which no rule follows, and a linear layer: (N, H, W, C)."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.lstm, self.linear = nn.LSTM(8, 8, batch_first=True), nn.Linear(8, 8)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         n, c, h, w = x.shape
         rows = self.lstm(x.permute(0, 2, 3, 1).reshape(n * h, w, c))[0]
         return self.linear(rows.reshape(n, h, w, c))
 
 
-def layouts(model: nn.Module, names: list[str], size: int) -> list[tuple[int, ...] | None]:
+def layouts(model, names, size):
     modules = {name: model.get_submodule(name) for name in names}
     with in_evaluation(model):
         found = layouts_of(model, modules, torch.zeros(1, 3, size, size), within=model)
@@ -107,7 +107,7 @@ def test_an_output_whose_rows_are_no_samples_is_refused():
 
 def test_what_nothing_says_is_assumed_and_said():
     class Constant(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
+        def forward(self, x):
             return torch.ones(len(x), 5, 6, 7)
 
     model = nn.Sequential(Constant())
@@ -146,16 +146,16 @@ def test_images_take_the_dtype_that_the_network_computes_with(dtype):
     class Mixed(nn.Module):
         """Its first parameter is of another dtype than its first layer."""
 
-        def __init__(self) -> None:
+        def __init__(self):
             super().__init__()
             self.scale = nn.Parameter(torch.ones(1))
             self.conv, self.norm = nn.Conv2d(3, 4, 3).to(dtype), nn.GroupNorm(1, 4)
 
-        def forward(self, x: Tensor) -> Tensor:
+        def forward(self, x):
             return self.norm(self.conv(x).float())
 
     class Casting(Mixed):
-        def forward(self, x: Tensor) -> Tensor:
+        def forward(self, x):
             return super().forward(x.to(dtype))
 
     images = torch.zeros(2, 3, 8, 8)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from module_state import random_states, state_of
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from lwexplain.errors import ModelError
@@ -17,7 +17,7 @@ from lwexplain.models.modules import in_evaluation, undisturbed
 class Normalised(nn.Module):
     """Batch, instance and spectral norm, dropout, a cache that the forward makes, a complex buffer, shared weights."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.conv = spectral_norm(nn.Conv2d(3, 4, 3))
         self.norms = nn.Sequential(nn.BatchNorm2d(4), nn.InstanceNorm2d(4, track_running_stats=True), nn.Dropout(0.5))
@@ -27,7 +27,7 @@ class Normalised(nn.Module):
         self.cache = None
         self.scale = 1.0
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         self.cache = torch.arange(4.0)
         self.scale = torch.tensor(2.0)
         self.extra = torch.zeros(1)
@@ -35,7 +35,7 @@ class Normalised(nn.Module):
         return self.second(self.first(self.norms(self.conv(x)).mean((2, 3)))) + self.cache
 
 
-def disturb(module: nn.Module) -> None:
+def disturb(module):
     module.train()
     module(torch.rand(4, 3, 8, 8)).sum().backward()
     for part in module.modules():
@@ -77,9 +77,9 @@ def test_a_graph_made_before_can_still_go_backward():
 
 def test_a_hook_that_removed_itself_is_back():
     model = nn.Linear(2, 2)
-    calls: list[int] = []
+    calls = []
 
-    def once(*_) -> None:
+    def once(*_):
         calls.append(1)
         handle.remove()
 

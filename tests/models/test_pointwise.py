@@ -10,7 +10,7 @@ from lwexplain.models.pointwise import SubsampledPointwise, pointwise
 @pytest.mark.parametrize("inputs", [1, 4, 8, 15])
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (7, 5), (1, 2)])
 @pytest.mark.parametrize("stride", [2, 3])
-def test_outputs_and_gradients_are_those_of_torch(inputs: int, height: int, width: int, stride: int) -> None:
+def test_outputs_and_gradients_are_those_of_torch(inputs, height, width, stride):
     ours = pointwise(inputs, 6, stride)
     assert isinstance(ours, SubsampledPointwise)
     theirs = nn.Conv2d(inputs, 6, 1, stride, bias=False)
@@ -28,6 +28,6 @@ def test_outputs_and_gradients_are_those_of_torch(inputs: int, height: int, widt
         torch.testing.assert_close(here, there)
 
 
-def test_wide_convolutions_and_those_without_a_stride_are_torchs_own() -> None:
+def test_wide_convolutions_and_those_without_a_stride_are_torchs_own():
     assert type(pointwise(16, 32, 2)) is nn.Conv2d
     assert type(pointwise(4, 8, 1)) is nn.Conv2d

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lwexplain.models.receptive_field import ReceptiveField, receptive_fields
+from lwexplain.models.receptive_field import receptive_fields
 
 SIDE = 40
 
@@ -25,7 +25,7 @@ class Do(nn.Module):
         return self.function(x, *self.inner, **self.numbers)
 
 
-def field_of(model, side=SIDE, channels=2) -> ReceptiveField:
+def field_of(model, side=SIDE, channels=2):
     stages = nn.Sequential(model).double().eval()
     return receptive_fields(stages, {"0": (model, 1)}, torch.zeros(1, channels, side, side).double())["0"].after
 

@@ -1,7 +1,5 @@
 """A factory of stages with made-up features."""
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 
@@ -9,12 +7,12 @@ from lwexplain.probes.base import StageData
 
 
 def make_blobs(
-    seed: int = 0,
-    classes: int = 3,
-    dims: int = 5,
-    spread: float = 1.0,
-    sizes: dict[str, tuple[int, ...]] | None = None,
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    seed=0,
+    classes=3,
+    dims=5,
+    spread=1.0,
+    sizes=None,
+):
     """Gaussian classes around random means, unequal in size, in mixed order."""
     rng = np.random.default_rng(seed)
     centres = rng.normal(size=(classes, dims)) * 2
@@ -28,20 +26,20 @@ def make_blobs(
 
 
 @pytest.fixture
-def make_stage() -> Callable[..., StageData]:
+def make_stage():
     """``make_stage(name="s1", depth=1, logits=..., **options of make_blobs)`` -> StageData."""
 
     def make(
-        name: str = "s1",
-        depth: int = 1,
+        name="s1",
+        depth=1,
         *,
-        seed: int = 0,
-        classes: int = 3,
-        dims: int = 5,
-        spread: float = 1.0,
-        sizes: dict[str, tuple[int, ...]] | None = None,
+        seed=0,
+        classes=3,
+        dims=5,
+        spread=1.0,
+        sizes=None,
         **fields,
-    ) -> StageData:
+    ):
         features, labels = make_blobs(seed, classes, dims, spread, sizes)
         fields.setdefault("features", features)
         fields.setdefault("labels", labels)

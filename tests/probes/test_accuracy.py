@@ -1,7 +1,5 @@
 """Accuracies with their intervals against scikit-learn, scipy, worked values and simulated populations."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -15,23 +13,23 @@ from lwexplain.probes.accuracy import accuracies_of, accuracy_of, balanced_accur
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 10), (10, 10), (3, 7), (450, 500), (1, 2)])
-def test_wilson_interval_equals_scipys(k: int, n: int) -> None:
+def test_wilson_interval_equals_scipys(k, n):
     expected = binomtest(k, n).proportion_ci(0.95, method="wilson")
     assert wilson_interval(k / n, n) == pytest.approx((expected.low, expected.high), abs=1e-9)
 
 
-def test_no_samples_say_nothing() -> None:
+def test_no_samples_say_nothing():
     assert wilson_interval(0.5, 0) == (0.0, 1.0)
 
 
-def test_accuracy_row() -> None:
+def test_accuracy_row():
     row = accuracy_of("x_accuracy", np.array([0, 1, 1, 2]), np.array([0, 1, 2, 2]), "test", "why")
     assert (row.metric, row.value, row.split, row.n, row.note) == ("x_accuracy", 0.75, "test", 4, "why")
     assert row.low is not None
     assert row.low < 0.75
 
 
-def test_accuracy_of_all_and_of_each_class_that_has_samples() -> None:
+def test_accuracy_of_all_and_of_each_class_that_has_samples():
     predicted, labels = np.array([0, 1, 1, 2, 2]), np.array([0, 1, 2, 2, 2])
     rows = accuracies_of("x_accuracy", predicted, labels, "val", ["a", "b", "c", "nobody"], "why")
     assert rows[0] == accuracy_of("x_accuracy", predicted, labels, "val", "why")
@@ -45,7 +43,7 @@ def test_accuracy_of_all_and_of_each_class_that_has_samples() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 6), st.integers(1, 60))
-def test_balanced_accuracy_is_scikit_learns_mean_recall(seed: int, classes: int, n: int) -> None:
+def test_balanced_accuracy_is_scikit_learns_mean_recall(seed, classes, n):
     rng = np.random.default_rng(seed)
     labels, predicted = rng.integers(0, classes, n), rng.integers(0, classes, n)
     row = balanced_accuracy_of("x_accuracy", predicted, labels, "val", [str(k) for k in range(classes)])
@@ -57,12 +55,12 @@ def test_balanced_accuracy_is_scikit_learns_mean_recall(seed: int, classes: int,
     assert 0 <= row.low <= row.value <= row.high <= 1
 
 
-def test_a_class_without_samples_does_not_count_in_balanced_accuracy() -> None:
+def test_a_class_without_samples_does_not_count_in_balanced_accuracy():
     row = balanced_accuracy_of("x_accuracy", np.array([0, 0, 1]), np.array([0, 0, 0]), "val", ["a", "b"])
     assert row.value == pytest.approx(2 / 3)
 
 
-def test_half_of_the_rare_positives_found_and_no_false_alarm() -> None:
+def test_half_of_the_rare_positives_found_and_no_false_alarm():
     """20 of 1,000 are positive: accuracy hides behind 98 % what balanced accuracy shows."""
     labels = np.repeat([0, 1], [980, 20])
     predicted = np.where(np.arange(1000) < 990, 0, 1)
@@ -77,7 +75,7 @@ def test_half_of_the_rare_positives_found_and_no_false_alarm() -> None:
     [([50, 50], False), ([70, 30], False), ([80, 20], True), ([10] * 9 + [4], True), ([10] * 9 + [6], False),
      ([100], False), ([], False), ([10, 10, 0], True)],
 )  # fmt: skip
-def test_classes_are_uneven_where_one_is_far_from_an_even_share(counts: list[int], uneven: bool) -> None:
+def test_classes_are_uneven_where_one_is_far_from_an_even_share(counts, uneven):
     assert is_uneven(counts) == uneven
     assert bool(unevenness(counts)) == uneven
 
@@ -95,7 +93,7 @@ def test_classes_are_uneven_where_one_is_far_from_an_even_share(counts: list[int
         (np.linspace(0.4, 0.98, 100), [10] * 100),
     ],
 )
-def test_the_interval_of_balanced_accuracy_holds_the_truth_in_95_percent(shares: Any, sizes: list[int]) -> None:
+def test_the_interval_of_balanced_accuracy_holds_the_truth_in_95_percent(shares, sizes):
     """A little less where one small class decides: few values are possible then."""
     rng = np.random.default_rng(0)
     draws = rng.binomial(sizes, shares, size=(2000, len(sizes)))
@@ -105,7 +103,7 @@ def test_the_interval_of_balanced_accuracy_holds_the_truth_in_95_percent(shares:
 
 
 @pytest.mark.parametrize("n", [50, 500, 5000])
-def test_the_interval_of_an_accuracy_holds_the_truth_in_95_percent(n: int) -> None:
+def test_the_interval_of_an_accuracy_holds_the_truth_in_95_percent(n):
     """Exact, no simulation; a mean over accuracies, since one alone swings with the whole numbers that are possible."""
     counts = np.arange(n + 1)
     bounds = np.array([wilson_interval(k / n, n) for k in counts])
@@ -115,7 +113,7 @@ def test_the_interval_of_an_accuracy_holds_the_truth_in_95_percent(n: int) -> No
     assert min(covered) > 0.9
 
 
-def rows_of(metric: str, predicted: np.ndarray, labels: np.ndarray, classes: list[str]) -> list[dict[str, Any]]:
+def rows_of(metric, predicted, labels, classes):
     """Rows of the long table, as a probe's measurements become them."""
     return [
         {"stage": "s", "depth": 1, "split": row.split, "metric": row.metric, "class": row.class_, "value": row.value,
@@ -124,7 +122,7 @@ def rows_of(metric: str, predicted: np.ndarray, labels: np.ndarray, classes: lis
     ]  # fmt: skip
 
 
-def test_every_accuracy_of_all_classes_gets_a_balanced_one_beside() -> None:
+def test_every_accuracy_of_all_classes_gets_a_balanced_one_beside():
     labels = np.repeat([0, 1, 2], [70, 20, 10])
     predicted = np.where(np.arange(100) % 7 == 0, 0, labels)
     classes = ["a", "b", "c"]
@@ -137,7 +135,7 @@ def test_every_accuracy_of_all_classes_gets_a_balanced_one_beside() -> None:
     assert (found["stage"], found["probe"], found["class"]) == ("s", "x", None)
 
 
-def test_a_probe_that_gives_it_itself_or_does_not_measure_all_classes_gets_none() -> None:
+def test_a_probe_that_gives_it_itself_or_does_not_measure_all_classes_gets_none():
     labels, classes = np.repeat([0, 1], 5), ["a", "b"]
     rows = rows_of("x_accuracy", labels, labels, classes)
     assert balanced_rows(rows[:-1], classes) == []

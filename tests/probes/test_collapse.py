@@ -16,11 +16,11 @@ from lwexplain.probes.collapse import NeuralCollapse
 from lwexplain.probes.linear.probe import fit_linear_probe
 
 
-def values(stage: StageData, split: str = "train") -> dict[str, float]:
+def values(stage, split="train"):
     return {row.metric: row.value for row in NeuralCollapse().measure(stage) if row.split == split}
 
 
-def direct(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> dict[str, float]:
+def direct(x, y, weight):
     """The definitions, term by term in float64."""
     x, k = x.astype(np.float64), len(np.unique(y))
     mu = np.stack([x[y == c].mean(0) for c in range(k)])
@@ -40,7 +40,7 @@ def direct(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> dict[str, float]
     }
 
 
-def simplex_stage(spread: float = 0.0, per_class: int = 12) -> StageData:
+def simplex_stage(spread=0.0, per_class=12):
     """Four classes at the corners of a simplex, samples at their mean but for ``spread``, and a head like it."""
     corners = np.linalg.qr(np.random.default_rng(0).normal(size=(6, 6)))[0][:4] * 3
     labels = np.repeat(np.arange(4), per_class)
@@ -56,7 +56,7 @@ def simplex_stage(spread: float = 0.0, per_class: int = 12) -> StageData:
 
 
 @pytest.mark.parametrize(("classes", "dims"), [(4, 6), (5, 2), (2, 3)])
-def test_every_sign_equals_its_definition(make_stage, classes: int, dims: int) -> None:
+def test_every_sign_equals_its_definition(make_stage, classes, dims):
     stage = make_stage(seed=7, classes=classes, dims=dims)
     weight = fit_linear_probe(stage).weight.numpy()
     for split in ("train", "val"):
@@ -66,7 +66,7 @@ def test_every_sign_equals_its_definition(make_stage, classes: int, dims: int) -
             assert found[metric] == pytest.approx(value, rel=1e-6, abs=1e-9), metric
 
 
-def test_nc4_counts_the_samples_on_which_head_and_nearest_mean_differ(make_stage) -> None:
+def test_nc4_counts_the_samples_on_which_head_and_nearest_mean_differ(make_stage):
     logits = {
         s: np.random.default_rng(2).normal(size=(n, 3)).astype(np.float32) for s, n in (("train", 87), ("val", 87))
     }
@@ -83,27 +83,27 @@ def test_nc4_counts_the_samples_on_which_head_and_nearest_mean_differ(make_stage
         assert "the stage's head" in row.note
 
 
-def test_without_logits_nc4_asks_the_linear_probe(make_stage) -> None:
+def test_without_logits_nc4_asks_the_linear_probe(make_stage):
     stage = make_stage(spread=0.1)
     row = next(r for r in NeuralCollapse().measure(stage) if r.metric == "nc4")
     assert row.value == 0
     assert "linear probe" in row.note
 
 
-def test_a_collapsed_simplex_has_all_signs_zero() -> None:
+def test_a_collapsed_simplex_has_all_signs_zero():
     found = values(simplex_stage())
     assert list(found) == ["nc1", "nc2", "nc2_equinorm", "nc2_equiangularity", "nc2_maximal_angle", "nc3", "nc4"]
     assert found == pytest.approx(dict.fromkeys(found, 0.0), abs=1e-9)
 
 
-def test_nc1_grows_with_the_square_of_the_spread_inside_classes() -> None:
+def test_nc1_grows_with_the_square_of_the_spread_inside_classes():
     narrow, wide = (values(simplex_stage(spread, 5000))["nc1"] for spread in (0.01, 0.1))
     assert wide / narrow == pytest.approx(100, rel=0.02)
     # S_W = spread^2 I, S_B = (9 / 4) I in 3 dimensions: tr(S_W pinv(S_B)) / K
     assert wide == pytest.approx(0.01 / (9 / 4) * 3 / 4, rel=0.05)
 
 
-def test_a_linear_head_on_the_features_is_the_classifier_of_nc3(make_stage) -> None:
+def test_a_linear_head_on_the_features_is_the_classifier_of_nc3(make_stage):
     head = nn.Sequential(nn.Flatten(), nn.Linear(5, 3))
     stage = make_stage(head=head)
     with torch.no_grad():
@@ -114,7 +114,7 @@ def test_a_linear_head_on_the_features_is_the_classifier_of_nc3(make_stage) -> N
     assert "the stage's head" in row.note
 
 
-def test_a_head_that_is_not_linear_on_the_features_is_not(make_stage) -> None:
+def test_a_head_that_is_not_linear_on_the_features_is_not(make_stage):
     head = nn.Sequential(nn.ReLU(), nn.Linear(5, 3))
     stage = make_stage(head=head)
     with torch.no_grad():
@@ -123,7 +123,7 @@ def test_a_head_that_is_not_linear_on_the_features_is_not(make_stage) -> None:
     assert "linear probe" in row.note
 
 
-def test_which_signs_carry_an_interval(make_stage) -> None:
+def test_which_signs_carry_an_interval(make_stage):
     rows = NeuralCollapse().measure(make_stage())
     assert all(row.n == 87 for row in rows)
     assert [(row.metric, row.split) for row in rows if row.low is not None] == [
@@ -135,13 +135,13 @@ def test_which_signs_carry_an_interval(make_stage) -> None:
 
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 1000), block=st.integers(1, 400))
-def test_order_and_block_size_do_not_matter(seed: int, block: int) -> None:
+def test_order_and_block_size_do_not_matter(seed, block):
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.repeat(np.arange(4), [9, 20, 31, 5]))
     features = (rng.normal(size=(4, 6))[labels] + rng.normal(size=(65, 6))).astype(np.float32)
     order = rng.permutation(65)
 
-    def signs(rows: np.ndarray) -> dict[str, float]:
+    def signs(rows):
         x, y = features[rows], labels[rows]
         found = values(StageData("s", 1, {"train": x, "val": x}, {"train": y, "val": y}, list("abcd")))
         del found["nc3"], found["nc4"]  # the probe's fit ends within its tolerance, not at the same digits
@@ -153,7 +153,7 @@ def test_order_and_block_size_do_not_matter(seed: int, block: int) -> None:
         assert signs(order) == pytest.approx(expected, rel=1e-9)
 
 
-def test_coinciding_means_have_no_collapse_to_measure() -> None:
+def test_coinciding_means_have_no_collapse_to_measure():
     labels = np.repeat(np.arange(40) % 2, 2)
     features = np.tile(np.array([[1.1], [-0.9]], dtype=np.float32), (40, 3))  # the same two samples in each class
     both = {"train": features, "val": features}
@@ -166,7 +166,7 @@ def test_coinciding_means_have_no_collapse_to_measure() -> None:
     assert "coincide" in nc2.note
 
 
-def test_a_class_without_samples_is_left_out_and_noted(make_stage) -> None:
+def test_a_class_without_samples_is_left_out_and_noted(make_stage):
     stage = make_stage()
     stage.classes.append("unseen")
     rows = NeuralCollapse().measure(stage)
@@ -174,10 +174,10 @@ def test_a_class_without_samples_is_left_out_and_noted(make_stage) -> None:
     assert all(math.isfinite(row.value) for row in rows)
 
 
-def test_one_class_is_refused(make_stage) -> None:
+def test_one_class_is_refused(make_stage):
     with pytest.raises(ProbeError, match="one class only"):
         NeuralCollapse().measure(make_stage(classes=1))
 
 
-def test_the_probe_is_registered() -> None:
+def test_the_probe_is_registered():
     assert isinstance(PROBES.create("collapse"), NeuralCollapse)

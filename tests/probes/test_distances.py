@@ -10,11 +10,11 @@ from lwexplain.probes.distances import pair_blocks, squared_distance_blocks
 
 
 @pytest.fixture(params=[8, 900, 2**22], autouse=True)
-def block_bytes(request, monkeypatch) -> None:
+def block_bytes(request, monkeypatch):
     monkeypatch.setattr(distances, "BLOCK_BYTES", request.param)
 
 
-def test_blocks_equal_the_distances_of_scipy() -> None:
+def test_blocks_equal_the_distances_of_scipy():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(31, 4)) + 1e3, rng.normal(size=(17, 4)) + 1e3
     to_others = torch.cat([d2 for _, d2 in squared_distance_blocks(torch.from_numpy(x), torch.from_numpy(y))])
@@ -24,7 +24,7 @@ def test_blocks_equal_the_distances_of_scipy() -> None:
     assert (among.diagonal() == 0).all()
 
 
-def test_pair_blocks_hold_each_pair_once() -> None:
+def test_pair_blocks_hold_each_pair_once():
     x = np.random.default_rng(1).normal(size=(23, 3))
     whole = torch.zeros(23, 23, dtype=torch.float64)
     for rows, d2 in pair_blocks(torch.from_numpy(x)):
@@ -32,7 +32,7 @@ def test_pair_blocks_hold_each_pair_once() -> None:
     np.testing.assert_allclose(whole, np.triu(cdist(x, x) ** 2), rtol=1e-10, atol=1e-13)
 
 
-def test_equal_rows_are_at_distance_zero() -> None:
+def test_equal_rows_are_at_distance_zero():
     x = torch.from_numpy(np.random.default_rng(2).normal(size=(20, 6)) * 1e5)
     x[7] = x[13]
     d2 = torch.cat([d2 for _, d2 in squared_distance_blocks(x)])
@@ -41,7 +41,7 @@ def test_equal_rows_are_at_distance_zero() -> None:
 
 
 @pytest.mark.parametrize("offset", [0, 1000])
-def test_whole_numbers_have_distances_without_rounding(offset: int) -> None:
+def test_whole_numbers_have_distances_without_rounding(offset):
     x = np.random.default_rng(3).integers(0, 17, (40, 12)) + offset
     exact = ((x[:, None] - x[None]) ** 2).sum(-1)
     d2 = torch.cat([d2 for _, d2 in squared_distance_blocks(torch.from_numpy(x.astype(np.float64)))])

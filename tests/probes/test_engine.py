@@ -52,7 +52,7 @@ def stages_of(make_stage, **fields):
     return [make_stage(f"s{d}", d, seed=5, **fields) for d in (1, 2)]
 
 
-def test_rows_have_the_columns_of_the_table(make_stage) -> None:
+def test_rows_have_the_columns_of_the_table(make_stage):
     run = run_probes(stages_of(make_stage), [Simple()])
     frame = metrics_frame(run.rows, {})
     assert list(run.rows[0]) == METRIC_COLUMNS
@@ -64,7 +64,7 @@ def test_rows_have_the_columns_of_the_table(make_stage) -> None:
     assert set(run.seconds) == {"simple"}
 
 
-def test_every_kind_of_result_finds_its_table(make_stage) -> None:
+def test_every_kind_of_result_finds_its_table(make_stage):
     stages = stages_of(make_stage, subsampled=frozenset({"val"}))
     run = run_probes(stages, [Rich()])
     assert run.rows[0]["note"] == "hm; stratified sub-sample of val"
@@ -89,7 +89,7 @@ def test_every_kind_of_result_finds_its_table(make_stage) -> None:
     assert run.failures == []
 
 
-def test_a_failing_probe_is_recorded_and_the_others_finish(make_stage) -> None:
+def test_a_failing_probe_is_recorded_and_the_others_finish(make_stage):
     run = run_probes(stages_of(make_stage), [Broken(), Simple()])
     assert run.failures == [{"probe": "broken", "stage": "s2", "error": "ValueError: two lines"}]
     assert [row["metric"] for row in run.rows] == ["fine", "my_metric", "my_metric"]
@@ -164,7 +164,7 @@ class Unprintable:
     ],
 )
 @pytest.mark.parametrize("together", [False, True])
-def test_a_wrong_return_is_a_failure_of_its_probe_and_stage(make_stage, returned, error: str, together) -> None:
+def test_a_wrong_return_is_a_failure_of_its_probe_and_stage(make_stage, returned, error, together):
     class Wrong:
         name = "wrong"
 
@@ -188,7 +188,7 @@ def test_a_wrong_return_is_a_failure_of_its_probe_and_stage(make_stage, returned
     ("returned", "error"),
     [({"s1": {"m": 1.0}, "zz": {}}, "unknown stages: zz"), ([1], "expected a dict of stage name")],
 )
-def test_wrong_returns_for_all_stages_become_failures(make_stage, returned, error: str) -> None:
+def test_wrong_returns_for_all_stages_become_failures(make_stage, returned, error):
     class Wrong:
         name = "wrong"
 
@@ -201,12 +201,12 @@ def test_wrong_returns_for_all_stages_become_failures(make_stage, returned, erro
     assert len(run.rows) == 2
 
 
-def test_heat_maps_without_sample_images_are_a_failure(make_stage) -> None:
+def test_heat_maps_without_sample_images_are_a_failure(make_stage):
     run = run_probes(stages_of(make_stage, images=None), [Returns("a", [Attribution("a", MAPS, TARGETS)])])
     assert "no sample images" in run.failures[0]["error"]
 
 
-def test_maps_of_another_shape_than_at_the_first_stage_are_a_failure(make_stage) -> None:
+def test_maps_of_another_shape_than_at_the_first_stage_are_a_failure(make_stage):
     class Uneven:
         name = "uneven"
 
@@ -239,7 +239,7 @@ class Returns:
         Attribution("a", MAPS, TARGETS),
     ],
 )
-def test_what_an_earlier_probe_gave_is_refused_of_a_later_one(make_stage, item) -> None:
+def test_what_an_earlier_probe_gave_is_refused_of_a_later_one(make_stage, item):
     later = Returns("later", [Measurement("other", 1.0), item])
     run = run_probes(stages_of(make_stage), [Returns("earlier", [item]), later])
     assert [(failure["probe"], failure["stage"]) for failure in run.failures] == [("later", "s1"), ("later", "s2")]
@@ -249,14 +249,14 @@ def test_what_an_earlier_probe_gave_is_refused_of_a_later_one(make_stage, item) 
     assert set(owners.values()) <= {"earlier"}
 
 
-def test_one_metric_may_come_from_several_probes_about_different_things(make_stage) -> None:
+def test_one_metric_may_come_from_several_probes_about_different_things(make_stage):
     rows = [Measurement("m", 1.0), Measurement("m", 1.0, "test"), Measurement("m", 1.0, class_="k")]
     run = run_probes(stages_of(make_stage), [Returns(f"p{i}", row) for i, row in enumerate(rows)])
     assert run.failures == []
     assert len(run.rows) == 6
 
 
-def test_a_foreign_probe_cannot_double_a_built_in_one(make_stage) -> None:
+def test_a_foreign_probe_cannot_double_a_built_in_one(make_stage):
     stages = stages_of(make_stage)
     for stage in stages:
         stage.logits = {"val": np.eye(3, dtype=np.float32)[stage.labels["val"]]}
@@ -267,13 +267,13 @@ def test_a_foreign_probe_cannot_double_a_built_in_one(make_stage) -> None:
     correctness_patterns(run.predictions, ["s1", "s2"])
 
 
-def test_methods_that_differ_in_case_only_are_one_file_on_some_systems(make_stage) -> None:
+def test_methods_that_differ_in_case_only_are_one_file_on_some_systems(make_stage):
     e = Embedding("PCA", "val", np.zeros((3, 2)), THREE)
     run = run_probes(stages_of(make_stage), ["pca", Returns("big", [e])])
     assert "probe 'pca' has already given pca" in run.failures[0]["error"]
 
 
-def test_a_failed_stage_takes_no_name(make_stage) -> None:
+def test_a_failed_stage_takes_no_name(make_stage):
     class Half:
         name = "half"
 
@@ -286,7 +286,7 @@ def test_a_failed_stage_takes_no_name(make_stage) -> None:
 
 
 @pytest.mark.parametrize("method", ["measure", "measure_all"])
-def test_an_exit_is_a_failure_and_an_interrupt_is_not(make_stage, method: str) -> None:
+def test_an_exit_is_a_failure_and_an_interrupt_is_not(make_stage, method):
     def raising(error):
         def measure(self, given):
             raise error
@@ -300,7 +300,7 @@ def test_an_exit_is_a_failure_and_an_interrupt_is_not(make_stage, method: str) -
         run_probes(stages_of(make_stage), [raising(KeyboardInterrupt())])
 
 
-def test_an_error_that_cannot_be_written_is_a_failure_by_its_type(make_stage) -> None:
+def test_an_error_that_cannot_be_written_is_a_failure_by_its_type(make_stage):
     class Mute(Exception):
         def __str__(self):
             raise RuntimeError
@@ -313,7 +313,7 @@ def test_an_error_that_cannot_be_written_is_a_failure_by_its_type(make_stage) ->
     assert [failure["error"] for failure in run.failures] == ["Mute", "ValueError: ?"]
 
 
-def test_a_probe_cannot_change_what_the_others_see(make_stage) -> None:
+def test_a_probe_cannot_change_what_the_others_see(make_stage):
     class Vandal:
         name = "vandal"
 
@@ -350,7 +350,7 @@ def test_a_probe_cannot_change_what_the_others_see(make_stage) -> None:
     assert not stages[0].images.any()
 
 
-def test_results_are_copies_of_what_a_probe_keeps(make_stage) -> None:
+def test_results_are_copies_of_what_a_probe_keeps(make_stage):
     class Reuses:
         name = "reuses"
         maps = np.zeros((2, 4, 4), dtype=np.float32)
@@ -374,7 +374,7 @@ def test_results_are_copies_of_what_a_probe_keeps(make_stage) -> None:
         ("linear", ProbeError, "expected a list"),
     ],
 )
-def test_wrong_probes_are_refused_before_anything_runs(make_stage, probes, error, message: str) -> None:
+def test_wrong_probes_are_refused_before_anything_runs(make_stage, probes, error, message):
     calls = []
 
     class Spy(Simple):
@@ -389,20 +389,20 @@ def test_wrong_probes_are_refused_before_anything_runs(make_stage, probes, error
     assert calls == []
 
 
-def test_stages_need_names_of_their_own(make_stage) -> None:
+def test_stages_need_names_of_their_own(make_stage):
     with pytest.raises(ProbeError, match="name of its own"):
         run_probes([make_stage(), make_stage()], [Simple()])
     with pytest.raises(ProbeError, match="at least one"):
         run_probes([], [Simple()])
 
 
-def test_progress_is_told(make_stage) -> None:
+def test_progress_is_told(make_stage):
     told = []
     run_probes(stages_of(make_stage), [Simple(), Rich()], on_progress=lambda *step: told.append(step))
     assert told == [("simple", 0, 3), ("simple", 1, 3), ("rich", 2, 3), ("rich", 3, 3)]
 
 
-def test_quick_built_in_probes_by_name(make_stage) -> None:
+def test_quick_built_in_probes_by_name(make_stage):
     quick = [name for name in built_in_probes() if name not in ("umap", "attribution")]
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # torch warns of arrays it could write to although they are read-only

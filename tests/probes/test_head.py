@@ -8,7 +8,7 @@ from lwexplain.probes.base import Measurement, Predictions
 from lwexplain.probes.head import Head
 
 
-def test_rows_and_predictions(make_stage) -> None:
+def test_rows_and_predictions(make_stage):
     stage = make_stage()
     stage.logits = {s: np.eye(3, dtype="f")[(y + (np.arange(len(y)) % 4 == 0)) % 3] for s, y in stage.labels.items()}
     results = Head().measure(stage)
@@ -29,11 +29,11 @@ def test_rows_and_predictions(make_stage) -> None:
     assert [(p.source, p.split) for p in results if isinstance(p, Predictions)] == [("head", "val"), ("head", "test")]
 
 
-def test_a_stage_without_a_head_gives_nothing(make_stage) -> None:
+def test_a_stage_without_a_head_gives_nothing(make_stage):
     assert Head().measure(make_stage()) == []
 
 
-def test_bad_logits_are_refused(make_stage) -> None:
+def test_bad_logits_are_refused(make_stage):
     stage = make_stage()
     n = len(stage.labels["val"])
     for logits, message in ((np.zeros((n, 2)), "expected"), (np.full((n, 3), np.nan), "NaN")):

@@ -29,9 +29,9 @@ MEANS = 1.2 * np.random.default_rng(0).normal(size=(CLASSES, DIMS))
 SCALES = np.linspace(1.5, 0.5, DIMS)
 
 
-def intervals_of_samples() -> dict[str, np.ndarray]:
+def intervals_of_samples():
     """Value, low and high (SAMPLES, 3) of every measure with an interval, of all classes together."""
-    found: dict[str, list[tuple[float, float, float]]] = {}
+    found = {}
     head = torch.nn.Linear(DIMS, CLASSES).double()
     for seed in range(SAMPLES):
         rng = np.random.default_rng(seed)
@@ -46,7 +46,7 @@ def intervals_of_samples() -> dict[str, np.ndarray]:
     return {metric: np.array(bounds) for metric, bounds in found.items()}
 
 
-def population_values() -> dict[str, float]:
+def population_values():
     """By their formulas from the means and variances that the samples are drawn with."""
     centred = MEANS - MEANS.mean(0)
     within, between = np.diag(SCALES**2), centred.T @ centred / CLASSES
@@ -64,7 +64,7 @@ def population_values() -> dict[str, float]:
     }
 
 
-def test_intervals_cover_their_targets_as_often_as_they_say() -> None:
+def test_intervals_cover_their_targets_as_often_as_they_say():
     """Of 100 samples at least 88: fewer have a probability below 0.002 where the coverage is 95 %."""
     few = 88
     assert binom(SAMPLES, 0.95).cdf(few - 1) < 2e-3
@@ -77,7 +77,7 @@ def test_intervals_cover_their_targets_as_often_as_they_say() -> None:
         assert ((low <= target) & (target <= high)).sum() >= few, metric
 
 
-def test_the_interval_is_centred_where_the_bias_is_taken_off() -> None:
+def test_the_interval_is_centred_where_the_bias_is_taken_off():
     """The mean of squares about the mean of a sample is (N - 1) / N of the variance."""
     x = np.random.default_rng(0).normal(size=50)
     group = jackknife_groups(np.zeros(50, dtype=int), GROUPS)
@@ -88,7 +88,7 @@ def test_the_interval_is_centred_where_the_bias_is_taken_off() -> None:
     assert interval_at_this_size(float(x.var()), replicates)[0] < x.var()
 
 
-def test_the_error_of_a_mean_is_that_of_its_groups() -> None:
+def test_the_error_of_a_mean_is_that_of_its_groups():
     x = np.random.default_rng(1).normal(size=100)
     group = jackknife_groups(np.zeros(100, dtype=int), GROUPS)
     replicates = [float(x[group != g].mean()) for g in range(GROUPS)]
@@ -98,27 +98,27 @@ def test_the_error_of_a_mean_is_that_of_its_groups() -> None:
     assert high - low == pytest.approx(2 * T_QUANTILE * jackknife_error(replicates))
 
 
-def test_groups_are_of_equal_size_also_where_classes_are_small() -> None:
+def test_groups_are_of_equal_size_also_where_classes_are_small():
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(40), 3))
     group = jackknife_groups(labels, GROUPS)
     assert np.bincount(group).tolist() == [12] * GROUPS
     assert all(len(np.unique(group[labels == k])) == 3 for k in range(40))
 
 
-def test_a_share_of_0_or_1_has_an_interval_of_some_width() -> None:
+def test_a_share_of_0_or_1_has_an_interval_of_some_width():
     assert interval_of_share(1.0, 0.0, 100, 2.0) == (pytest.approx(50 / 54), 1.0)
     low, high = interval_of_share(0.0, 0.0, 100, 2.0)
     assert (low, high) == (0.0, pytest.approx(4 / 54))
 
 
-def test_samples_that_are_each_others_nearest_count_as_one() -> None:
+def test_samples_that_are_each_others_nearest_count_as_one():
     deviations = np.array([0.5, 0.5, -0.5, -0.5])
     pairs = np.array([1, 0, 3, 2])
     assert error_of_pairs(deviations, pairs, 4) == pytest.approx(math.sqrt(2.0) / 4)
     assert error_of_pairs(deviations, np.array([3, 2, 1, 0]), 4) == pytest.approx(math.sqrt(1.0) / 4)
 
 
-def test_what_is_not_finite_or_too_little_has_no_interval() -> None:
+def test_what_is_not_finite_or_too_little_has_no_interval():
     assert bias_corrected_interval(1.0, [1.0] * 9) == (None, None)
     assert bias_corrected_interval(1.0, [1.0] * 9 + [math.nan]) == (None, None)
     assert bias_corrected_interval(1.0, [1.0] * 9 + [0.0], RECIPROCAL) == (None, None)

@@ -1,22 +1,19 @@
 """The MLP probe reads what no linear map can, loses nothing to one where one suffices, and is the same every time."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
 from lwexplain.errors import ProbeError
-from lwexplain.probes.base import Measurement, StageData
 from lwexplain.probes.linear.probe import fit_linear_probe
 from lwexplain.probes.mlp import MLP
 
 
-def by_split(stage: StageData, **options) -> dict[str, Measurement]:
+def by_split(stage, **options):
     return {row.split: row for row in MLP(**options).measure(stage)}
 
 
-def rings(make_stage, **fields) -> StageData:
+def rings(make_stage, **fields):
     """Two classes, one around the other: no linear map tells them apart."""
     rng = np.random.default_rng(0)
     features, labels = {}, {}
@@ -27,7 +24,7 @@ def rings(make_stage, **fields) -> StageData:
     return make_stage(classes=2, features=features, labels=labels, **fields)
 
 
-def test_rows_and_their_note(make_stage) -> None:
+def test_rows_and_their_note(make_stage):
     stage = make_stage(spread=1.5)
     rows = by_split(stage)
     assert list(rows) == ["train", "val", "test"]
@@ -39,14 +36,14 @@ def test_rows_and_their_note(make_stage) -> None:
     assert list(by_split(stage)) == ["train", "val"]
 
 
-def test_rings_are_told_apart(make_stage) -> None:
+def test_rings_are_told_apart(make_stage):
     stage = rings(make_stage)
     assert max(fit_linear_probe(stage).accuracies.values()) < 0.7
     assert by_split(stage)["test"].value > 0.9
 
 
 @pytest.mark.parametrize(("dims", "size"), [(2, 40), (30, 100), (300, 60)])
-def test_what_a_linear_probe_tells_apart_it_does_too(make_stage, dims: int, size: int) -> None:
+def test_what_a_linear_probe_tells_apart_it_does_too(make_stage, dims, size):
     counts = dict.fromkeys(("train", "val", "test"), (size, 2 * size, size, size // 2))
     stage = make_stage(classes=4, dims=dims, spread=0.5, sizes=counts)
     scales = np.logspace(-2, 2, dims).astype("f")
@@ -55,7 +52,7 @@ def test_what_a_linear_probe_tells_apart_it_does_too(make_stage, dims: int, size
     assert by_split(stage)["test"].value >= np.mean(linear == stage.labels["test"]) - 0.02
 
 
-def test_the_same_seed_gives_the_same_and_leaves_torchs_own_numbers_alone(make_stage) -> None:
+def test_the_same_seed_gives_the_same_and_leaves_torchs_own_numbers_alone(make_stage):
     torch.manual_seed(3)
     before = torch.get_rng_state()
     first, again = (by_split(make_stage(spread=3.0, seed=1)) for _ in range(2))
@@ -63,7 +60,7 @@ def test_the_same_seed_gives_the_same_and_leaves_torchs_own_numbers_alone(make_s
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_the_choice_does_not_see_test(make_stage) -> None:
+def test_the_choice_does_not_see_test(make_stage):
     one, other = make_stage(spread=3.0), make_stage(spread=3.0)
     other.labels["test"] = other.labels["test"][::-1].copy()
     first, second = by_split(one), by_split(other)
@@ -71,7 +68,7 @@ def test_the_choice_does_not_see_test(make_stage) -> None:
     assert first["test"].note == second["test"].note
 
 
-def test_features_that_do_not_fit_are_read_in_runs_and_it_is_said(make_stage, tmp_path: Path) -> None:
+def test_features_that_do_not_fit_are_read_in_runs_and_it_is_said(make_stage, tmp_path):
     stage = rings(make_stage, memory_bytes=2**14)
     np.save(tmp_path / "x.npy", stage.features["train"])
     stage.features["train"] = np.load(tmp_path / "x.npy", mmap_mode="r")
@@ -80,13 +77,13 @@ def test_features_that_do_not_fit_are_read_in_runs_and_it_is_said(make_stage, tm
     assert rows["test"].value > 0.9
 
 
-def test_constant_features_are_no_obstacle(make_stage) -> None:
+def test_constant_features_are_no_obstacle(make_stage):
     stage = make_stage(dims=4)
     stage.features = {split: np.c_[x, np.full((len(x), 2), 7.3, "f")] for split, x in stage.features.items()}
     assert by_split(stage)["val"].value > 0.9
 
 
-def test_unusable_data_is_refused(make_stage) -> None:
+def test_unusable_data_is_refused(make_stage):
     stage = make_stage()
     stage.features["val"] = stage.features["val"][:, :2]
     with pytest.raises(ProbeError, match="train has 5 features, val 2"):
@@ -95,7 +92,7 @@ def test_unusable_data_is_refused(make_stage) -> None:
         MLP(width=0)
 
 
-def test_few_samples_get_as_many_steps_as_many_do(make_stage) -> None:
+def test_few_samples_get_as_many_steps_as_many_do(make_stage):
     """Exclusive or of the signs of two of ten features, as well as scikit-learn reads it with its own settings."""
     features, labels = {}, {}
     for seed, (split, n) in enumerate((("train", 300), ("val", 300), ("test", 1000))):

@@ -9,7 +9,7 @@ from lwexplain.probes.jackknife import GROUPS, jackknife_groups
 from lwexplain.probes.moments import moments_of, streamed_moments
 
 
-def direct(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def direct(x, y):
     classes = np.unique(y)
     means = np.stack([x[y == k].mean(0) for k in classes])
     within = sum((x[y == k] - m).T @ (x[y == k] - m) for k, m in zip(classes, means, strict=True))
@@ -17,7 +17,7 @@ def direct(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nda
 
 
 @pytest.mark.parametrize("block_bytes", [64, 10**6])
-def test_moments_equal_those_of_all_samples_at_once(make_stage, monkeypatch, block_bytes: int) -> None:
+def test_moments_equal_those_of_all_samples_at_once(make_stage, monkeypatch, block_bytes):
     monkeypatch.setattr(splits, "BLOCK_BYTES", block_bytes)
     stage = make_stage(seed=3, classes=4, dims=6)
     x, y = stage.features["val"].astype(np.float64) + 1e4, stage.labels["val"]
@@ -31,7 +31,7 @@ def test_moments_equal_those_of_all_samples_at_once(make_stage, monkeypatch, blo
     np.testing.assert_allclose(whole.total, centred.T @ centred, rtol=1e-9, atol=1e-6)
 
 
-def test_taking_a_group_out_equals_leaving_its_samples_out(make_stage) -> None:
+def test_taking_a_group_out_equals_leaving_its_samples_out(make_stage):
     stage = make_stage(seed=1, sizes={"val": (31, 12, 1)})
     y = stage.labels["val"]
     groups = jackknife_groups(y, GROUPS)
@@ -45,18 +45,18 @@ def test_taking_a_group_out_equals_leaving_its_samples_out(make_stage) -> None:
         np.testing.assert_allclose(part.within, within, rtol=1e-9, atol=1e-10)
 
 
-def test_two_processes_add_up_to_one(make_stage) -> None:
+def test_two_processes_add_up_to_one(make_stage):
     """Run in turn: a first round collects what each would send, later rounds hand out the sums."""
     stage = make_stage(seed=5)
     n = len(stage.labels["val"])
     halves = (slice(0, n // 3), slice(n // 3, n))
-    sums: list[torch.Tensor] = []
+    sums = []
     for step in range(3):
-        sent: list[list[torch.Tensor]] = []
+        sent = []
         for rows in halves:
-            calls: list[torch.Tensor] = []
+            calls = []
 
-            def reduce(part: torch.Tensor, calls: list[torch.Tensor] = calls) -> torch.Tensor:
+            def reduce(part, calls=calls):
                 calls.append(part.clone())
                 return sums[len(calls) - 1] if len(calls) <= len(sums) else part
 
@@ -70,7 +70,7 @@ def test_two_processes_add_up_to_one(make_stage) -> None:
     torch.testing.assert_close(together.group_scatter, alone.group_scatter, rtol=1e-12, atol=1e-12)
 
 
-def test_too_many_features_for_the_memory_are_noted(make_stage) -> None:
+def test_too_many_features_for_the_memory_are_noted(make_stage):
     moments = moments_of(make_stage(dims=20, memory_bytes=1000), "val")
     assert "too many for the jackknife" in moments.note
     assert not list(moments.all_but_one())

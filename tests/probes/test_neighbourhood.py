@@ -11,7 +11,7 @@ from lwexplain.probes.separability.probe import Separability
 
 
 @pytest.mark.parametrize("after_separability", [False, True])
-def test_neighbours_equal_those_of_scikit_learn(make_stage, monkeypatch, after_separability: bool) -> None:
+def test_neighbours_equal_those_of_scikit_learn(make_stage, monkeypatch, after_separability):
     monkeypatch.setattr(distances, "BLOCK_BYTES", 8 * 1000)
     stage = make_stage(seed=2, classes=4)
     if after_separability:
@@ -27,7 +27,7 @@ def test_neighbours_equal_those_of_scikit_learn(make_stage, monkeypatch, after_s
 
 
 @pytest.mark.parametrize("after_separability", [False, True])
-def test_indices_count_within_the_sub_sample(make_stage, monkeypatch, after_separability: bool) -> None:
+def test_indices_count_within_the_sub_sample(make_stage, monkeypatch, after_separability):
     monkeypatch.setattr(subsample, "PAIRWISE_SAMPLES", 25)
     stage = make_stage(seed=3)
     if after_separability:
@@ -39,11 +39,11 @@ def test_indices_count_within_the_sub_sample(make_stage, monkeypatch, after_sepa
     np.testing.assert_allclose(between, found.distances, rtol=1e-9)
 
 
-def test_few_samples_have_fewer_neighbours(make_stage) -> None:
+def test_few_samples_have_fewer_neighbours(make_stage):
     assert nearest_others(make_stage(classes=2, sizes={"val": (2, 1)})).indices.shape == (3, 2)
     assert nearest_others(make_stage(classes=2, sizes={"val": (1, 0)})).distances.shape == (1, 0)
 
 
-def test_a_missing_split_is_named(make_stage) -> None:
+def test_a_missing_split_is_named(make_stage):
     with pytest.raises(ProbeError, match="no features for split 'ood'"):
         nearest_others(make_stage(), "ood")

@@ -10,7 +10,6 @@ from sklearn.neighbors import NearestNeighbors as ScikitLearns
 
 from lwexplain.errors import ProbeError
 from lwexplain.probes import distances, neighbours
-from lwexplain.probes.base import Measurement
 from lwexplain.probes.neighbours import (
     NearestClassMean,
     NearestNeighbours,
@@ -20,13 +19,13 @@ from lwexplain.probes.neighbours import (
 )
 
 
-def of_all(rows: list[Measurement]) -> list[Measurement]:
+def of_all(rows):
     return [row for row in rows if row.class_ is None]
 
 
 @pytest.mark.parametrize("k", [1, 3, 10])
 @pytest.mark.parametrize("block_bytes", [8 * 87 * 5, 2**22])
-def test_accuracy_equals_scikit_learns(make_stage, monkeypatch, k: int, block_bytes: int) -> None:
+def test_accuracy_equals_scikit_learns(make_stage, monkeypatch, k, block_bytes):
     monkeypatch.setattr(distances, "BLOCK_BYTES", block_bytes)
     stage = make_stage(spread=3.0, seed=k)
     model = KNeighborsClassifier(k).fit(stage.features["train"].astype(float), stage.labels["train"])
@@ -46,9 +45,7 @@ def test_accuracy_equals_scikit_learns(make_stage, monkeypatch, k: int, block_by
 
 @pytest.mark.parametrize(("memory", "reference_rows"), [(2**29, 16384), (2**29, 40), (2**15, 70)])
 @pytest.mark.parametrize("offset", [0.0, 1e4])
-def test_neighbours_are_scikit_learns_in_blocks_of_any_size(
-    make_stage, monkeypatch, memory: int, reference_rows: int, offset: float
-) -> None:
+def test_neighbours_are_scikit_learns_in_blocks_of_any_size(make_stage, monkeypatch, memory, reference_rows, offset):
     monkeypatch.setattr(neighbours, "REFERENCE_ROWS", reference_rows)
     stage = make_stage(dims=9, spread=2.0, memory_bytes=memory, sizes=dict.fromkeys(("train", "val"), (70, 40, 90)))
     stage.features = {split: (x + np.float32(offset)) for split, x in stage.features.items()}
@@ -61,7 +58,7 @@ def test_neighbours_are_scikit_learns_in_blocks_of_any_size(
 
 
 @given(st.integers(1, 8), st.integers(1, 300), st.integers(1, 60), st.integers(0, 2**31), st.booleans())
-def test_the_smallest_are_those_of_a_full_sort(n: int, m: int, k: int, seed: int, whole: bool) -> None:
+def test_the_smallest_are_those_of_a_full_sort(n, m, k, seed, whole):
     k = min(k, m)
     generator = torch.Generator().manual_seed(seed)
     d2 = torch.rand(n, m, generator=generator, dtype=torch.float64)
@@ -73,7 +70,7 @@ def test_the_smallest_are_those_of_a_full_sort(n: int, m: int, k: int, seed: int
     assert all(len(set(row)) == k for row in columns.tolist())
 
 
-def test_k_is_chosen_on_val(make_stage) -> None:
+def test_k_is_chosen_on_val(make_stage):
     stage = make_stage(spread=4.0, classes=2, sizes=dict.fromkeys(("train", "val", "test"), (80, 80)))
     single = {k: NearestNeighbours([k]).measure(stage)[0].value for k in (1, 5, 10, 20, 50)}
     chosen = of_all(NearestNeighbours().measure(stage))
@@ -83,12 +80,12 @@ def test_k_is_chosen_on_val(make_stage) -> None:
     assert [row.split for row in chosen] == ["val", "test"]
 
 
-def test_a_tied_vote_goes_to_the_nearest() -> None:
+def test_a_tied_vote_goes_to_the_nearest():
     labels = torch.tensor([[2, 1, 1, 2], [0, 1, 2, 1], [3, 2, 1, 0]])
     assert majority(labels, 4).tolist() == [2, 1, 3]
 
 
-def test_few_training_samples_limit_k(make_stage) -> None:
+def test_few_training_samples_limit_k(make_stage):
     stage = make_stage(sizes={"train": (2, 2, 2), "val": (5, 5, 5)})
     rows = of_all(NearestNeighbours().measure(stage))
     assert [row.split for row in rows] == ["val"]
@@ -99,7 +96,7 @@ def test_few_training_samples_limit_k(make_stage) -> None:
         NearestNeighbours([0])
 
 
-def test_nearest_class_mean_equals_scikit_learns(make_stage) -> None:
+def test_nearest_class_mean_equals_scikit_learns(make_stage):
     stage = make_stage(spread=3.0, classes=4)
     model = NearestCentroid().fit(stage.features["train"].astype(float), stage.labels["train"])
     rows = NearestClassMean().measure(stage)
@@ -111,12 +108,12 @@ def test_nearest_class_mean_equals_scikit_learns(make_stage) -> None:
         assert row.n == own.sum()
 
 
-def test_a_class_without_training_samples_is_never_predicted(make_stage) -> None:
+def test_a_class_without_training_samples_is_never_predicted(make_stage):
     stage = make_stage(sizes={"train": (20, 0, 20), "val": (10, 10, 10)}, spread=0.1)
     assert [row.value for row in NearestClassMean().measure(stage)] == pytest.approx([2 / 3, 1, 0, 1])
 
 
-def test_copies_in_train_vote_once(make_stage) -> None:
+def test_copies_in_train_vote_once(make_stage):
     stage = make_stage(spread=4.0, sizes=dict.fromkeys(("train", "val"), (60, 60, 60)))
     expected = of_all(NearestNeighbours([5]).measure(stage))[0]
     again = np.arange(0, 180, 3)
@@ -128,7 +125,7 @@ def test_copies_in_train_vote_once(make_stage) -> None:
 
 
 @pytest.mark.parametrize("own_label", [True, False])
-def test_a_copy_in_train_does_not_vote_on_itself(make_stage, own_label: bool) -> None:
+def test_a_copy_in_train_does_not_vote_on_itself(make_stage, own_label):
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(300, 8)).astype("f"), rng.integers(0, 2, 300)
     val = rng.permutation(200)[:100]

@@ -18,7 +18,7 @@ from lwexplain.results import METRIC_COLUMNS, PREDICTION_COLUMNS, metrics_frame
 STAGES = ["stem", "block1", "block2"]
 
 
-def predictions(predicted: np.ndarray, labels: np.ndarray, source: str = "head", split: str = "val") -> pd.DataFrame:
+def predictions(predicted, labels, source="head", split="val"):
     """``predicted`` (N, S) at depths 0, 2, 4 ... as the table that an analysis writes."""
     n, stages = predicted.shape
     parts = [
@@ -42,7 +42,7 @@ WORKED = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 2, 0], [0, 0, 2], [1, 1,
 LABELS = np.array([0, 0, 0, 0, 0, 1, 1])
 
 
-def test_a_worked_example() -> None:
+def test_a_worked_example():
     table = sample_depths(predictions(WORKED, LABELS), source="head", split="val")
     assert table["sample"].tolist() == list(range(7))
     assert table["label"].tolist() == LABELS.tolist()
@@ -52,7 +52,7 @@ def test_a_worked_example() -> None:
     assert table["right_early_wrong_late"].tolist() == [False, False, False, False, True, True, False]
 
 
-def test_rows_of_the_worked_example() -> None:
+def test_rows_of_the_worked_example():
     rows = depth_rows(predictions(WORKED, LABELS), STAGES, 5)
     frame = metrics_frame(rows, {})
     assert list(frame.columns) == METRIC_COLUMNS
@@ -70,7 +70,7 @@ def test_rows_of_the_worked_example() -> None:
 
 
 @given(st.integers(1, 3), st.integers(1, 20), st.integers(0, 2**32 - 1), st.booleans())
-def test_definitions_hold_in_any_order_of_rows(stages: int, n: int, seed: int, categorical: bool) -> None:
+def test_definitions_hold_in_any_order_of_rows(stages, n, seed, categorical):
     rng = np.random.default_rng(seed)
     predicted, labels = rng.integers(0, 3, (n, stages)), rng.integers(0, 3, n)
     other = predictions(rng.integers(0, 3, (n, stages)), labels, "linear_probe", "test")
@@ -102,7 +102,7 @@ def test_definitions_hold_in_any_order_of_rows(stages: int, n: int, seed: int, c
         assert got["head_right_early_wrong_late"] == pytest.approx(np.mean(earlier & ~here))
 
 
-def test_what_is_not_there_is_said() -> None:
+def test_what_is_not_there_is_said():
     frame = predictions(WORKED, LABELS)
     with pytest.raises(ProbeError, match="no predictions of 'linear_probe' on split 'val'"):
         sample_depths(frame, source="linear_probe", split="val")
@@ -115,6 +115,6 @@ def test_what_is_not_there_is_said() -> None:
     assert depth_rows(frame.iloc[:0], STAGES, 0) == []
 
 
-def test_no_torch_is_needed() -> None:
+def test_no_torch_is_needed():
     code = "import sys, lwexplain.probes.sample_depth; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -8,7 +8,7 @@ from lwexplain.probes.jackknife import jackknife_groups
 from lwexplain.probes.subsample import class_order, pairwise_samples, sample_note, stratified_sample
 
 
-def test_classes_stay_in_proportion_and_no_rare_class_is_lost() -> None:
+def test_classes_stay_in_proportion_and_no_rare_class_is_lost():
     y = np.random.default_rng(0).permutation(np.repeat(np.arange(4), [6000, 3000, 990, 10]))
     taken = stratified_sample(y, 1000, seed=1)
     assert len(taken) == len(np.unique(taken)) == 1000
@@ -19,7 +19,7 @@ def test_classes_stay_in_proportion_and_no_rare_class_is_lost() -> None:
     np.testing.assert_array_equal(stratified_sample(y, 10_000, seed=1), np.arange(10_000))
 
 
-def test_memory_and_number_of_pairs_bound_the_samples(make_stage, monkeypatch) -> None:
+def test_memory_and_number_of_pairs_bound_the_samples(make_stage, monkeypatch):
     stage = make_stage(classes=2, sizes={"val": (300, 200)}, dims=4)
     assert len(pairwise_samples(stage, "val")) == 500
     assert sample_note(stage, "val", 500) == ""
@@ -31,7 +31,7 @@ def test_memory_and_number_of_pairs_bound_the_samples(make_stage, monkeypatch) -
 
 
 @pytest.mark.parametrize("groups", [1, 3])
-def test_the_order_is_by_class_and_then_by_group(groups: int) -> None:
+def test_the_order_is_by_class_and_then_by_group(groups):
     y = np.array([2, 0, 2, 2, 0, 2, 5, 2])
     order = class_order(y, groups)
     assert sorted(order) == list(range(8))

@@ -11,7 +11,7 @@ from lwexplain.models.staged import StagedModel
 class ToOnePixel(nn.Sequential):
     """A normalisation behind an average over the whole image."""
 
-    def __init__(self, normalisation: nn.Module) -> None:
+    def __init__(self, normalisation):
         super().__init__(nn.Conv2d(1, 8, 3), nn.AdaptiveAvgPool2d(1), normalisation)
 
 

@@ -1,33 +1,26 @@
 """Tables of measurements of single classes, of pairs and of stages against each other."""
 
-from typing import Any
-
-import numpy as np
-import pandas as pd
-
 from lwexplain.results import metrics_frame
 
 STAGES = ["stem", "middle", "end"]
 
 
-def table_of(
-    *parts: list[dict[str, Any]], classes: list[str] | None = None, stages: list[str] = STAGES
-) -> pd.DataFrame:
+def table_of(*parts, classes=None, stages=STAGES):
     """The long table of the parts, with the attrs that a run's table has."""
     rows = [row for part in parts for row in part]
     return metrics_frame(rows, {"stages": stages, "classes": classes or ["cat", "dog", "cow"], "failures": []})
 
 
 def rows_of(
-    metric: str,
-    values: list[float] | np.ndarray,
+    metric,
+    values,
     *,
-    split: str = "val",
-    of_class: str | None = None,
-    half: float | None = None,
-    stages: list[str] = STAGES,
-    note: str = "",
-) -> list[dict[str, Any]]:
+    split="val",
+    of_class=None,
+    half=None,
+    stages=STAGES,
+    note="",
+):
     """One row a stage; ``half`` is half the width of the interval."""
     return [
         {

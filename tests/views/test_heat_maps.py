@@ -15,7 +15,7 @@ CLASSES = ["cat", "dog", "cow"]
 SIMILAR = np.array([[1, 0.5, 0.1], [0.5, 1, 0.8], [0.1, 0.8, 1]])
 
 
-def similarity_rows(metric: str = "cka_linear") -> list[dict]:
+def similarity_rows(metric="cka_linear"):
     return [
         row
         for other, column in zip(STAGES, SIMILAR.T, strict=True)
@@ -23,12 +23,12 @@ def similarity_rows(metric: str = "cka_linear") -> list[dict]:
     ]
 
 
-def pair_rows(metric: str = "fisher_ratio") -> list[dict]:
+def pair_rows(metric="fisher_ratio"):
     pairs = [("cat", "dog", [0.1, 3, 2]), ("cat", "cow", [0.3, 1, 4]), ("dog", "cow", [0.2, 2, 6])]
     return [row for a, b, values in pairs for row in rows_of(metric, values, of_class=pair_of(a, b))]
 
 
-def class_rows(metric: str = "knn_accuracy", split: str = "val", classes: list[str] = CLASSES) -> list[dict]:
+def class_rows(metric="knn_accuracy", split="val", classes=CLASSES):
     return [
         row
         for k, name in enumerate(classes)
@@ -36,7 +36,7 @@ def class_rows(metric: str = "knn_accuracy", split: str = "val", classes: list[s
     ]
 
 
-def test_similarity_is_a_map_of_every_stage_against_every_other() -> None:
+def test_similarity_is_a_map_of_every_stage_against_every_other():
     figure = similarity_figure(table_of(similarity_rows()[::-1]))
     (cells,) = figure.data
     np.testing.assert_array_equal(np.array(cells.z, dtype=float), SIMILAR)
@@ -45,7 +45,7 @@ def test_similarity_is_a_map_of_every_stage_against_every_other() -> None:
     assert "stem and middle: 0.5000<br>95 % interval 0.4500 to 0.5500" in cells.customdata[0][1]
 
 
-def test_similarity_that_is_undefined_or_absent_is_said() -> None:
+def test_similarity_that_is_undefined_or_absent_is_said():
     rows = similarity_rows()
     rows[1] |= {"value": float("nan"), "low": None, "high": None, "note": "undefined: the features do not vary"}
     figure = similarity_figure(table_of(rows))
@@ -55,7 +55,7 @@ def test_similarity_that_is_undefined_or_absent_is_said() -> None:
     assert similarity_metrics(table_of(rows)) == ["cka_linear"]
 
 
-def test_a_map_of_many_stages_names_some_of_them() -> None:
+def test_a_map_of_many_stages_names_some_of_them():
     stages = [f"layer{k}" for k in range(60)]
     rows = [row for name in stages for row in rows_of("cka_rbf", np.full(60, 0.5), of_class=name, stages=stages)]
     figure = similarity_figure(table_of(rows, stages=stages), "cka_rbf")
@@ -63,7 +63,7 @@ def test_a_map_of_many_stages_names_some_of_them() -> None:
     assert figure.layout.height < 800
 
 
-def test_classes_are_rows_and_a_menu_changes_the_measure() -> None:
+def test_classes_are_rows_and_a_menu_changes_the_measure():
     table = table_of(
         class_rows("silhouette"), class_rows(), class_rows(split="test"), rows_of("knn_accuracy", [1, 1, 1])
     )
@@ -76,7 +76,7 @@ def test_classes_are_rows_and_a_menu_changes_the_measure() -> None:
     assert "class dog<br>middle: 0.51" in figure.data[0].customdata[1][1]
 
 
-def test_of_many_classes_the_worst_are_shown() -> None:
+def test_of_many_classes_the_worst_are_shown():
     classes = [f"class {k}" for k in range(40)]
     figure = class_figure(
         table_of(class_rows(classes=classes), class_rows("davies_bouldin", classes=classes), classes=classes)
@@ -88,14 +88,14 @@ def test_of_many_classes_the_worst_are_shown() -> None:
     assert second.args[1]["yaxis.ticktext"][0] == "class 39"  # the highest Davies-Bouldin index
 
 
-def rows_and_axis(figure, number: int) -> tuple[list, list, list[str]]:
+def rows_and_axis(figure, number):
     """Rows of the trace that a button of the menu shows, and the range and names of the axis that it sets."""
     change = figure.layout.updatemenus[0].buttons[number].args[1]
     return list(figure.data[number].y), list(change["yaxis.range"]), list(change["yaxis.ticktext"])
 
 
 @pytest.mark.parametrize("first", ["val", "test"])
-def test_a_class_that_one_split_lacks_has_an_empty_row_there(first: str) -> None:
+def test_a_class_that_one_split_lacks_has_an_empty_row_there(first):
     others = {"val": "test", "test": "val"}[first]
     table = table_of(class_rows(split=first, classes=CLASSES[::2]), class_rows(split=others))
     figure = class_figure(table)
@@ -107,7 +107,7 @@ def test_a_class_that_one_split_lacks_has_an_empty_row_there(first: str) -> None
 
 
 @pytest.mark.parametrize(("few", "many"), [(3, 40), (40, 3), (21, 20), (1, 2)])
-def test_every_measure_of_the_menu_brings_the_axis_of_its_rows(few: int, many: int) -> None:
+def test_every_measure_of_the_menu_brings_the_axis_of_its_rows(few, many):
     classes = [f"class {k}" for k in range(max(few, many))]
     parts = [class_rows(split="val", classes=classes[:few]), class_rows(split="test", classes=classes[:many])]
     figure = class_figure(table_of(*parts, classes=classes))
@@ -118,16 +118,16 @@ def test_every_measure_of_the_menu_brings_the_axis_of_its_rows(few: int, many: i
     assert list(figure.layout.yaxis.range) == rows_and_axis(figure, 0)[1]
 
 
-def test_without_measures_of_classes_there_is_no_map() -> None:
+def test_without_measures_of_classes_there_is_no_map():
     assert class_figure(table_of(rows_of("knn_accuracy", [0, 1, 1]), similarity_rows())) is None
 
 
-def test_a_stage_that_is_called_as_a_class_is_no_class() -> None:
+def test_a_stage_that_is_called_as_a_class_is_no_class():
     table = table_of(similarity_rows(), classes=["stem", "end"])
     assert not of_one_class(table).any()
 
 
-def test_the_closest_pairs_of_each_stage_come_worst_first() -> None:
+def test_the_closest_pairs_of_each_stage_come_worst_first():
     found = closest_pairs(table_of(pair_rows()), most=2)
     assert found.to_numpy().tolist() == [
         ["stem", "cat | dog  (0.1)", "dog | cow  (0.2)"],
@@ -139,12 +139,12 @@ def test_the_closest_pairs_of_each_stage_come_worst_first() -> None:
     assert closest_pairs(table_of(class_rows())).empty
 
 
-def test_pairs_are_known_whatever_classes_are_called() -> None:
+def test_pairs_are_known_whatever_classes_are_called():
     rows = rows_of("fisher_ratio", [1, 2, 3], of_class="a | b | c") + rows_of("x", [1, 2, 3], of_class="a | d")
     assert of_a_pair(table_of(rows, classes=["a | b", "c", "a"])).tolist() == [True] * 3 + [False] * 3
 
 
-def test_what_has_a_map_is_not_measured_further() -> None:
+def test_what_has_a_map_is_not_measured_further():
     table = table_of(
         similarity_rows(),
         pair_rows(),
@@ -165,7 +165,7 @@ def test_what_has_a_map_is_not_measured_further() -> None:
     ]
 
 
-def test_confusions_are_counts_and_errors_have_the_colour() -> None:
+def test_confusions_are_counts_and_errors_have_the_colour():
     counts = np.array([[8, 2, 0], [0, 9, 1], [0, 0, 0]])
     figure = confusion_figure(counts, CLASSES)
     wrong, right = (np.array(trace.z, dtype=float) for trace in figure.data)
@@ -180,7 +180,7 @@ def test_confusions_are_counts_and_errors_have_the_colour() -> None:
     assert "2 of class cat taken for dog<br>20.0% of the class" in figure.data[0].customdata[0][1]
 
 
-def test_of_many_classes_the_most_confused_are_shown() -> None:
+def test_of_many_classes_the_most_confused_are_shown():
     counts = np.diag(np.full(30, 5))
     counts[29, 3] = 7
     figure = confusion_figure(counts, [f"class {k}" for k in range(30)])
@@ -190,12 +190,12 @@ def test_of_many_classes_the_most_confused_are_shown() -> None:
 
 
 @pytest.mark.parametrize("counts", [np.array([[4]]), np.zeros((2, 2), dtype=int)])
-def test_confusions_without_errors_are_drawn(counts: np.ndarray) -> None:
+def test_confusions_without_errors_are_drawn(counts):
     figure = confusion_figure(counts, ["one", "two"][: len(counts)])
     assert figure.data[0].zmax > 0
 
 
-def samples() -> pd.DataFrame:
+def samples():
     return table_of(
         rows_of("linear_probe_first_correct", [0.6, 0.2, 0.1]),
         rows_of("linear_probe_cumulative_correct", [0.6, 0.8, 0.9]),
@@ -204,7 +204,7 @@ def samples() -> pd.DataFrame:
     )
 
 
-def test_samples_are_counted_where_they_are_first_right_and_never() -> None:
+def test_samples_are_counted_where_they_are_first_right_and_never():
     figure = sample_depth_figure(samples(), "linear_probe", depth=2)
     bars = figure.data[0]
     np.testing.assert_allclose(bars.y, [0.6, 0.2, 0.1, 0.1])
@@ -215,7 +215,7 @@ def test_samples_are_counted_where_they_are_first_right_and_never() -> None:
     assert len(figure.layout.shapes) == 2
 
 
-def test_the_depths_of_samples_are_those_of_the_heads_where_there_are_any() -> None:
+def test_the_depths_of_samples_are_those_of_the_heads_where_there_are_any():
     assert sample_depth_source(samples()) == "linear_probe"
     assert sample_depth_source(pd.concat([samples(), table_of(rows_of("head_first_correct", [1, 0, 0]))])) == "head"
     only_last = table_of(rows_of("head_first_correct", [1, 0, 0])[-1:])

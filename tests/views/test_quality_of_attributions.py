@@ -8,16 +8,16 @@ from lwexplain.views.attribution_quality import attribution_quality, is_attribut
 from lwexplain.views.gallery import invalid_images
 
 
-def row(stage: str, depth: int, metric: str, value: float, split: str = "val") -> dict:
+def row(stage, depth, metric, value, split="val"):
     return {"stage": stage, "depth": depth, "split": split, "metric": metric, "class": None, "value": value}
 
 
-def maps(method: str, valid: list[bool], image_notes: list[list[str]]) -> AttributionSet:
+def maps(method, valid, image_notes):
     arrays = np.zeros((2, 3, 4, 4)), np.zeros((2, 3))
     return AttributionSet(method, ["a", "b"], *arrays, valid, ["" if good else "why" for good in valid], image_notes)
 
 
-def test_one_row_a_stage_with_its_validity_and_every_figure_that_was_measured() -> None:
+def test_one_row_a_stage_with_its_validity_and_every_figure_that_was_measured():
     rows = [
         row("b", 2, "deep_lift_insertion_gain", 0.2),
         row("a", 1, "deep_lift_insertion_gain", 0.1),
@@ -35,19 +35,19 @@ def test_one_row_a_stage_with_its_validity_and_every_figure_that_was_measured() 
     assert frame["incomplete images"].isna().tolist() == [False, True]
 
 
-def test_a_method_without_measurements_shows_its_validity_alone() -> None:
+def test_a_method_without_measurements_shows_its_validity_alone():
     item = maps("gradcam", [True, True], [[""] * 3] * 2)
     for table in (pd.DataFrame([row("a", 1, "fisher_ratio", 3.0)]), metrics_frame([], {})):
         assert list(attribution_quality(table, item).columns) == ["stage", "valid", "valid images"]
 
 
-def test_single_maps_that_are_not_valid_are_named_with_their_stage() -> None:
+def test_single_maps_that_are_not_valid_are_named_with_their_stage():
     notes = [["", "off", ""], ["low", "", "off"]]
     assert invalid_images(maps("m", [True, False], notes)) == [("a", "1 of 3 maps (image 1: off)")]
     assert invalid_images(maps("m", [True, True], notes), most=1)[1] == ("b", "2 of 3 maps (image 0: low; and 1 more)")
 
 
-def test_the_figures_are_told_from_other_metrics_by_their_ending() -> None:
+def test_the_figures_are_told_from_other_metrics_by_their_ending():
     assert is_attribution_quality("occlusion_randomisation_correlation")
     assert is_attribution_quality("saliency_edge_correlation_randomised")
     assert not is_attribution_quality("fisher_ratio")

@@ -2,7 +2,6 @@
 
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -15,16 +14,16 @@ from lwexplain.views.report import render_report, write_report
 class Page(HTMLParser):
     """Collects addresses a browser would load or follow, the text outside of scripts, and element names."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text):
         super().__init__()
-        self.addresses: list[str] = []
-        self.text: list[str] = []
-        self.elements: list[str] = []
-        self.styles: list[str] = []
+        self.addresses = []
+        self.text = []
+        self.elements = []
+        self.styles = []
         self._inside = ""
         self.feed(text)
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+    def handle_starttag(self, tag, attrs):
         self.elements.append(tag)
         self._inside = tag if tag in ("script", "style") else self._inside
         for name, value in attrs:
@@ -34,21 +33,21 @@ class Page(HTMLParser):
                 self.styles.append(value or "")
             assert not name.startswith("on"), f"an event handler: {name}={value}"
 
-    def handle_endtag(self, tag: str) -> None:
+    def handle_endtag(self, tag):
         if tag == self._inside:
             self._inside = ""
 
-    def handle_data(self, data: str) -> None:
+    def handle_data(self, data):
         if self._inside == "style":
             self.styles.append(data)
         elif not self._inside:
             self.text.append(data)
 
-    def said(self) -> str:
+    def said(self):
         return " ".join(" ".join(self.text).split())
 
 
-def test_the_report_is_one_file_without_any_address(tmp_path: Path) -> None:
+def test_the_report_is_one_file_without_any_address(tmp_path):
     path = write_report(make_run(tmp_path / "run"))
     assert path == tmp_path / "run" / "report.html"
     assert path.stat().st_size < 10_000_000
@@ -59,7 +58,7 @@ def test_the_report_is_one_file_without_any_address(tmp_path: Path) -> None:
     assert "link" not in page.elements
 
 
-def test_the_report_says_what_the_run_holds(tmp_path: Path) -> None:
+def test_the_report_says_what_the_run_holds(tmp_path):
     failures = [{"probe": "broken_probe", "stage": "block2", "error": "ValueError: no"}]
     run = make_run(tmp_path / "run", failures=failures, note="stratified sub-sample of val")
     text = render_report(run)
@@ -86,7 +85,7 @@ def test_the_report_says_what_the_run_holds(tmp_path: Path) -> None:
     assert sorted(set(map(int, places))) == list(range(text.count('type="application/json"')))
 
 
-def test_foreign_text_cannot_act(tmp_path: Path) -> None:
+def test_foreign_text_cannot_act(tmp_path):
     evil = "<script>alert(1)</script>"
     classes = [evil, "</script><img src=x onerror=alert(2)>", *CLASSES[2:]]
     run = make_run(
@@ -104,14 +103,14 @@ def test_foreign_text_cannot_act(tmp_path: Path) -> None:
     assert all(address.startswith("data:image/png;base64,") for address in page.addresses)
 
 
-def test_a_run_without_pictures_has_a_report_without_them(tmp_path: Path) -> None:
+def test_a_run_without_pictures_has_a_report_without_them(tmp_path):
     said = Page(render_report(make_run(tmp_path / "run", pictures=False))).said()
     assert "Stop early" in said
     assert "Embedding:" not in said
     assert "could not be read" not in said
 
 
-def test_damaged_parts_are_named_and_the_rest_stands(tmp_path: Path) -> None:
+def test_damaged_parts_are_named_and_the_rest_stands(tmp_path):
     run = make_run(tmp_path / "run")
     maps = run.analysis / "attributions" / "gradcam.npy"
     maps.write_bytes(maps.read_bytes()[:100])
@@ -123,7 +122,7 @@ def test_damaged_parts_are_named_and_the_rest_stands(tmp_path: Path) -> None:
     assert "Stop early" in said
 
 
-def rewrite(run, change) -> None:
+def rewrite(run, change):
     """Change the long table on disk, its attrs kept."""
     table = pd.read_parquet(run.metrics_path)
     changed = change(table)
@@ -131,7 +130,7 @@ def rewrite(run, change) -> None:
     changed.to_parquet(run.metrics_path, index=False)
 
 
-def test_a_section_that_cannot_be_drawn_becomes_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_section_that_cannot_be_drawn_becomes_a_line(tmp_path, monkeypatch):
     def odd(*_, **__):
         raise ValueError("no\nsuch value")
 
@@ -179,13 +178,13 @@ def test_a_section_that_cannot_be_drawn_becomes_a_line(tmp_path: Path, monkeypat
         lambda table: table.assign(note=1.5),
     ],
 )
-def test_an_odd_table_still_has_a_report(tmp_path: Path, change) -> None:
+def test_an_odd_table_still_has_a_report(tmp_path, change):
     run = make_run(tmp_path / "run")
     rewrite(run, change)
     assert "0123456789abcdef" in Page(render_report(run)).said()
 
 
-def test_measurements_that_no_chart_shows_stand_in_a_table(tmp_path: Path) -> None:
+def test_measurements_that_no_chart_shows_stand_in_a_table(tmp_path):
     run = make_run(tmp_path / "run", pictures=False)
     assert "Further measurements" not in Page(render_report(run)).said()
     custom = lambda table: table[table["metric"] == "my_metric"]  # noqa: E731
@@ -196,14 +195,14 @@ def test_measurements_that_no_chart_shows_stand_in_a_table(tmp_path: Path) -> No
     assert "my metric val seven 0.625 –" in said
 
 
-def test_the_expected_accuracy_says_on_which_split(tmp_path: Path) -> None:
+def test_the_expected_accuracy_says_on_which_split(tmp_path):
     run = make_run(tmp_path / "run", pictures=False)
     assert "expected test accuracy" in Page(render_report(run)).said()
     rewrite(run, lambda table: table[table["split"] != "test"])
     assert "expected val accuracy" in Page(render_report(run)).said()
 
 
-def test_the_report_keeps_the_tolerance_of_the_recommendation_on_file(tmp_path: Path) -> None:
+def test_the_report_keeps_the_tolerance_of_the_recommendation_on_file(tmp_path):
     run = make_run(tmp_path / "run")
     run.write_json("analysis/recommendation.json", {"tolerance": 0.05})
     said = Page(render_report(run)).said()
@@ -211,7 +210,7 @@ def test_the_report_keeps_the_tolerance_of_the_recommendation_on_file(tmp_path: 
     assert "depth 3 of 6" in said
 
 
-def test_no_advice_is_said_and_not_fatal(tmp_path: Path) -> None:
+def test_no_advice_is_said_and_not_fatal(tmp_path):
     from lwexplain.results import read_metrics
 
     run = make_run(tmp_path / "run", pictures=False)
@@ -221,19 +220,19 @@ def test_no_advice_is_said_and_not_fatal(tmp_path: Path) -> None:
     assert "No recommendation:" in Page(render_report(run)).said()
 
 
-def test_a_run_without_analysis_has_no_report(tmp_path: Path) -> None:
+def test_a_run_without_analysis_has_no_report(tmp_path):
     with pytest.raises(RunError, match="lwexplain analyze"):
         render_report(make_run(tmp_path / "run", analyzed=False))
     assert not (tmp_path / "run" / "report.html").exists()
 
 
-def test_the_report_can_be_written_elsewhere(tmp_path: Path) -> None:
+def test_the_report_can_be_written_elsewhere(tmp_path):
     out = tmp_path / "deep" / "er" / "r.html"
     assert write_report(make_run(tmp_path / "run", pictures=False), out) == out
     assert out.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
 
-def test_the_report_says_what_training_took_and_copes_with_a_run_that_does_not_say(tmp_path: Path) -> None:
+def test_the_report_says_what_training_took_and_copes_with_a_run_that_does_not_say(tmp_path):
     run = make_run(tmp_path / "run")
     said = Page(render_report(run)).said()
     assert "12 s in all, 1,234 images/s in the last epoch" in said
@@ -242,7 +241,7 @@ def test_the_report_says_what_training_took_and_copes_with_a_run_that_does_not_s
     assert "images/s" not in Page(render_report(run)).said()
 
 
-def with_everything(run) -> None:
+def with_everything(run):
     """Rows of single classes, of pairs, of stages against each other and of the depths of samples."""
     table = pd.read_parquet(run.metrics_path)
     base = table[table["metric"] == "silhouette"]
@@ -255,7 +254,7 @@ def with_everything(run) -> None:
     rewrite(run, lambda table: pd.concat([table, *parts]))
 
 
-def test_the_report_shows_classes_pairs_samples_and_similarities(tmp_path: Path) -> None:
+def test_the_report_shows_classes_pairs_samples_and_similarities(tmp_path):
     run = make_run(tmp_path / "run")
     with_everything(run)
     text = render_report(run)
@@ -275,7 +274,7 @@ def test_the_report_shows_classes_pairs_samples_and_similarities(tmp_path: Path)
     assert "Further measurements" not in said
 
 
-def test_measures_of_a_thousand_classes_leave_the_report_small(tmp_path: Path) -> None:
+def test_measures_of_a_thousand_classes_leave_the_report_small(tmp_path):
     classes = [f"class {k}" for k in range(1000)]
     run = make_run(tmp_path / "run", classes=classes, pictures=False)
     size = len(render_report(run))
@@ -287,7 +286,7 @@ def test_measures_of_a_thousand_classes_leave_the_report_small(tmp_path: Path) -
     assert len(render_report(run)) < size + 200_000
 
 
-def test_the_report_sets_accuracy_against_cost(tmp_path: Path) -> None:
+def test_the_report_sets_accuracy_against_cost(tmp_path):
     run = make_run(tmp_path / "run", pictures=False)
     said = Page(render_report(run)).said()
     start = said.index("Accuracy against cost Stop early: block4 (depth 5 of 6). Chosen by: fewest parameters of all")
@@ -299,21 +298,21 @@ def test_the_report_sets_accuracy_against_cost(tmp_path: Path) -> None:
     assert "90 % interval" in said
 
 
-def test_prospects_are_shown_where_the_full_depth_is_advised(tmp_path: Path) -> None:
+def test_prospects_are_shown_where_the_full_depth_is_advised(tmp_path):
     rising = [0.3, 0.45, 0.6, 0.75, 0.85, 0.97]
     said = Page(render_report(make_run(tmp_path / "run", accuracy=rising, pictures=False))).said()
     assert "Accuracy against cost" in said
     assert "Stop early" not in said
 
 
-def test_nothing_is_set_against_cost_without_a_signal(tmp_path: Path) -> None:
+def test_nothing_is_set_against_cost_without_a_signal(tmp_path):
     said = Page(render_report(make_run(tmp_path / "run", accuracy=[0.1] * 6, pictures=False))).said()
     assert "No signal to decide on" in said
     assert "Accuracy against cost" not in said
     assert "could not be read" not in said
 
 
-def test_the_report_keeps_objective_and_budgets_of_the_recommendation_on_file(tmp_path: Path) -> None:
+def test_the_report_keeps_objective_and_budgets_of_the_recommendation_on_file(tmp_path):
     run = make_run(tmp_path / "run", pictures=False)
     run.write_json("analysis/recommendation.json", {"objective": "accuracy", "budgets": {"params": 25_000}})
     said = Page(render_report(run)).said()
@@ -324,7 +323,7 @@ def test_the_report_keeps_objective_and_budgets_of_the_recommendation_on_file(tm
 @pytest.mark.parametrize(
     "given", [{"objective": "speed", "budgets": {"flops": -1}}, {"objective": None, "budgets": [1]}, ["odd"]]
 )
-def test_an_odd_recommendation_on_file_is_as_if_it_were_not_there(tmp_path: Path, given) -> None:
+def test_an_odd_recommendation_on_file_is_as_if_it_were_not_there(tmp_path, given):
     run = make_run(tmp_path / "run", pictures=False)
     run.write_json("analysis/recommendation.json", given)
     said = Page(render_report(run)).said()
@@ -332,14 +331,14 @@ def test_an_odd_recommendation_on_file_is_as_if_it_were_not_there(tmp_path: Path
     assert "tolerance 0.5 points" in said
 
 
-def test_budgets_on_file_that_nothing_fits_any_more_are_said(tmp_path: Path) -> None:
+def test_budgets_on_file_that_nothing_fits_any_more_are_said(tmp_path):
     run = make_run(tmp_path / "run", pictures=False)
     run.write_json("analysis/recommendation.json", {"budgets": {"latency": 1e-6}})
     said = Page(render_report(run)).said()
     assert "No recommendation: no depth keeps latency within 0.001 ms: the least is 0.4 ms" in said
 
 
-def test_the_tolerance_is_drawn_around_the_best_only_where_that_curve_alone_decides(tmp_path: Path) -> None:
+def test_the_tolerance_is_drawn_around_the_best_only_where_that_curve_alone_decides(tmp_path):
     by_heads = render_report(make_run(tmp_path / "greedy", pictures=False))
     by_probes = render_report(make_run(tmp_path / "bp", strategy="bp", pictures=False))
     assert "within 0.5 points of the best" in by_heads

@@ -12,11 +12,11 @@ from lwexplain.views.theme import FAMILIES, METRIC_TITLES, metric_title
 ACCOUNTED = ["head_first_correct", "head_cumulative_correct", "linear_probe_right_early_wrong_late"]
 
 
-def line(figure, name: str):
+def line(figure, name):
     return next(trace for trace in figure.data if trace.name == name)
 
 
-def test_measures_stand_in_families_and_unknown_ones_last() -> None:
+def test_measures_stand_in_families_and_unknown_ones_last():
     table = table_of(
         rows_of("mine", [1, 2, 3]),
         rows_of("nc1", [3, 2, 1]),
@@ -34,17 +34,17 @@ def test_measures_stand_in_families_and_unknown_ones_last() -> None:
 
 
 @pytest.mark.parametrize("metric", ["knn_accuracy", "latency_seconds", "cka_linear", *ACCOUNTED])
-def test_what_has_a_figure_of_its_own_is_no_small_chart(metric: str) -> None:
+def test_what_has_a_figure_of_its_own_is_no_small_chart(metric):
     assert panel_metrics(table_of(rows_of(metric, [0.1, 0.2, 0.3]))) == []
 
 
-def test_every_known_measure_has_a_family_with_a_heading() -> None:
+def test_every_known_measure_has_a_family_with_a_heading():
     assert {known.family for known in METRIC_TITLES.values()} <= set(FAMILIES)
     assert metric_title("linear_probe_first_correct").title == "linear probe: first right here"
     assert metric_title("my_first_correct").title == "my first correct"
 
 
-def test_a_chart_says_which_direction_is_better() -> None:
+def test_a_chart_says_which_direction_is_better():
     metrics = ("silhouette", "nc1", "saturation", "mine")
     figure = separability_figure(table_of(*(rows_of(metric, [0.1, 0.2, 0.3]) for metric in metrics)))
     said = [annotation.text for annotation in figure.layout.annotations]
@@ -52,7 +52,7 @@ def test_a_chart_says_which_direction_is_better() -> None:
     assert all(part in text for part, text in zip(expected, said, strict=True))
 
 
-def test_the_train_split_is_a_second_line() -> None:
+def test_the_train_split_is_a_second_line():
     table = table_of(rows_of("nc1", [3, 2, 1], half=0.1), rows_of("nc1", [2, 1, 0.5], split="train", half=0.1))
     figure = separability_figure(table)
     assert list(line(figure, "nc1").y) == [3, 2, 1]
@@ -60,7 +60,7 @@ def test_the_train_split_is_a_second_line() -> None:
     assert len(figure.layout.annotations) == 1
 
 
-def test_one_wide_interval_does_not_flatten_the_curve() -> None:
+def test_one_wide_interval_does_not_flatten_the_curve():
     rows = rows_of("fisher_ratio", [1, 2, 3], half=0.1)
     rows[0] |= {"low": -500.0, "high": 500.0}
     figure = separability_figure(table_of(rows))
@@ -72,7 +72,7 @@ def test_one_wide_interval_does_not_flatten_the_curve() -> None:
     assert "interval -500 to 500" in drawn.customdata[0]
 
 
-def test_powers_of_ten_get_a_logarithmic_axis() -> None:
+def test_powers_of_ten_get_a_logarithmic_axis():
     figure = separability_figure(table_of(rows_of("separation_law", [900, 30, 1]), rows_of("gdv", [-0.001, -0.1, -1])))
     assert (figure.layout.yaxis.type, figure.layout.yaxis2.type) == ("log", "linear")
     low, high = figure.layout.yaxis.range
@@ -81,12 +81,12 @@ def test_powers_of_ten_get_a_logarithmic_axis() -> None:
 
 
 @pytest.mark.parametrize("values", [[0.5] * 3, [0.0] * 3, [float("inf")] * 3, [float("nan"), 0.5, float("nan")]])
-def test_values_without_a_range_are_drawn(values: list[float]) -> None:
+def test_values_without_a_range_are_drawn(values):
     low, high = separability_figure(table_of(rows_of("silhouette", values))).layout.yaxis.range
     assert low < high
 
 
-def test_many_measures_stay_apart() -> None:
+def test_many_measures_stay_apart():
     table = table_of(*(rows_of(f"measure_{i}", [1, 2, 3]) for i in range(26)))
     figure = separability_figure(table)
     assert len(figure.data) == 26

@@ -1,9 +1,9 @@
 """The network with planted evidence, made once."""
 
 import pytest
-from planted_evidence import Planted, make_planted
+from planted_evidence import make_planted
 
 
 @pytest.fixture(scope="session")
-def planted() -> Planted:
+def planted():
     return make_planted()

@@ -1,6 +1,5 @@
 """A network whose evidence lies at a known place, images with edges everywhere, and maps to plant on them."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +23,7 @@ class Planted:
     evidence: np.ndarray
 
 
-def make_planted() -> Planted:
+def make_planted():
     """Grey rectangles on grey with a coloured patch in each image; the network answers to colour only.
 
     Its first layer subtracts the other channels from one, mean over 3 x 3 pixels, and cuts off what is below 0.5.
@@ -60,7 +59,7 @@ class EdgeDetector(Method):
 
     name = "edges"
 
-    def compute(self, network, x, target, chunker) -> Explanation:
+    def compute(self, network, x, target, chunker):
         kernel = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]])
         padded = nn.functional.pad(x.detach(), (1, 1, 1, 1), mode="replicate").flatten(0, 1)[:, None]
         slopes = nn.functional.conv2d(padded, torch.stack([kernel, kernel.T])[:, None])
@@ -72,10 +71,10 @@ class Mix(Method):
 
     name = "mix"
 
-    def __init__(self, share: float, scale: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, share, scale):
         self.share, self.scale = share, scale
 
-    def compute(self, network, x, target, chunker) -> Explanation:
+    def compute(self, network, x, target, chunker):
         edges, true = (
             method.compute(network, x.clone(), target, chunker).maps.detach()
             for method in (EdgeDetector(), GradientXInput())

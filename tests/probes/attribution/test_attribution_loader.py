@@ -5,7 +5,7 @@ import contextlib
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lwexplain.errors import LwexplainError, ProbeError, UserCodeError
@@ -13,7 +13,7 @@ from lwexplain.probes.attribution import METHODS, attribute, attribute_batches
 
 
 @pytest.fixture
-def model() -> nn.Module:
+def model():
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(True), nn.Dropout(0.5), nn.AdaptiveAvgPool2d(2),
@@ -22,7 +22,7 @@ def model() -> nn.Module:
 
 
 @pytest.fixture
-def images() -> Tensor:
+def images():
     return torch.randn(7, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
@@ -30,7 +30,7 @@ LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 0])
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_maps_do_not_depend_on_the_batches(model: nn.Module, images: Tensor, method: str) -> None:
+def test_maps_do_not_depend_on_the_batches(model, images, method):
     layer = "0" if method in ("grad_cam", "layer_conductance") else None
     whole = attribute(model, [images], method, layer=layer)
     parts = attribute(model, DataLoader(TensorDataset(images, LABELS), 3), method, layer=layer, chunk=2)
@@ -45,7 +45,7 @@ def test_maps_do_not_depend_on_the_batches(model: nn.Module, images: Tensor, met
         assert whole.residuals.max() < (0.01 if method == "integrated_gradients" else 0.1)
 
 
-def test_batches_come_one_at_a_time(model: nn.Module, images: Tensor) -> None:
+def test_batches_come_one_at_a_time(model, images):
     asked = []
 
     def loader():
@@ -60,14 +60,14 @@ def test_batches_come_one_at_a_time(model: nn.Module, images: Tensor) -> None:
     assert [len(part.maps) for part in maps] == [3, 1]
 
 
-def test_the_class_explained_can_be_chosen(model: nn.Module, images: Tensor) -> None:
+def test_the_class_explained_can_be_chosen(model, images):
     batches = [(images, LABELS)]
     assert attribute(model, batches, "saliency", target="label").targets.tolist() == LABELS.tolist()
     assert attribute(model, batches, "saliency", target=2).targets.tolist() == [2] * 7
 
 
 @pytest.mark.parametrize("broken", [False, True])
-def test_the_model_the_images_and_the_random_state_stay_as_they_are(model, images: Tensor, broken: bool) -> None:
+def test_the_model_the_images_and_the_random_state_stay_as_they_are(model, images, broken):
     model.train()
     model[3].eval()
     model[0].weight.requires_grad_(False)
@@ -98,7 +98,7 @@ def test_the_model_the_images_and_the_random_state_stay_as_they_are(model, image
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
-def test_gradients_are_recorded_where_the_caller_has_switched_them_off(model, images: Tensor, context) -> None:
+def test_gradients_are_recorded_where_the_caller_has_switched_them_off(model, images, context):
     expected = attribute(model, [images], "integrated_gradients").maps
     with context():
         found = attribute(model, [images.clone()], "integrated_gradients").maps
@@ -118,7 +118,7 @@ def test_gradients_are_recorded_where_the_caller_has_switched_them_off(model, im
         ({"chunk": 0}, "chunk is 0"),
     ],
 )
-def test_what_cannot_be_done_is_said(model: nn.Module, images: Tensor, options, reason: str) -> None:
+def test_what_cannot_be_done_is_said(model, images, options, reason):
     with pytest.raises(ProbeError, match=reason):
         attribute(model, [images], **options)
 
@@ -133,7 +133,7 @@ def test_what_cannot_be_done_is_said(model: nn.Module, images: Tensor, options, 
         ([torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 9, 9)], "several sizes"),
     ],
 )
-def test_batches_that_hold_no_images_are_refused(model: nn.Module, batches, reason: str) -> None:
+def test_batches_that_hold_no_images_are_refused(model, batches, reason):
     with pytest.raises(ProbeError, match=reason):
         attribute(model, batches, "saliency")
 
@@ -141,20 +141,20 @@ def test_batches_that_hold_no_images_are_refused(model: nn.Module, batches, reas
 class Wrapped(nn.Module):
     """A small classifier that returns its logits in some ``form``, or computes them under some ``context``."""
 
-    def __init__(self, form=lambda logits, features: logits, context=contextlib.nullcontext) -> None:
+    def __init__(self, form=lambda logits, features: logits, context=contextlib.nullcontext):
         super().__init__()
         torch.manual_seed(0)
         self.conv, self.linear = nn.Conv2d(3, 4, 3), nn.Linear(4, 3)
         self.form, self.context = form, context
 
-    def forward(self, x: Tensor):
+    def forward(self, x):
         with self.context():
             features = self.conv(x).relu()
             return self.form(self.linear(features.mean((2, 3))), features)
 
 
 class Output:
-    def __init__(self, logits: Tensor) -> None:
+    def __init__(self, logits):
         self.logits = logits
 
 
@@ -173,7 +173,7 @@ class Output:
     ],
 )
 @pytest.mark.parametrize("method", ["saliency", "integrated_gradients", "grad_cam", "deep_lift", "occlusion"])
-def test_logits_are_found_in_whatever_a_model_returns(images: Tensor, form, method: str) -> None:
+def test_logits_are_found_in_whatever_a_model_returns(images, form, method):
     expected = attribute(Wrapped(), [images], method, layer="conv")
     found = attribute(Wrapped(form), [images], method, layer="conv")
     np.testing.assert_array_equal(found.maps, expected.maps)
@@ -196,7 +196,7 @@ def test_logits_are_found_in_whatever_a_model_returns(images: Tensor, form, meth
         (lambda logits, features: {}, "a dict with"),
     ],
 )
-def test_what_holds_no_logits_is_refused_with_what_it_is(images: Tensor, form, reason: str) -> None:
+def test_what_holds_no_logits_is_refused_with_what_it_is(images, form, reason):
     with pytest.raises(LwexplainError, match=reason):
         attribute(Wrapped(form), [images], "saliency")
 
@@ -212,7 +212,7 @@ def test_what_holds_no_logits_is_refused_with_what_it_is(images: Tensor, form, r
         (Wrapped(lambda logits, features: logits.round()), ""),
     ],
 )
-def test_a_forward_pass_that_cuts_gradients_is_named_and_can_still_be_occluded(model, cause: str, images) -> None:
+def test_a_forward_pass_that_cuts_gradients_is_named_and_can_still_be_occluded(model, cause, images):
     if cause:
         for method in set(METHODS) - {"occlusion"}:
             with pytest.raises(ProbeError, match=f"carry no gradient to the image, for its forward pass {cause}"):
@@ -220,9 +220,9 @@ def test_a_forward_pass_that_cuts_gradients_is_named_and_can_still_be_occluded(m
     assert np.isfinite(attribute(model, [images], "occlusion").maps).all()
 
 
-def test_gradients_of_a_part_of_the_network_are_enough_for_grad_cam(images: Tensor) -> None:
+def test_gradients_of_a_part_of_the_network_are_enough_for_grad_cam(images):
     class FrozenBody(Wrapped):
-        def forward(self, x: Tensor) -> Tensor:
+        def forward(self, x):
             with torch.no_grad():
                 features = self.conv(x)
             return self.linear(self.relu(features).mean((2, 3)))
@@ -240,7 +240,7 @@ def test_gradients_of_a_part_of_the_network_are_enough_for_grad_cam(images: Tens
     ("dtype", "off"), [(torch.bfloat16, 0.1), (torch.float16, 0.02), (torch.float64, 1e-5)], ids=str
 )
 @pytest.mark.parametrize("method", METHODS)
-def test_maps_of_half_and_double_precision_are_those_of_float32(images: Tensor, method: str, dtype, off) -> None:
+def test_maps_of_half_and_double_precision_are_those_of_float32(images, method, dtype, off):
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
@@ -254,7 +254,7 @@ def test_maps_of_half_and_double_precision_are_those_of_float32(images: Tensor, 
     assert all(parameter.dtype == dtype for parameter in model.parameters())
 
 
-def test_one_batch_may_stand_for_itself(model: nn.Module, images: Tensor) -> None:
+def test_one_batch_may_stand_for_itself(model, images):
     expected = attribute(model, [images], "saliency")
     given = [
         images,
@@ -269,7 +269,7 @@ def test_one_batch_may_stand_for_itself(model: nn.Module, images: Tensor) -> Non
         np.testing.assert_allclose(attribute(model, batches, "saliency").maps, expected.maps, atol=1e-6)
 
 
-def test_the_result_is_a_sequence_of_its_images(model: nn.Module, images: Tensor) -> None:
+def test_the_result_is_a_sequence_of_its_images(model, images):
     found = attribute(model, [(images, LABELS, LABELS + 10)], "integrated_gradients")
     assert len(found) == 7
     assert repr(found) == "AttributionBatch(integrated_gradients: 7 maps of 8 x 8, all valid)"
@@ -284,11 +284,11 @@ def test_the_result_is_a_sequence_of_its_images(model: nn.Module, images: Tensor
         found[7]
 
 
-def test_single_maps_that_must_not_be_read_are_noted(images: Tensor) -> None:
+def test_single_maps_that_must_not_be_read_are_noted(images):
     class Jump(nn.Module):
         """A jump that no number of steps integrates, for bright images only."""
 
-        def forward(self, x: Tensor) -> Tensor:
+        def forward(self, x):
             bright = (x.mean((1, 2, 3)) > 0.5).float()[:, None]
             return torch.cat([x.mean((1, 2, 3))[:, None] + 5 * bright, 0 * bright], dim=1)
 

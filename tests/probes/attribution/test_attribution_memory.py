@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lwexplain.errors import ProbeError
 from lwexplain.probes.attribution.base import network_of_model
@@ -13,10 +13,10 @@ from lwexplain.probes.attribution.methods import METHODS, method_of
 class Limited:
     """The identity, which runs out of memory above ``most`` rows."""
 
-    def __init__(self, most: int, error: Exception) -> None:
+    def __init__(self, most, error):
         self.most, self.error, self.seen = most, error, []
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x):
         self.seen.append(len(x))
         if len(x) > self.most:
             raise self.error
@@ -32,7 +32,7 @@ class Limited:
         MemoryError(),
     ],
 )
-def test_a_chunk_that_does_not_fit_is_halved_for_good(error: Exception) -> None:
+def test_a_chunk_that_does_not_fit_is_halved_for_good(error):
     x = torch.arange(40.0)
     chunker, limited = Chunker(32), Limited(9, error)
     assert torch.equal(torch.cat(chunker.run(limited, x)), x)
@@ -42,18 +42,18 @@ def test_a_chunk_that_does_not_fit_is_halved_for_good(error: Exception) -> None:
     assert limited.seen[-2:] == [8, 1]
 
 
-def test_one_row_that_does_not_fit_is_an_error_that_says_so() -> None:
+def test_one_row_that_does_not_fit_is_an_error_that_says_so():
     with pytest.raises(ProbeError, match=r"one image alone does not fit into memory \(out of memory\)"):
         Chunker(4).run(Limited(0, RuntimeError("out of memory")), torch.arange(4.0))
 
 
-def test_other_errors_are_passed_on() -> None:
+def test_other_errors_are_passed_on():
     with pytest.raises(RuntimeError, match="shapes"):
         Chunker(4).run(Limited(0, RuntimeError("shapes do not fit")), torch.arange(4.0))
     assert not is_out_of_memory(ValueError("out of memory"))
 
 
-def test_the_size_follows_from_the_bytes_of_one_image() -> None:
+def test_the_size_follows_from_the_bytes_of_one_image():
     model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(400, 2))
     network, image = network_of_model(model), torch.randn(1, 1, 10, 10)
     each = bytes_of(network, image)
@@ -67,14 +67,14 @@ def test_the_size_follows_from_the_bytes_of_one_image() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_gives_the_same_maps_in_small_chunks_after_running_out_of_memory(method: str) -> None:
+def test_every_method_gives_the_same_maps_in_small_chunks_after_running_out_of_memory(method):
     torch.manual_seed(0)
     body = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.ReLU())
     model = nn.Sequential(body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
     largest = 0
     limit = 10**6
 
-    def remember(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def remember(_module, inputs):
         nonlocal largest
         largest = max(largest, len(inputs[0]))
         if len(inputs[0]) > limit:

@@ -17,29 +17,27 @@ from lwexplain.probes.base import PROBES, Attribution, Measurement, checked_resu
 
 
 class Net(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         torch.manual_seed(0)
         self.body = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 4, 3), nn.ReLU())
         self.head = nn.Sequential(nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x):
         return self.head(self.body(x))
 
 
 @pytest.fixture
-def net() -> Net:
+def net():
     return Net().eval()
 
 
 @pytest.fixture
-def images() -> torch.Tensor:
+def images():
     return torch.randn(5, 3, 12, 10, generator=torch.Generator().manual_seed(3))
 
 
-def explain(
-    make_stage, methods=DEFAULT_METHODS, checks=("completeness",), chunk=None, **fields
-) -> tuple[dict[str, Attribution], dict[str, Measurement]]:
+def explain(make_stage, methods=DEFAULT_METHODS, checks=("completeness",), chunk=None, **fields):
     stage = make_stage(dims=4, **fields)
     results = checked_results(stage, AttributionMaps(methods, checks, chunk).measure(stage))
     maps = {item.method: item for item in results if isinstance(item, Attribution)}
@@ -47,7 +45,7 @@ def explain(
 
 
 @pytest.mark.parametrize("chunk", [2, None])
-def test_maps_equal_captums_on_the_whole_model(make_stage, net: Net, images: torch.Tensor, chunk: int | None) -> None:
+def test_maps_equal_captums_on_the_whole_model(make_stage, net, images, chunk):
     maps, _ = explain(make_stage, chunk=chunk, checks=[], images=images, model_to_stage=net.body, head=net.head)
     targets = net(images).argmax(1)
     for item in maps.values():
@@ -72,7 +70,7 @@ def test_maps_equal_captums_on_the_whole_model(make_stage, net: Net, images: tor
         np.testing.assert_allclose(maps[method].maps, value.detach().numpy(), atol=near)
 
 
-def test_each_method_comes_with_its_quality(make_stage, planted) -> None:
+def test_each_method_comes_with_its_quality(make_stage, planted):
     fields = {"images": planted.images, "model_to_stage": planted.body, "head": planted.head}
     maps, rows = explain(make_stage, METHODS, CHECKS, **fields)
     complete = ("integrated_gradients", "deep_lift", "layer_conductance")
@@ -98,8 +96,8 @@ def test_each_method_comes_with_its_quality(make_stage, planted) -> None:
     assert rows["grad_cam_insertion_gain"].note == "against 4 random orders, 10 steps, on zero input"
 
 
-def test_the_baseline_is_named_for_what_it_is(make_stage, net: Net, images: torch.Tensor) -> None:
-    def baseline(images: torch.Tensor, **fields) -> str:
+def test_the_baseline_is_named_for_what_it_is(make_stage, net, images):
+    def baseline(images, **fields):
         fields |= {"images": images, "model_to_stage": net.body, "head": net.head}
         return explain(make_stage, ["occlusion"], **fields)[0]["occlusion"].note
 
@@ -111,14 +109,14 @@ def test_the_baseline_is_named_for_what_it_is(make_stage, net: Net, images: torc
     assert "zero is neither" in baseline(pixels + 5)
 
 
-def test_checks_can_be_chosen(make_stage, net: Net, images: torch.Tensor) -> None:
+def test_checks_can_be_chosen(make_stage, net, images):
     fields = {"images": images, "model_to_stage": net.body, "head": net.head}
     _, rows = explain(make_stage, ["saliency"], ["sensitivity"], **fields)
     assert list(rows) == ["saliency_max_sensitivity"]
     assert explain(make_stage, ["saliency"], [], **fields)[1] == {}
 
 
-def test_options_that_make_no_sense_are_refused_by_name() -> None:
+def test_options_that_make_no_sense_are_refused_by_name():
     for options, reason in (
         ({"methods": ["gradcam"]}, "did you mean 'grad_cam'"),
         ({"methods": []}, "expected a list with at least one"),
@@ -133,7 +131,7 @@ def test_options_that_make_no_sense_are_refused_by_name() -> None:
     assert PROBES.create("attribution", options={"methods": ["occlusion"]}).methods[0].name == "occlusion"
 
 
-def test_an_edge_detector_is_refused_and_true_maps_pass(make_stage, planted) -> None:
+def test_an_edge_detector_is_refused_and_true_maps_pass(make_stage, planted):
     fields = {"images": planted.images, "model_to_stage": planted.body, "head": planted.head}
     maps, rows = explain(make_stage, [EdgeDetector(), *METHODS], CHECKS, **fields)
     assert rows["edges_randomisation_correlation"].value == pytest.approx(1)
@@ -162,9 +160,7 @@ def test_an_edge_detector_is_refused_and_true_maps_pass(make_stage, planted) -> 
         (0.3, "sum", True),
     ],
 )
-def test_a_mix_of_edges_and_a_true_map_is_refused_where_edges_are_much_of_it(
-    make_stage, planted, share: float, scale: str, valid: bool
-) -> None:
+def test_a_mix_of_edges_and_a_true_map_is_refused_where_edges_are_much_of_it(make_stage, planted, share, scale, valid):
     scales = {
         "deviation": lambda maps: maps.flatten(1).std(1),
         "maximum": lambda maps: maps.abs().flatten(1).amax(1),
@@ -176,11 +172,11 @@ def test_a_mix_of_edges_and_a_true_map_is_refused_where_edges_are_much_of_it(
     assert maps["mix"].valid == valid, maps["mix"].note
 
 
-def test_edges_with_the_signs_of_the_network_are_edges_still(make_stage, planted) -> None:
+def test_edges_with_the_signs_of_the_network_are_edges_still(make_stage, planted):
     class SignedEdges(EdgeDetector):
         name = "signed_edges"
 
-        def compute(self, network, x, target, chunker) -> Explanation:
+        def compute(self, network, x, target, chunker):
             edges = super().compute(network, x, target, chunker).maps
             signs = torch.randn(edges.shape, generator=torch.Generator().manual_seed(int(network(x).abs().sum() * 1e6)))
             return Explanation(edges * signs.sign())
@@ -193,18 +189,18 @@ def test_edges_with_the_signs_of_the_network_are_edges_still(make_stage, planted
     assert "rank correlation of strengths 1.00" in maps["signed_edges"].note
 
 
-def test_maps_no_better_than_chance_are_invalid_with_the_figures(make_stage, planted) -> None:
+def test_maps_no_better_than_chance_are_invalid_with_the_figures(make_stage, planted):
     class Noise(Method):
         name = "noise"
 
-        def compute(self, network, x, target, chunker) -> Explanation:
+        def compute(self, network, x, target, chunker):
             seed = int(network(x).abs().sum() * 1e6)
             return Explanation(torch.randn(len(x), *x.shape[2:], generator=torch.Generator().manual_seed(seed)))
 
     class Wrong(SaliencyMethod):
         name = "wrong"
 
-        def compute(self, network, x, target, chunker) -> Explanation:
+        def compute(self, network, x, target, chunker):
             return Explanation(-super().compute(network, x, target, chunker).maps)
 
     fields = {"images": planted.images, "model_to_stage": planted.body, "head": planted.head}
@@ -218,7 +214,7 @@ def test_maps_no_better_than_chance_are_invalid_with_the_figures(make_stage, pla
     assert "one image alone does not tell a map from chance" in alone["saliency"].note
 
 
-def test_without_weights_there_is_no_randomisation(make_stage, images: torch.Tensor) -> None:
+def test_without_weights_there_is_no_randomisation(make_stage, images):
     stage = {"images": images, "model_to_stage": nn.Identity(), "head": lambda raw: raw.relu().mean((2, 3))}
     maps, rows = explain(make_stage, ["gradient_x_input", EdgeDetector()], CHECKS, **stage)
     assert "gradient_x_input_randomisation_correlation" not in rows
@@ -229,7 +225,7 @@ def test_without_weights_there_is_no_randomisation(make_stage, images: torch.Ten
 
 
 @pytest.mark.parametrize("broken", [False, True])
-def test_nothing_changes(make_stage, net: Net, images: torch.Tensor, broken: bool) -> None:
+def test_nothing_changes(make_stage, net, images, broken):
     net.body[0].weight.requires_grad_(False)
     hooks = [(len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks)) for m in net.modules()]
     attributes = [set(vars(module)) for module in net.modules()]
@@ -254,25 +250,25 @@ def test_nothing_changes(make_stage, net: Net, images: torch.Tensor, broken: boo
     assert after == hooks
 
 
-def test_frozen_models_can_be_explained(make_stage, net: Net, images: torch.Tensor) -> None:
+def test_frozen_models_can_be_explained(make_stage, net, images):
     net.requires_grad_(False)
     with torch.no_grad():
         maps, _ = explain(make_stage, images=images, model_to_stage=net.body, head=net.head)
     assert all(item.valid for item in maps.values())
 
 
-def test_without_a_head_the_linear_probe_is_explained(make_stage, net: Net, images: torch.Tensor) -> None:
+def test_without_a_head_the_linear_probe_is_explained(make_stage, net, images):
     maps, _ = explain(make_stage, images=images, model_to_stage=net.body, pool=lambda raw: raw.mean((2, 3)))
     for item in maps.values():
         assert item.valid
         assert item.note.startswith("through the linear probe")
 
 
-def test_without_images_there_is_nothing(make_stage) -> None:
+def test_without_images_there_is_nothing(make_stage):
     assert AttributionMaps().measure(make_stage()) == []
 
 
-def test_what_is_missing_is_named(make_stage, images: torch.Tensor) -> None:
+def test_what_is_missing_is_named(make_stage, images):
     with pytest.raises(ProbeError, match="no function from images"):
         AttributionMaps().measure(make_stage(images=images))
     with pytest.raises(ProbeError, match="neither a head nor a pooling"):
@@ -280,17 +276,17 @@ def test_what_is_missing_is_named(make_stage, images: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize(("tokens", "class_token"), [(9, 0), (10, 1)])
-def test_grad_cam_lays_tokens_on_their_grid(make_stage, images: torch.Tensor, tokens: int, class_token: int) -> None:
+def test_grad_cam_lays_tokens_on_their_grid(make_stage, images, tokens, class_token):
     torch.manual_seed(0)
     patch = nn.Conv2d(3, 4, 4, stride=3)
     x = images[:, :, :10, :10]
     linear = nn.Linear(4, 3)
 
-    def to_stage(x: torch.Tensor) -> torch.Tensor:
+    def to_stage(x):
         grid = patch(x).flatten(2).transpose(1, 2)
         return torch.cat([grid.mean(1, keepdim=True)] * class_token + [grid], dim=1)
 
-    def head(raw: torch.Tensor) -> torch.Tensor:
+    def head(raw):
         return linear(raw[:, class_token:].relu().mean(1))
 
     assert to_stage(x).shape[1] == tokens
@@ -315,7 +311,7 @@ def test_grad_cam_lays_tokens_on_their_grid(make_stage, images: torch.Tensor, to
         ),
     ],
 )
-def test_grad_cam_without_a_grid_is_invalid_with_the_reason(make_stage, images, to_stage, reason: str) -> None:
+def test_grad_cam_without_a_grid_is_invalid_with_the_reason(make_stage, images, to_stage, reason):
     head = nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
     head(to_stage(images))
     maps, _ = explain(make_stage, images=images, model_to_stage=to_stage, head=head)
@@ -325,8 +321,8 @@ def test_grad_cam_without_a_grid_is_invalid_with_the_reason(make_stage, images, 
     assert re.search(reason, maps["grad_cam"].note)
 
 
-def test_maps_that_say_nothing_are_invalid(make_stage, images: torch.Tensor) -> None:
-    def flat(x: torch.Tensor) -> torch.Tensor:
+def test_maps_that_say_nothing_are_invalid(make_stage, images):
+    def flat(x):
         return x.sign() + 0 * x
 
     maps, rows = explain(make_stage, images=images, model_to_stage=flat, head=lambda raw: raw.mean((2, 3)))
@@ -335,7 +331,7 @@ def test_maps_that_say_nothing_are_invalid(make_stage, images: torch.Tensor) -> 
         assert "zero everywhere for 5 of 5" in maps[method].note
     assert not [name for name in rows if not name.startswith("grad_cam")]
 
-    def broken(x: torch.Tensor) -> torch.Tensor:
+    def broken(x):
         return (x - x).sqrt() + x
 
     maps, _ = explain(make_stage, images=images, model_to_stage=broken, head=lambda raw: raw.mean((2, 3)))
@@ -343,8 +339,8 @@ def test_maps_that_say_nothing_are_invalid(make_stage, images: torch.Tensor) -> 
     assert np.isfinite(maps["saliency"].maps).all()
 
 
-def test_incomplete_maps_are_invalid_with_the_residual(make_stage, images: torch.Tensor) -> None:
-    def steps(x: torch.Tensor) -> torch.Tensor:
+def test_incomplete_maps_are_invalid_with_the_residual(make_stage, images):
+    def steps(x):
         return x + 50 * (x > 0.5).float()
 
     stage = {"images": images[:2], "model_to_stage": steps, "head": lambda raw: raw.mean((2, 3))}
@@ -357,11 +353,11 @@ def test_incomplete_maps_are_invalid_with_the_residual(make_stage, images: torch
     assert maps["saliency"].valid
 
 
-def test_a_method_that_raises_does_not_take_the_others_along(make_stage, net: Net, images: torch.Tensor) -> None:
+def test_a_method_that_raises_does_not_take_the_others_along(make_stage, net, images):
     class Broken(Method):
         name = "broken"
 
-        def compute(self, network, x, target, chunker) -> Explanation:
+        def compute(self, network, x, target, chunker):
             raise ValueError("no\nidea")
 
     methods = [Broken(), "saliency"]
@@ -373,7 +369,7 @@ def test_a_method_that_raises_does_not_take_the_others_along(make_stage, net: Ne
     assert not [name for name in rows if name.startswith("broken")]
 
 
-def test_batches_shrink_to_the_memory_of_the_stage(make_stage, net: Net, images: torch.Tensor) -> None:
+def test_batches_shrink_to_the_memory_of_the_stage(make_stage, net, images):
     rows = []
     fields = {"images": images, "model_to_stage": lambda x: (rows.append(len(x)), net.body(x))[1], "head": net.head}
     explain(make_stage, checks=[], **fields)
@@ -384,11 +380,11 @@ def test_batches_shrink_to_the_memory_of_the_stage(make_stage, net: Net, images:
 
 
 @pytest.mark.parametrize("tokens", [9, 10])
-def test_conductance_lays_tokens_on_their_grid(make_stage, images: torch.Tensor, tokens: int) -> None:
+def test_conductance_lays_tokens_on_their_grid(make_stage, images, tokens):
     torch.manual_seed(0)
     patch, linear = nn.Conv2d(3, 4, 4, stride=3), nn.Linear(4, 3)
 
-    def to_stage(x: torch.Tensor) -> torch.Tensor:
+    def to_stage(x):
         grid = patch(x).flatten(2).transpose(1, 2)
         return torch.cat([grid.mean(1, keepdim=True), grid], dim=1)[:, 10 - tokens :]
 

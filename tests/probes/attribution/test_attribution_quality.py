@@ -27,23 +27,23 @@ def one_pixel_network():
     return network_of_stage(lambda x: x[:, :, 0, 0], lambda raw: torch.cat([0 * raw, 20 * (raw - 1)], dim=1))
 
 
-def convolutional_network() -> nn.Module:
+def convolutional_network():
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2)]
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(24, 3)).eval()
 
 
-def subject_of(model: nn.Module, n: int = 4, side: int = 8) -> Subject:
+def subject_of(model, n=4, side=8):
     images = torch.randn(n, 3, side, side, generator=torch.Generator().manual_seed(1))
     return Subject(network_of_model(model), images, model(images).argmax(1), Chunker(), seed=0)
 
 
-def test_residuals_are_relative_to_the_rise_with_a_floor() -> None:
+def test_residuals_are_relative_to_the_rise_with_a_floor():
     found = residuals(torch.tensor([2.2, -1.0, 1e-4]), torch.tensor([2.0, -2.0, 0.0], dtype=torch.float64))
     assert found.tolist() == pytest.approx([0.1, 0.5, 0.1], abs=1e-6)
 
 
-def test_where_one_pixel_decides_its_map_has_the_best_areas() -> None:
+def test_where_one_pixel_decides_its_map_has_the_best_areas():
     network = one_pixel_network()
     images = torch.full((2, 1, 4, 4), 2.0)
     targets = torch.ones(2, dtype=torch.int64)
@@ -70,7 +70,7 @@ def test_where_one_pixel_decides_its_map_has_the_best_areas() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 5, 64])
-def test_areas_equal_a_direct_computation(size: int) -> None:
+def test_areas_equal_a_direct_computation(size):
     model = convolutional_network()
     subject = subject_of(model)
     maps = np.random.default_rng(0).normal(size=(4, 8, 8))
@@ -89,7 +89,7 @@ def test_areas_equal_a_direct_computation(size: int) -> None:
             assert found[i] == pytest.approx(np.trapezoid(curve, dx=1 / 8), rel=1e-5)
 
 
-def test_random_orders_come_with_their_reverses_and_tie_breaking_is_random() -> None:
+def test_random_orders_come_with_their_reverses_and_tie_breaking_is_random():
     orders = random_orders(3, 10, 0)
     assert orders.shape == (6, 10)
     assert (orders[:3] + orders[3:] == 9).all()
@@ -98,27 +98,27 @@ def test_random_orders_come_with_their_reverses_and_tie_breaking_is_random() -> 
     assert abs(np.corrcoef(tied, np.arange(25))[0, 1]) < 0.6
 
 
-def test_sensitivity_equals_captums_for_the_same_noise() -> None:
+def test_sensitivity_equals_captums_for_the_same_noise():
     subject = subject_of(convolutional_network())
     method = Saliency()
     found = subject.sensitivities(method, subject.explain(method))
     generator = torch.Generator().manual_seed(0)
     noises = [(torch.rand(subject.images.shape, generator=generator) * 2 - 1) * 0.02 for _ in range(2)]
 
-    def tensor_of(x: Tensor | tuple[Tensor, ...]) -> Tensor:
+    def tensor_of(x):
         return x if isinstance(x, Tensor) else x[0]
 
-    def explanation(x: Tensor | tuple[Tensor, ...]) -> tuple[Tensor]:
+    def explanation(x):
         return (method.explain(subject.network, tensor_of(x), subject.targets, Chunker()).maps,)
 
-    def captums(noise: Tensor) -> Tensor:
+    def captums(noise):
         return sensitivity_max(explanation, subject.images, lambda x: tensor_of(x) + noise, n_perturb_samples=1)
 
     expected = torch.stack([captums(noise) for noise in noises]).amax(0)
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4)
 
 
-def test_a_map_that_ignores_the_model_is_the_same_under_any_weights() -> None:
+def test_a_map_that_ignores_the_model_is_the_same_under_any_weights():
     subject = subject_of(convolutional_network())
     edges = EdgeDetector()
     found = subject.randomisation(edges, subject.explain(edges))
@@ -132,7 +132,7 @@ def test_a_map_that_ignores_the_model_is_the_same_under_any_weights() -> None:
     assert not found.cause
 
 
-def test_maps_that_share_half_their_variance_correlate_by_half() -> None:
+def test_maps_that_share_half_their_variance_correlate_by_half():
     rng = np.random.default_rng(0)
     image, network, *others = rng.normal(size=(5, 3, 60, 60))
     found = compare(image + network, [image + other for other in others], torch.zeros(3, 1, 60, 60))
@@ -140,14 +140,14 @@ def test_maps_that_share_half_their_variance_correlate_by_half() -> None:
     assert found.shown == pytest.approx(0.5, abs=0.05)
 
 
-def test_where_maps_of_shuffled_weights_are_empty_they_are_counted() -> None:
+def test_where_maps_of_shuffled_weights_are_empty_they_are_counted():
     maps = np.random.default_rng(0).normal(size=(2, 4, 4))
     found = compare(maps, [0 * maps, np.nan * maps, maps], torch.zeros(2, 1, 4, 4))
     assert found.empty == 4
     assert found.shown == pytest.approx([1 / 3, 1 / 3])
 
 
-def test_the_edge_detector_is_sobels() -> None:
+def test_the_edge_detector_is_sobels():
     step = torch.zeros(1, 2, 5, 6)
     step[:, :, :, 3:] = 1
     expected = np.zeros((1, 5, 6))
@@ -155,7 +155,7 @@ def test_the_edge_detector_is_sobels() -> None:
     np.testing.assert_allclose(edge_strength(step), expected)
 
 
-def test_shuffled_weights_are_a_permutation_and_the_model_keeps_its_own() -> None:
+def test_shuffled_weights_are_a_permutation_and_the_model_keeps_its_own():
     model = convolutional_network()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     images = torch.randn(2, 3, 8, 8)
@@ -169,7 +169,7 @@ def test_shuffled_weights_are_a_permutation_and_the_model_keeps_its_own() -> Non
     assert not has_weights(one_pixel_network(), images[:1])
 
 
-def test_rank_correlation_is_spearmans_of_maps_without_faint_values() -> None:
+def test_rank_correlation_is_spearmans_of_maps_without_faint_values():
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(2, 3, 6, 5)).round(1) + 0.01
     without = [[np.where(np.abs(x) < 0.1 * np.percentile(np.abs(x), 99), 0, x) for x in maps] for maps in (a, b)]
@@ -183,7 +183,7 @@ def test_rank_correlation_is_spearmans_of_maps_without_faint_values() -> None:
     np.testing.assert_allclose(rank_correlations(a, -2 * a), -1)
 
 
-def test_the_interval_of_a_mean_is_students() -> None:
+def test_the_interval_of_a_mean_is_students():
     mean, low, high = mean_interval(np.array([1.0, 2.0, 3.0]))
     assert (mean, low, high) == pytest.approx((2, 2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5), rel=1e-6)
     assert mean_interval(np.array([5.0])) == (5.0, None, None)

@@ -4,20 +4,19 @@ import gc
 import importlib.util
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from sklearn.manifold import trustworthiness
 
 from lwexplain.errors import ProbeError
-from lwexplain.probes.base import Embedding, Measurement, StageData
+from lwexplain.probes.base import Embedding, Measurement
 from lwexplain.probes.embedding.layout import layout_shift
 from lwexplain.probes.embedding.probe import Pca, Umap, choose_samples
 from lwexplain.probes.engine import run_probes
 
 
-def three_stages(make_stage, **options) -> list[StageData]:
+def three_stages(make_stage, **options):
     """Stages of 120 samples in 8, 60 and 8 dimensions, ever better separated."""
     options = {"classes": 3, "seed": 2, "sizes": dict.fromkeys(("train", "val"), (30, 40, 50))} | options
     stages = [make_stage(f"s{d}", d, dims=60 if d == 2 else 8, spread=2.0 / d, **options) for d in (1, 2, 3)]
@@ -29,13 +28,13 @@ def three_stages(make_stage, **options) -> list[StageData]:
     return stages
 
 
-def parts(results) -> tuple[Embedding, dict[str, Measurement]]:
+def parts(results):
     (layout,) = [item for item in results if isinstance(item, Embedding)]
     return layout, {item.metric: item for item in results if isinstance(item, Measurement)}
 
 
 @pytest.mark.slow
-def test_umap_layouts(make_stage) -> None:
+def test_umap_layouts(make_stage):
     stages = three_stages(make_stage)
     early = Umap(max_samples=100)
     early.prepare()
@@ -63,7 +62,7 @@ def test_umap_layouts(make_stage) -> None:
 
 
 @pytest.mark.slow
-def test_points_keep_their_place_and_the_layouts_stay_as_good() -> None:
+def test_points_keep_their_place_and_the_layouts_stay_as_good():
     """Digits through a trained network of three layers: against UMAP of each stage by itself, turned."""
     code = """
 import warnings; warnings.filterwarnings("ignore")
@@ -97,7 +96,7 @@ print(np.mean(shifts[0]), np.mean(shifts[1]), *(np.mean([q[1] for q in found]) f
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("torchdr") is None, reason="torchdr is not installed")
-def test_torchdr_gives_layouts_of_the_same_kind(make_stage) -> None:
+def test_torchdr_gives_layouts_of_the_same_kind(make_stage):
     stages = three_stages(make_stage)
     first, again = (Umap(backend="torchdr").measure_all(stages) for _ in range(2))
     for name in first:
@@ -108,7 +107,7 @@ def test_torchdr_gives_layouts_of_the_same_kind(make_stage) -> None:
         assert quality["trustworthiness"].note.startswith("UMAP by torchdr")
 
 
-def test_torchdr_is_taken_on_cuda_where_it_is_installed(make_stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchdr_is_taken_on_cuda_where_it_is_installed(make_stage, monkeypatch):
     cpu, cuda = make_stage(device="cpu"), make_stage(device="cuda:0")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     assert [Umap()._options(stage, 50).backend for stage in (cpu, cuda)] == ["umap", "torchdr"]
@@ -121,9 +120,7 @@ def test_torchdr_is_taken_on_cuda_where_it_is_installed(make_stage, monkeypatch:
         Umap(backend="cuml")
 
 
-def test_a_process_is_begun_once_for_the_same_features(
-    make_stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_process_is_begun_once_for_the_same_features(make_stage, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     stages = three_stages(make_stage)
     probe = Umap()
@@ -140,9 +137,7 @@ def test_a_process_is_begun_once_for_the_same_features(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_prepared_process_is_the_one_that_is_begun(
-    make_stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_prepared_process_is_the_one_that_is_begun(make_stage, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     stages = three_stages(make_stage)
     probe = Umap(backend="umap")
@@ -161,7 +156,7 @@ def test_a_prepared_process_is_the_one_that_is_begun(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_prepared_process_of_no_use_is_ended(make_stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prepared_process_of_no_use_is_ended(make_stage, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     probe = Umap()
     probe.prepare()
@@ -185,10 +180,8 @@ def test_a_prepared_process_of_no_use_is_ended(make_stage, tmp_path: Path, monke
     assert not list(tmp_path.iterdir())
 
 
-def test_a_process_that_cannot_be_started_or_given_its_work_leaves_nothing(
-    make_stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_, **__) -> None:
+def test_a_process_that_cannot_be_started_or_given_its_work_leaves_nothing(make_stage, tmp_path, monkeypatch):
+    def full(*_, **__):
         raise OSError("no space left")
 
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -202,7 +195,7 @@ def test_a_process_that_cannot_be_started_or_given_its_work_leaves_nothing(
         assert not list(tmp_path.iterdir())
 
 
-def test_preparing_imports_neither_torch_nor_numba_and_the_process_of_umap_no_torch() -> None:
+def test_preparing_imports_neither_torch_nor_numba_and_the_process_of_umap_no_torch():
     code = """
 import sys
 from lwexplain.probes.embedding.probe import Umap
@@ -213,7 +206,7 @@ assert not {"torch", "numba", "umap"} & set(sys.modules)
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_slow_process_or_too_few_samples_are_told(make_stage) -> None:
+def test_a_slow_process_or_too_few_samples_are_told(make_stage):
     run = run_probes(three_stages(make_stage), [Umap(timeout=0.01), Pca()])
     assert run.failures[0]["stage"] is None
     assert "took longer than 0.01 s" in run.failures[0]["error"]
@@ -223,7 +216,7 @@ def test_a_slow_process_or_too_few_samples_are_told(make_stage) -> None:
         Umap().begin([tiny])
 
 
-def test_pca_layouts_keep_their_place(make_stage) -> None:
+def test_pca_layouts_keep_their_place(make_stage):
     stages = three_stages(make_stage)
     mirrored = make_stage("s4", 4)
     mirrored.features["val"], mirrored.labels["val"] = -stages[2].features["val"] + 9, stages[2].labels["val"]
@@ -237,7 +230,7 @@ def test_pca_layouts_keep_their_place(make_stage) -> None:
     )
 
 
-def test_pca_layouts_tell_their_quality(make_stage) -> None:
+def test_pca_layouts_tell_their_quality(make_stage):
     stage = make_stage(dims=12)
     layout, quality = parts(Pca(max_samples=60).measure_all([stage])[stage.name])
     x = stage.features["val"][layout.samples].astype(np.float64)
@@ -249,13 +242,13 @@ def test_pca_layouts_tell_their_quality(make_stage) -> None:
 
 
 @pytest.mark.parametrize(("n", "rows"), [(1, 0), (2, 0), (3, 2), (4, 2)])
-def test_pca_lays_out_any_number_of_samples(make_stage, n: int, rows: int) -> None:
+def test_pca_lays_out_any_number_of_samples(make_stage, n, rows):
     layout, quality = parts(Pca().measure_all([make_stage(classes=1, sizes={"val": (n,)})])["s1"])
     assert layout.coordinates.shape == (n, 2)
     assert len(quality) == rows
 
 
-def test_samples_are_chosen_in_proportion_and_for_a_seed(make_stage) -> None:
+def test_samples_are_chosen_in_proportion_and_for_a_seed(make_stage):
     stage = make_stage(sizes={"val": (600, 300, 100)})
     chosen = choose_samples([stage], "val", 100)
     np.testing.assert_allclose(np.bincount(stage.labels["val"][chosen]), (60, 30, 10), atol=2)
@@ -268,7 +261,7 @@ def test_samples_are_chosen_in_proportion_and_for_a_seed(make_stage) -> None:
     assert len(choose_samples([stage], "val", 5000)) == 1000
 
 
-def test_stages_with_other_samples_are_refused(make_stage) -> None:
+def test_stages_with_other_samples_are_refused(make_stage):
     stages = [make_stage("a", 1, seed=0), make_stage("b", 2, seed=1)]
     with pytest.raises(ProbeError, match="'a' and 'b' differ in their val labels"):
         Pca().measure_all(stages)

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,20 +19,20 @@ OPTIONS = Options(seed=0, neighbors=5, near=5, epochs=20)
 
 
 @pytest.fixture
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def temporary(tmp_path, monkeypatch):
     """The folder that temporary folders are made in."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     return tmp_path
 
 
-def started() -> UmapProcess:
+def started():
     handle = UmapProcess()
     handle.compute([np.random.default_rng(0).normal(size=(40, 3))], OPTIONS)
     return handle
 
 
 @pytest.mark.parametrize("start", [UmapProcess, started])
-def test_a_dropped_process_is_killed_and_its_folder_removed(start, temporary: Path) -> None:
+def test_a_dropped_process_is_killed_and_its_folder_removed(start, temporary):
     handle = start()
     process = handle._process
     assert process.poll() is None
@@ -44,7 +43,7 @@ def test_a_dropped_process_is_killed_and_its_folder_removed(start, temporary: Pa
     assert not list(temporary.iterdir())
 
 
-def test_a_slow_process_is_told_and_ended(temporary: Path) -> None:
+def test_a_slow_process_is_told_and_ended(temporary):
     handle = started()
     with pytest.raises(ProbeError, match=r"took longer than 0.01 s; use fewer samples"):
         handle.layouts(0.01)
@@ -52,7 +51,7 @@ def test_a_slow_process_is_told_and_ended(temporary: Path) -> None:
     assert not list(temporary.iterdir())
 
 
-def test_a_failing_process_gives_its_reason(temporary: Path) -> None:
+def test_a_failing_process_gives_its_reason(temporary):
     handle = UmapProcess("torchdr")  # which compiles nothing ahead
     handle.compute([np.zeros((40, 3))], Options(seed=-1, neighbors=5, near=5, epochs=1, backend="torchdr"))
     with pytest.raises(ProbeError, match=r"failed in its process: ValueError: expected non-negative integer"):
@@ -61,7 +60,7 @@ def test_a_failing_process_gives_its_reason(temporary: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_was_compiled_before_changes_nothing(temporary: Path) -> None:
+def test_what_was_compiled_before_changes_nothing(temporary):
     """Against the same layouts in a process that compiles for these features."""
     code = """
 import sys, numpy as np
@@ -88,7 +87,7 @@ sys.stdout.buffer.write(np.stack([layout for layout, _, _ in found]).tobytes())
         assert np.stack(found.coordinates).tobytes() == direct.stdout.read()
 
 
-def test_a_process_that_cannot_compile_gives_its_reason(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_cannot_compile_gives_its_reason(temporary, monkeypatch):
     (temporary / "modules").mkdir()
     (temporary / "modules" / "umap.py").write_text("raise ImportError('umap is broken')")
     monkeypatch.setenv("PYTHONPATH", str(temporary / "modules"))
@@ -104,7 +103,7 @@ def test_a_process_that_cannot_compile_gives_its_reason(temporary: Path, monkeyp
 
 @pytest.mark.parametrize("work", ["", "handle.compute([np.zeros((40, 3))], Options(0, 5, 5, epochs=10**6))"])
 @pytest.mark.parametrize("end", ["os._exit(0)", "os.kill(os.getpid(), 9)", "sys.exit()"])
-def test_the_process_does_not_outlive_its_parent(end: str, work: str, tmp_path: Path) -> None:
+def test_the_process_does_not_outlive_its_parent(end, work, tmp_path):
     code = f"""
 import os, sys, numpy as np
 from lwexplain.probes.embedding.umap_layout import Options
@@ -121,14 +120,14 @@ print(handle._process.pid, flush=True)
     wait_until(lambda: not running(pid) and not list(tmp_path.iterdir()), 15)
 
 
-def wait_until(holds: Callable[[], bool], seconds: float) -> None:
+def wait_until(holds, seconds):
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
-def running(pid: int) -> bool:
+def running(pid):
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

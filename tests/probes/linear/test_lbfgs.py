@@ -4,13 +4,13 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from lwexplain.probes.linear.lbfgs import Function, minimise
+from lwexplain.probes.linear.lbfgs import minimise
 
 
-def quadratics(problems: list[tuple[torch.Tensor, torch.Tensor]]) -> Function:
+def quadratics(problems):
     """Half the sum of scale x (x - target)^2 for each (scale, target)."""
 
-    def function(running: list[int], points: list[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def function(running, points):
         slopes = [problems[at][0] * (x - problems[at][1]) for at, x in zip(running, points, strict=True)]
         parts = zip(running, points, slopes, strict=True)
         values = [0.5 * (slope * (x - problems[at][1])).sum() + 1 for at, x, slope in parts]
@@ -19,7 +19,7 @@ def quadratics(problems: list[tuple[torch.Tensor, torch.Tensor]]) -> Function:
     return function
 
 
-def test_quadratics_of_any_size_and_shape_are_solved_together() -> None:
+def test_quadratics_of_any_size_and_shape_are_solved_together():
     problems = []
     for rows, decades in ((20, 2.0), (3, 0.5), (1, 0.0), (40, 2.5)):
         scale = torch.logspace(-decades / 2, decades / 2, rows * 2, dtype=torch.float64).view(rows, 2)
@@ -36,11 +36,11 @@ def test_quadratics_of_any_size_and_shape_are_solved_together() -> None:
             torch.testing.assert_close(found.x, alone.x, atol=1e-6, rtol=0)
 
 
-def test_the_minimum_is_scipys() -> None:
+def test_the_minimum_is_scipys():
     generator = torch.Generator().manual_seed(0)
     a = torch.randn(30, 4, generator=generator, dtype=torch.float64)
 
-    def softplus(running: list[int], points: list[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def softplus(running, points):
         x = points[0].detach().requires_grad_()
         value = torch.nn.functional.softplus(a @ x).sum() + 0.05 * x.square().sum()
         return value.detach()[None], [torch.autograd.grad(value, x)[0]]
@@ -55,12 +55,12 @@ def test_the_minimum_is_scipys() -> None:
     assert found.x[:, 0].numpy() == pytest.approx(reference.x, abs=1e-6)
 
 
-def test_a_problem_that_has_ended_is_evaluated_no_more() -> None:
+def test_a_problem_that_has_ended_is_evaluated_no_more():
     easy, hard = (torch.ones(2, 1).double(), torch.ones(2, 1).double()), (torch.logspace(-1, 1, 40).double()[:, None],)
     problems = [(*hard, torch.ones(40, 1).double()), easy]
     seen = []
 
-    def watched(running: list[int], points: list[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def watched(running, points):
         seen.append(list(running))
         return quadratics(problems)(running, points)
 
@@ -70,8 +70,8 @@ def test_a_problem_that_has_ended_is_evaluated_no_more() -> None:
     assert seen[-1] == [0]
 
 
-def test_a_step_too_long_is_halved_even_where_the_value_is_not_a_number() -> None:
-    def barrier(running: list[int], points: list[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+def test_a_step_too_long_is_halved_even_where_the_value_is_not_a_number():
+    def barrier(running, points):
         x = torch.stack(points)
         return (x - x.log()).sum((1, 2)), [1 - 1 / point for point in points]
 
@@ -81,13 +81,13 @@ def test_a_step_too_long_is_halved_even_where_the_value_is_not_a_number() -> Non
         assert float(minimum.x) == pytest.approx(1.0, abs=1e-7)
 
 
-def test_no_convergence_is_said() -> None:
+def test_no_convergence_is_said():
     problem = (torch.logspace(-2, 2, 40).double()[:, None], torch.ones(40, 1).double())
     start, inverse = torch.zeros(40, 1).double(), torch.ones(40, 1).double()
     (cut,) = minimise(quadratics([problem]), [start], [inverse], max_iterations=3)
     assert (cut.converged, cut.iterations) == (False, 3)
 
-    def nowhere(running: list[int], points: list[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def nowhere(running, points):
         values, slopes = quadratics([problem])(running, points)
         return torch.where(points[0].any(), float("nan"), values), slopes
 

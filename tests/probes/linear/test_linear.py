@@ -1,7 +1,6 @@
 """The linear probe solves scikit-learn's logistic regression, and reads test once its C is fixed."""
 
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,18 +10,18 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from lwexplain.errors import ProbeError
-from lwexplain.probes.base import Measurement, Predictions, StageData
+from lwexplain.probes.base import Measurement, Predictions
 from lwexplain.probes.linear import logistic
 from lwexplain.probes.linear.logistic import LogisticLoss
 from lwexplain.probes.linear.probe import GRID, Linear, fit_linear_probe, fit_linear_probes
 from lwexplain.training.distributed import World
 
 
-def measured(stage: StageData, **options) -> list[Measurement | Predictions]:
+def measured(stage, **options):
     return Linear(**options).measure_all([stage])[stage.name]
 
 
-def objective(weight: np.ndarray, bias: np.ndarray, x: np.ndarray, y: np.ndarray, c: float) -> float:
+def objective(weight, bias, x, y, c):
     """Mean cross-entropy + |W|^2 / (2 C N), W (K, D) on standardised x, in float64."""
     logits = x @ weight.T + bias
     top = logits.max(1, keepdims=True)
@@ -30,7 +29,7 @@ def objective(weight: np.ndarray, bias: np.ndarray, x: np.ndarray, y: np.ndarray
     return float(losses.mean() + np.square(weight).sum() / (2 * c * len(y)))
 
 
-def scikit_learns(stage: StageData, c: float) -> tuple[StandardScaler, LogisticRegression]:
+def scikit_learns(stage, c):
     train = stage.features["train"].astype(np.float64)
     scaler = StandardScaler().fit(train)
     reference = LogisticRegression(C=c, tol=1e-10, max_iter=20_000)
@@ -39,7 +38,7 @@ def scikit_learns(stage: StageData, c: float) -> tuple[StandardScaler, LogisticR
 
 @pytest.mark.parametrize("offset", [3.0, 1e4])
 @pytest.mark.parametrize(("c", "dims"), [(1e-3, 12), (1.0, 12), (1e2, 12), (1e-2, 700)])
-def test_loss_weights_and_accuracy_equal_scikit_learns(make_stage, c: float, dims: int, offset: float) -> None:
+def test_loss_weights_and_accuracy_equal_scikit_learns(make_stage, c, dims, offset):
     stage = make_stage(classes=4, dims=dims, spread=3.0, sizes=dict.fromkeys(("train", "val"), (150, 60, 90, 200)))
     stage.features = {split: x * np.logspace(-1, 2, dims).astype("f") + offset for split, x in stage.features.items()}
     probe = fit_linear_probe(stage, (c,))
@@ -59,8 +58,8 @@ def test_loss_weights_and_accuracy_equal_scikit_learns(make_stage, c: float, dim
     )
 
 
-def test_all_stages_and_all_c_at_once_equal_each_alone(make_stage) -> None:
-    def made() -> list[StageData]:
+def test_all_stages_and_all_c_at_once_equal_each_alone(make_stage):
+    def made():
         return [make_stage(f"s{d}", d, dims=d, spread=2.5, seed=d) for d in (2, 40, 9)]
 
     together = made()
@@ -79,11 +78,11 @@ def test_all_stages_and_all_c_at_once_equal_each_alone(make_stage) -> None:
             assert single.loss == pytest.approx(least, rel=1e-6)
 
 
-def test_little_memory_changes_nothing_but_the_reading(make_stage, tmp_path, monkeypatch) -> None:
+def test_little_memory_changes_nothing_but_the_reading(make_stage, tmp_path, monkeypatch):
     cached = []
     make_loss = LogisticLoss.__init__
 
-    def watched(self, *args, **options) -> None:
+    def watched(self, *args, **options):
         cached.append(options["cached"])
         make_loss(self, *args, **options)
 
@@ -116,7 +115,7 @@ class Threads(World):
     meeting: threading.Barrier = field(default_factory=lambda: threading.Barrier(1))
     parts: dict[int, torch.Tensor] = field(default_factory=dict)
 
-    def total(self, tensor: torch.Tensor) -> torch.Tensor:
+    def total(self, tensor):
         self.parts[self.rank] = tensor
         self.meeting.wait(30)
         found = sum(self.parts[rank] for rank in range(self.size))
@@ -124,16 +123,16 @@ class Threads(World):
         return found
 
 
-def test_several_processes_find_what_one_finds(make_stage, monkeypatch) -> None:
-    def made() -> list[StageData]:
+def test_several_processes_find_what_one_finds(make_stage, monkeypatch):
+    def made():
         return [make_stage(f"s{d}", d, dims=d, spread=2.5) for d in (3, 24)]
 
     expected = Linear().measure_all(made())
     first = Threads(0, 3, threading.Barrier(3))
     worlds = {rank: Threads(rank, 3, first.meeting, first.parts) for rank in range(3)}
-    found: dict[int, dict] = {}
+    found = {}
 
-    def work(rank: int) -> None:
+    def work(rank):
         found[rank] = Linear().measure_all(made())
 
     threads = [threading.Thread(target=work, args=(rank,), name=str(rank)) for rank in worlds]
@@ -154,7 +153,7 @@ def test_several_processes_find_what_one_finds(make_stage, monkeypatch) -> None:
                     np.testing.assert_array_equal(row.predicted, other.predicted)
 
 
-def test_rows_and_predictions(make_stage) -> None:
+def test_rows_and_predictions(make_stage):
     stage = make_stage(spread=2.0, sizes=dict.fromkeys(("train", "val", "test"), (20, 30, 5)))
     stage.labels["test"][stage.labels["test"] == 2] = 0
     results = measured(stage)
@@ -178,7 +177,7 @@ def test_rows_and_predictions(make_stage) -> None:
             assert row.value == np.mean(predictions[split].predicted[own] == stage.labels[split][own])
 
 
-def test_c_is_chosen_on_val_ties_to_the_smaller(make_stage) -> None:
+def test_c_is_chosen_on_val_ties_to_the_smaller(make_stage):
     stage = make_stage(spread=3.0)
     probe = fit_linear_probe(stage)
     best = max(probe.accuracies.values())
@@ -186,7 +185,7 @@ def test_c_is_chosen_on_val_ties_to_the_smaller(make_stage) -> None:
     assert list(probe.accuracies) == list(GRID)
 
 
-def test_the_ends_of_the_grid_are_named(make_stage) -> None:
+def test_the_ends_of_the_grid_are_named(make_stage):
     stage = make_stage(spread=3.0)
     chosen = fit_linear_probe(stage).c
     assert measured(stage, grid=[chosen])[0].note == f"C={chosen:g}"
@@ -195,7 +194,7 @@ def test_the_ends_of_the_grid_are_named(make_stage) -> None:
     assert measured(apart, grid=[1.0, 10.0])[0].note == "C=1, smallest C of the grid"
 
 
-def test_test_is_read_once_and_after_the_choice(make_stage) -> None:
+def test_test_is_read_once_and_after_the_choice(make_stage):
     stage = make_stage()
     reads = []
 
@@ -209,7 +208,7 @@ def test_test_is_read_once_and_after_the_choice(make_stage) -> None:
     assert [fitted for split, fitted in reads if split == "test"] == [True]
 
 
-def test_changing_test_changes_nothing_but_test(make_stage) -> None:
+def test_changing_test_changes_nothing_but_test(make_stage):
     one, other = make_stage(spread=2.0), make_stage(spread=2.0)
     other.features["test"] = other.features["test"][::-1] + 5
     first, second = (fit_linear_probe(stage) for stage in (one, other))
@@ -217,7 +216,7 @@ def test_changing_test_changes_nothing_but_test(make_stage) -> None:
     assert torch.equal(first.weight, second.weight)
 
 
-def test_the_fit_is_shared_and_works_as_a_head(make_stage) -> None:
+def test_the_fit_is_shared_and_works_as_a_head(make_stage):
     stage = make_stage()
     measured(stage)
     probe = fit_linear_probe(stage)
@@ -229,13 +228,13 @@ def test_the_fit_is_shared_and_works_as_a_head(make_stage) -> None:
     assert x.grad is not None
 
 
-def test_no_convergence_is_said(make_stage, monkeypatch) -> None:
+def test_no_convergence_is_said(make_stage, monkeypatch):
     monkeypatch.setattr(logistic, "FIRST_ITERATIONS", 1)
     monkeypatch.setattr(logistic, "MAX_ITERATIONS", 1)
     assert measured(make_stage(spread=2.0), grid=[10.0])[0].note == "C=10, not converged"
 
 
-def test_constant_duplicate_and_many_features_are_no_obstacle(make_stage) -> None:
+def test_constant_duplicate_and_many_features_are_no_obstacle(make_stage):
     stage = make_stage(dims=4, spread=1.5)
     reference = fit_linear_probe(stage, (1.0,)).logits(stage.features["val"])
     padded = make_stage(dims=4, spread=1.5)
@@ -250,7 +249,7 @@ def test_constant_duplicate_and_many_features_are_no_obstacle(make_stage) -> Non
     np.testing.assert_allclose(np.exp(frequencies) / np.exp(frequencies).sum(), counts / counts.sum(), atol=1e-3)
 
 
-def test_unusable_data_is_refused_for_its_own_stage_only(make_stage) -> None:
+def test_unusable_data_is_refused_for_its_own_stage_only(make_stage):
     good, no_val, one_class, narrow = (make_stage(name) for name in ("good", "no_val", "one_class", "narrow"))
     del no_val.features["val"]
     one_class.labels["train"][:] = 1
@@ -269,7 +268,7 @@ def test_unusable_data_is_refused_for_its_own_stage_only(make_stage) -> None:
         Linear(grid=[0.0])
 
 
-def direct(loss: LogisticLoss, stage: StageData, weights: torch.Tensor, c: float) -> tuple[torch.Tensor, torch.Tensor]:
+def direct(loss, stage, weights, c):
     """The loss by torch's cross-entropy on turned float64 features, and its gradient by autograd."""
     x = (
         loss.standardise.scale
@@ -285,9 +284,7 @@ def direct(loss: LogisticLoss, stage: StageData, weights: torch.Tensor, c: float
 
 @pytest.mark.parametrize("size", [0.1, 3.0, 300.0])
 @pytest.mark.parametrize("cpu_bytes", [1, 2**20])
-def test_loss_and_gradient_are_those_of_autograd_on_any_axes(
-    make_stage: Callable[..., StageData], monkeypatch, size: float, cpu_bytes: int
-) -> None:
+def test_loss_and_gradient_are_those_of_autograd_on_any_axes(make_stage, monkeypatch, size, cpu_bytes):
     monkeypatch.setattr(logistic, "CPU_BYTES", cpu_bytes)
     stage = make_stage(dims=7, classes=4, sizes={"train": (90, 30, 150, 60)})
     loss = LogisticLoss(stage)
@@ -306,7 +303,7 @@ def test_loss_and_gradient_are_those_of_autograd_on_any_axes(
 
 
 @pytest.mark.parametrize("cached", [True, False])
-def test_a_map_on_raw_features_comes_back_from_new_axes(make_stage, cached: bool) -> None:
+def test_a_map_on_raw_features_comes_back_from_new_axes(make_stage, cached):
     stage = make_stage(dims=7, classes=4)
     turned, new = LogisticLoss(stage, cached=cached), LogisticLoss(stage, cached=cached)
     generator = torch.Generator().manual_seed(2)
@@ -321,7 +318,7 @@ def test_a_map_on_raw_features_comes_back_from_new_axes(make_stage, cached: bool
         torch.testing.assert_close(part, expected, rtol=1e-9, atol=1e-9)
 
 
-def test_the_fit_chosen_from_a_grid_is_as_exact_as_one_of_its_own(make_stage) -> None:
+def test_the_fit_chosen_from_a_grid_is_as_exact_as_one_of_its_own(make_stage):
     stage = make_stage(dims=30, spread=2.5)
     chosen = fit_linear_probe(stage)
     alone = fit_linear_probe(stage, (chosen.c,))
@@ -330,7 +327,7 @@ def test_the_fit_chosen_from_a_grid_is_as_exact_as_one_of_its_own(make_stage) ->
     assert chosen.loss == pytest.approx(alone.loss, rel=1e-6)
 
 
-def test_a_group_is_fitted_once(make_stage) -> None:
+def test_a_group_is_fitted_once(make_stage):
     stages = [make_stage("a"), make_stage("b", dims=3)]
     fit_linear_probes(stages, GRID, World())
     probes = [fit_linear_probe(stage) for stage in stages]
@@ -340,7 +337,7 @@ def test_a_group_is_fitted_once(make_stage) -> None:
 
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("c", [1e-3, 1e-1, 10.0])
-def test_probabilities_equal_scikit_learns_for_two_classes_and_more(make_stage, classes: int, c: float) -> None:
+def test_probabilities_equal_scikit_learns_for_two_classes_and_more(make_stage, classes, c):
     counts = dict.fromkeys(("train", "val"), (90, 60, 50)[:classes])
     stage = make_stage(classes=classes, dims=6, spread=3.0, sizes=counts)
     scaler, reference = scikit_learns(stage, c)
@@ -350,7 +347,7 @@ def test_probabilities_equal_scikit_learns_for_two_classes_and_more(make_stage, 
 
 
 @pytest.mark.parametrize("value", [0.0, 3.7, 1e30])
-def test_a_stage_that_does_not_vary_guesses_and_takes_nothing_from_the_others(make_stage, value: float) -> None:
+def test_a_stage_that_does_not_vary_guesses_and_takes_nothing_from_the_others(make_stage, value):
     stages = [make_stage("alive", 1), make_stage("constant", 2), make_stage("broken", 3)]
     alone = [row for row in Linear().measure_all([make_stage("alive", 1)])["alive"] if isinstance(row, Measurement)]
     for split, x in stages[1].features.items():

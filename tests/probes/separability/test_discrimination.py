@@ -13,7 +13,7 @@ from lwexplain.probes.separability.discrimination import generalized_discriminat
 from lwexplain.probes.subsample import class_order
 
 
-def direct(z: np.ndarray, y: np.ndarray) -> float:
+def direct(z, y):
     d, classes = cdist(z, z), np.unique(y)
     inside = []
     for k in classes:
@@ -23,19 +23,19 @@ def direct(z: np.ndarray, y: np.ndarray) -> float:
     return (np.mean(inside) - np.mean(between)) / math.sqrt(z.shape[1])
 
 
-def left(x: np.ndarray, group: np.ndarray) -> list[np.ndarray]:
+def left(x, group):
     """The samples without each group."""
     return [x[group != g] for g in range(GROUPS)]
 
 
-def measured(x: np.ndarray, y: np.ndarray, memory_bytes: int = 2**29):
+def measured(x, y, memory_bytes=2**29):
     order = class_order(y, GROUPS)
     return generalized_discrimination_value(torch.from_numpy(x[order]), np.bincount(y).tolist(), memory_bytes)
 
 
 @pytest.mark.parametrize("block_bytes", [8, 1000, 2**22])
 @pytest.mark.parametrize("counts", [(14, 9, 31), (3, 12), (4, 4, 4, 25)])
-def test_value_and_interval_equal_the_direct_ones(monkeypatch, counts: tuple[int, ...], block_bytes: int) -> None:
+def test_value_and_interval_equal_the_direct_ones(monkeypatch, counts, block_bytes):
     monkeypatch.setattr(distances, "BLOCK_BYTES", block_bytes)
     rng = np.random.default_rng(len(counts))
     y = rng.permutation(np.repeat(np.arange(len(counts)), counts))
@@ -52,12 +52,12 @@ def test_value_and_interval_equal_the_direct_ones(monkeypatch, counts: tuple[int
     assert note == ""
 
 
-def test_two_classes_that_are_points_reach_minus_one() -> None:
+def test_two_classes_that_are_points_reach_minus_one():
     x = np.repeat([[0.0, 5.0, 1.0], [2.0, 4.0, -1.0]], 10, axis=0)
     assert measured(x, np.repeat([0, 1], 10))[0] == pytest.approx(-1.0, abs=1e-9)
 
 
-def test_random_labels_are_at_zero_within_the_interval() -> None:
+def test_random_labels_are_at_zero_within_the_interval():
     rng = np.random.default_rng(1)
     value, low, high, _ = measured(rng.normal(size=(1500, 20)), rng.integers(0, 2, 1500))
     assert value == pytest.approx(0.0, abs=5e-3)
@@ -65,7 +65,7 @@ def test_random_labels_are_at_zero_within_the_interval() -> None:
     assert high - low < 0.01
 
 
-def test_constant_features_small_classes_and_little_memory_are_noted() -> None:
+def test_constant_features_small_classes_and_little_memory_are_noted():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(9, 3))
     y = np.array([0, 0, 0, 0, 1, 1, 1, 1, 2])

@@ -11,7 +11,7 @@ from lwexplain.probes.separability import distance_distributions
 from lwexplain.probes.separability.distance_distributions import DistanceDistributions
 
 
-def direct(x: np.ndarray, y: np.ndarray) -> list[float]:
+def direct(x, y):
     d, statistics = cdist(x, x), []
     for k in np.unique(y):
         inside = d[np.ix_(y == k, y == k)]
@@ -20,7 +20,7 @@ def direct(x: np.ndarray, y: np.ndarray) -> list[float]:
     return statistics
 
 
-def measured(x: np.ndarray, counts: list[int]) -> list[float]:
+def measured(x, counts):
     rows = torch.from_numpy(x)
     distributions = DistanceDistributions(rows, counts, memory_bytes=0)
     for at, d2 in squared_distance_blocks(rows):
@@ -28,7 +28,7 @@ def measured(x: np.ndarray, counts: list[int]) -> list[float]:
     return distributions.statistics()
 
 
-def features(kind: str, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def features(kind, y, rng):
     x = rng.normal(size=(len(y), 3)) + 0.3 * y[:, None]
     if kind == "whole numbers":
         return np.round(x)
@@ -61,7 +61,7 @@ def features(kind: str, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         "heavy tails",
     ],
 )
-def test_statistics_equal_those_of_all_distances(monkeypatch, kind: str, few: tuple[int, int]) -> None:
+def test_statistics_equal_those_of_all_distances(monkeypatch, kind, few):
     monkeypatch.setattr(distance_distributions, "FEWEST_COLLECTED", few[0])
     monkeypatch.setattr(distance_distributions, "FEWEST_BINS", few[1])
     monkeypatch.setattr(distance_distributions, "DISTANCES_PER_BIN", 1000)
@@ -71,12 +71,12 @@ def test_statistics_equal_those_of_all_distances(monkeypatch, kind: str, few: tu
         np.testing.assert_allclose(measured(x, counts), direct(x, y), rtol=1e-9, atol=1e-12)
 
 
-def test_few_distances_are_collected(monkeypatch) -> None:
+def test_few_distances_are_collected(monkeypatch):
     """Where the supremum is takes one look into one distance in twenty at most."""
-    collected: list[int] = []
+    collected = []
     difference = distance_distributions.Collection.difference
 
-    def counted(self, *arguments) -> float:
+    def counted(self, *arguments):
         collected.append(sum(map(len, self.inside + self.outside)))
         return difference(self, *arguments)
 

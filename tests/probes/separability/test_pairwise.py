@@ -8,17 +8,17 @@ from sklearn.metrics import silhouette_samples
 
 from lwexplain.probes import copies, distances
 from lwexplain.probes.base import StageData
-from lwexplain.probes.separability.pairwise import PairwiseIndices, pairwise_indices, sorted_samples
+from lwexplain.probes.separability.pairwise import pairwise_indices, sorted_samples
 
 
-def measured(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, PairwiseIndices]:
+def measured(x, y):
     """Positions of the samples, and their indices."""
     stage = StageData("s", 1, {"val": x}, {"val": y}, [str(k) for k in range(max(y) + 1)])
     samples = sorted_samples(stage, "val")
     return samples.positions, pairwise_indices(stage, "val", samples)
 
 
-def share_of_own(d: np.ndarray, y: np.ndarray, i: int, k: int) -> float:
+def share_of_own(d, y, i, k):
     """Expected share of the own class when equally near samples are put in random order, by its definition."""
     others = np.delete(np.arange(len(y)), i)
     to_others, same = d[i, others].round(9), y[others] == y[i]
@@ -29,7 +29,7 @@ def share_of_own(d: np.ndarray, y: np.ndarray, i: int, k: int) -> float:
 
 @pytest.mark.parametrize("block_bytes", [8, 2000, 2**22])
 @pytest.mark.parametrize("kind", ["normal", "grid", "copies", "few"])
-def test_indices_equal_the_references(monkeypatch, kind: str, block_bytes: int) -> None:
+def test_indices_equal_the_references(monkeypatch, kind, block_bytes):
     monkeypatch.setattr(distances, "BLOCK_BYTES", block_bytes)
     rng = np.random.default_rng(len(kind))
     y = rng.permutation(np.repeat(np.arange(4), [17, 8, 30, 1] if kind != "few" else [3, 1, 2, 2]))
@@ -58,7 +58,7 @@ def test_indices_equal_the_references(monkeypatch, kind: str, block_bytes: int) 
     np.testing.assert_allclose(got.margin[:, 0], margins, rtol=1e-6, atol=1e-12)
 
 
-def test_samples_without_any_difference_share_in_proportion() -> None:
+def test_samples_without_any_difference_share_in_proportion():
     _, got = measured(np.zeros((20, 3)), np.repeat([0, 1], [15, 5]))
     torch.testing.assert_close(got.agreement[:, 0], torch.tensor([14 / 19] * 15 + [4 / 19] * 5, dtype=torch.float64))
     torch.testing.assert_close(got.purity, got.agreement, equal_nan=True)
@@ -67,7 +67,7 @@ def test_samples_without_any_difference_share_in_proportion() -> None:
     assert got.dsi == [0.0, 0.0]
 
 
-def test_classes_far_apart_are_at_the_upper_bounds() -> None:
+def test_classes_far_apart_are_at_the_upper_bounds():
     x = np.random.default_rng(0).normal(size=(60, 3))
     y = np.repeat([0, 1, 2], 20)
     x[:, 0] += 1e6 * y
@@ -78,7 +78,7 @@ def test_classes_far_apart_are_at_the_upper_bounds() -> None:
     assert got.dsi == [1.0, 1.0, 1.0]
 
 
-def test_the_margin_knows_no_scale_and_is_positive_where_the_nearest_sample_agrees() -> None:
+def test_the_margin_knows_no_scale_and_is_positive_where_the_nearest_sample_agrees():
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(80, 3)), rng.integers(0, 3, 80)
     _, got = measured(x, y)

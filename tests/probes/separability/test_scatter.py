@@ -20,7 +20,7 @@ from lwexplain.probes.separability.scatter import (
 )
 
 
-def scatter_of(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def scatter_of(x, y):
     """Sw and Sb as in He and Su 2023, divided by N."""
     within = between = np.zeros((x.shape[1],) * 2)
     for k in np.unique(y):
@@ -29,26 +29,26 @@ def scatter_of(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return within / len(x), between / len(x)
 
 
-def fisher(x: np.ndarray, y: np.ndarray) -> float:
+def fisher(x, y):
     within, between = scatter_of(x, y)
     return np.trace(between) / np.trace(within)
 
 
-def fisher_of_class(x: np.ndarray, y: np.ndarray, k: int) -> float:
+def fisher_of_class(x, y, k):
     own = x[y == k]
     return len(own) * ((own.mean(0) - x.mean(0)) ** 2).sum() / ((own - own.mean(0)) ** 2).sum()
 
 
-def law(x: np.ndarray, y: np.ndarray) -> float:
+def law(x, y):
     within, between = scatter_of(x, y)
     return np.trace(within @ np.linalg.pinv(between, rcond=1e-10, hermitian=True))
 
 
-def stage_of(x: np.ndarray, y: np.ndarray) -> StageData:
+def stage_of(x, y):
     return StageData("s", 1, {"val": x}, {"val": y}, [str(k) for k in range(max(y) + 1)])
 
 
-def blobs(counts: tuple[int, ...], dims: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def blobs(counts, dims, seed):
     rng = np.random.default_rng(seed)
     y = rng.permutation(np.repeat(np.arange(len(counts)), counts))
     centres = rng.normal(size=(len(counts), dims))
@@ -60,14 +60,14 @@ CASES = [((13, 22, 30), 5), ((15, 11), 1), ((20, 31, 14, 12, 19, 12), 3)]  # the
 
 @pytest.mark.parametrize(("counts", "dims"), CASES)
 @pytest.mark.parametrize("block_bytes", [64, 2**20])
-def test_values_and_intervals_equal_the_references(monkeypatch, counts, dims: int, block_bytes: int) -> None:
+def test_values_and_intervals_equal_the_references(monkeypatch, counts, dims, block_bytes):
     monkeypatch.setattr(splits, "BLOCK_BYTES", block_bytes)
     x, y = blobs(counts, dims, seed=dims)
     stage = stage_of(x, y)
     moments, spread = moments_of(stage, "val"), class_spread(stage, "val")
     kept = [jackknife_groups(y, GROUPS) != g for g in range(GROUPS)]
 
-    def check(got: tuple, function, *arguments) -> None:
+    def check(got, function, *arguments):
         expected = function(x, y, *arguments)
         assert got[0] == pytest.approx(expected, rel=1e-6)
         replicates = [function(x[part], y[part], *arguments) for part in kept]
@@ -94,7 +94,7 @@ def test_values_and_intervals_equal_the_references(monkeypatch, counts, dims: in
         assert float(ratios[k, m]) == pytest.approx(davies_bouldin_score(x[two], y[two]), rel=1e-6)
 
 
-def test_the_ratio_of_all_is_the_mean_of_the_classes_weighted_by_their_scatter() -> None:
+def test_the_ratio_of_all_is_the_mean_of_the_classes_weighted_by_their_scatter():
     x, y = blobs((20, 9, 31), 4, seed=0)
     stage = stage_of(x, y)
     moments, spread = moments_of(stage, "val"), class_spread(stage, "val")
@@ -103,7 +103,7 @@ def test_the_ratio_of_all_is_the_mean_of_the_classes_weighted_by_their_scatter()
     assert np.average(ratios, weights=weights) == pytest.approx(scatter_indices(moments)["fisher_ratio"][0], rel=1e-9)
 
 
-def test_only_the_closest_pairs_are_kept() -> None:
+def test_only_the_closest_pairs_are_kept():
     x, y = blobs((9, 8, 7, 12), 3, seed=4)
     stage = stage_of(x, y)
     moments, spread = moments_of(stage, "val"), class_spread(stage, "val")
@@ -113,7 +113,7 @@ def test_only_the_closest_pairs_are_kept() -> None:
     assert closest_pairs(moments, spread, 2).tolist() == pairs[closest].tolist()
 
 
-def test_the_separation_law_of_means_in_a_line_takes_one_direction() -> None:
+def test_the_separation_law_of_means_in_a_line_takes_one_direction():
     """The between-class scatter then has rank 1: the trace is the spread along the line over that of the means."""
     rng = np.random.default_rng(0)
     y = np.repeat([0, 1, 2], 50)
@@ -124,11 +124,11 @@ def test_the_separation_law_of_means_in_a_line_takes_one_direction() -> None:
     assert value == pytest.approx((noise[:, 0] ** 2).mean() / (9 * 2 / 3), rel=1e-9)
 
 
-def test_points_coinciding_means_and_constants_have_the_limits_of_the_ratios() -> None:
+def test_points_coinciding_means_and_constants_have_the_limits_of_the_ratios():
     points = np.repeat([[0.1, 5.3], [2.2, 4.7]], [7, 11], axis=0)
     y = np.repeat([0, 1], [7, 11])
 
-    def values(x: np.ndarray) -> tuple[float, float, float, float, float]:
+    def values(x):
         stage = stage_of(x, y)
         moments, spread = moments_of(stage, "val"), class_spread(stage, "val")
         pairs = closest_pairs(moments, spread, 9)

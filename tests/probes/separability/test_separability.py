@@ -13,7 +13,7 @@ from sklearn.metrics import calinski_harabasz_score, davies_bouldin_score, silho
 
 from lwexplain.errors import ProbeError
 from lwexplain.probes import distances, subsample
-from lwexplain.probes.base import Measurement, StageData, checked_results
+from lwexplain.probes.base import StageData, checked_results
 from lwexplain.probes.scatter_ratio import UNCERTAIN
 from lwexplain.probes.separability.probe import MOST_PAIRS, Separability
 
@@ -21,7 +21,7 @@ OF_SAMPLES = ["separability_index", "knn_purity", "silhouette", "hypothesis_marg
 OF_ALL = [*OF_SAMPLES, "gdv", "fisher_ratio", "calinski_harabasz", "separation_law", "davies_bouldin"]
 
 
-def rows_of(x: np.ndarray, y: np.ndarray, classes: int | None = None, **fields) -> dict[tuple, Measurement]:
+def rows_of(x, y, classes=None, **fields):
     """Rows by metric and class; class_ is None for all samples together."""
     names = [str(k) for k in range(classes or int(max(y)) + 1)]
     stage = StageData("s", 1, {"val": x}, {"val": np.asarray(y)}, names, **fields)
@@ -30,18 +30,18 @@ def rows_of(x: np.ndarray, y: np.ndarray, classes: int | None = None, **fields) 
     return {(row.metric, row.class_): row for row in rows}
 
 
-def without_uncertain(note: str) -> str:
+def without_uncertain(note):
     """A note less what depends on the order of the samples, which are dealt into jackknife groups by it."""
     return note.replace(UNCERTAIN, "")
 
 
-def near(value: float, rel: float = 1e-6):
+def near(value, rel=1e-6):
     return pytest.approx(value, rel=rel, abs=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("block_bytes", [8 * 100 * 7, 2**25])
-def test_values_equal_the_references(make_stage, monkeypatch, seed: int, block_bytes: int) -> None:
+def test_values_equal_the_references(make_stage, monkeypatch, seed, block_bytes):
     monkeypatch.setattr(distances, "BLOCK_BYTES", block_bytes)
     stage = make_stage(seed=seed, classes=2 + seed, dims=3 + 4 * seed, spread=1.5 + seed)
     x, y = stage.features["val"].astype(np.float64), stage.labels["val"]
@@ -66,7 +66,7 @@ def test_values_equal_the_references(make_stage, monkeypatch, seed: int, block_b
     assert got["dsi", None].value == near(np.mean(statistics))
 
 
-def test_there_is_a_row_for_all_samples_each_class_and_each_pair(make_stage) -> None:
+def test_there_is_a_row_for_all_samples_each_class_and_each_pair(make_stage):
     stage = make_stage(classes=3)
     rows = Separability().measure(stage)
     counts = Counter(row.metric for row in rows)
@@ -98,7 +98,7 @@ def test_there_is_a_row_for_all_samples_each_class_and_each_pair(make_stage) -> 
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**31), st.integers(2, 5), st.integers(1, 6), st.floats(-10, 10), st.floats(1e-3, 1e3))
-def test_neither_order_nor_shift_nor_scale_matter(seed: int, k: int, dims: int, shift: float, scale: float) -> None:
+def test_neither_order_nor_shift_nor_scale_matter(seed, k, dims, shift, scale):
     rng = np.random.default_rng(seed)
     y = np.concatenate([np.full(2 + rng.integers(8), c) for c in range(k)])
     x = rng.normal(size=(len(y), dims)) + y[:, None]
@@ -111,7 +111,7 @@ def test_neither_order_nor_shift_nor_scale_matter(seed: int, k: int, dims: int, 
         assert without_uncertain(second[key].note) == without_uncertain(row.note)
 
 
-def test_two_classes_that_are_points_are_perfectly_separated() -> None:
+def test_two_classes_that_are_points_are_perfectly_separated():
     got = rows_of(np.repeat([[0.0, 5.0, 1.0], [2.0, 4.0, -1.0]], 10, axis=0), np.repeat([0, 1], 10))
     assert got["separability_index", None].value == 1.0
     assert 0.6 < got["separability_index", None].low < 0.8
@@ -129,7 +129,7 @@ def test_two_classes_that_are_points_are_perfectly_separated() -> None:
         assert "coincide" in got["fisher_ratio", key].note
 
 
-def test_random_labels_are_not_separated() -> None:
+def test_random_labels_are_not_separated():
     rng = np.random.default_rng(1)
     got = rows_of(rng.normal(size=(1500, 20)), rng.integers(0, 2, 1500))
     assert got["separability_index", None].value == pytest.approx(0.5, abs=0.05)
@@ -140,7 +140,7 @@ def test_random_labels_are_not_separated() -> None:
     assert got["fisher_ratio", None].value < 5e-3
 
 
-def test_features_that_do_not_vary_have_values_or_say_why_not() -> None:
+def test_features_that_do_not_vary_have_values_or_say_why_not():
     got = rows_of(np.full((4, 3), 3.7, dtype=np.float32), np.array([0, 0, 0, 1]))
     assert got["separability_index", None].value == pytest.approx((3 * 2 / 3 + 0) / 4)
     assert got["gdv", None].value == got["silhouette", None].value == got["dsi", None].value == 0.0
@@ -151,7 +151,7 @@ def test_features_that_do_not_vary_have_values_or_say_why_not() -> None:
         assert got[metric, None].note == "undefined: the features do not vary"
 
 
-def test_a_class_of_one_sample_is_noted() -> None:
+def test_a_class_of_one_sample_is_noted():
     x = np.random.default_rng(0).normal(size=(9, 3))
     y = np.array([0, 0, 0, 0, 1, 1, 1, 1, 2])
     got = rows_of(x, y)
@@ -171,7 +171,7 @@ def test_a_class_of_one_sample_is_noted() -> None:
     assert got["fisher_ratio", None].low is None
 
 
-def test_classes_without_a_sample_are_left_out_with_a_note(make_stage) -> None:
+def test_classes_without_a_sample_are_left_out_with_a_note(make_stage):
     stage = make_stage(seed=2)
     x, y = stage.features["val"], stage.labels["val"]
     plain, spaced = rows_of(x, y), rows_of(x, 2 * y, classes=8)
@@ -183,7 +183,7 @@ def test_classes_without_a_sample_are_left_out_with_a_note(make_stage) -> None:
     assert spaced["fisher_ratio", "2 | 4"].value == plain["fisher_ratio", "1 | 2"].value
 
 
-def test_a_sub_sample_is_noted_where_distances_are_taken(make_stage, monkeypatch) -> None:
+def test_a_sub_sample_is_noted_where_distances_are_taken(make_stage, monkeypatch):
     monkeypatch.setattr(subsample, "PAIRWISE_SAMPLES", 40)
     stage = make_stage(seed=4)
     rows = Separability().measure(stage)
@@ -197,7 +197,7 @@ def test_a_sub_sample_is_noted_where_distances_are_taken(make_stage, monkeypatch
     assert rows == again
 
 
-def test_of_many_classes_the_closest_pairs_have_rows() -> None:
+def test_of_many_classes_the_closest_pairs_have_rows():
     rng = np.random.default_rng(0)
     y = np.repeat(np.arange(21), 4)
     got = rows_of(rng.normal(size=(84, 3)) + y[:, None], y)
@@ -218,19 +218,19 @@ def test_of_many_classes_the_closest_pairs_have_rows() -> None:
         (np.ones(3), [0, 1, 1], 2, r"shape \(3,\)"),
     ],
 )
-def test_unusable_data_is_refused(features, labels, classes: int, message: str) -> None:
+def test_unusable_data_is_refused(features, labels, classes, message):
     with pytest.raises(ProbeError, match=message):
         rows_of(features, np.array(labels, dtype=np.int64), classes)
 
 
-def test_a_missing_split_is_named(make_stage) -> None:
+def test_a_missing_split_is_named(make_stage):
     with pytest.raises(ProbeError, match="no features for split 'ood'; present: train, val, test"):
         Separability(split="ood").measure(make_stage())
 
 
 @pytest.mark.parametrize("times", [2, 3])
 @pytest.mark.parametrize("scale", [1.0, 1e6, 1e-6])
-def test_copies_say_nothing_of_random_labels(times: int, scale: float) -> None:
+def test_copies_say_nothing_of_random_labels(times, scale):
     rng = np.random.default_rng(0)
     x, y = scale * rng.normal(size=(300, 5)), np.arange(300) % 3
     again = np.tile(np.arange(120), times - 1)
@@ -244,7 +244,7 @@ def test_copies_say_nothing_of_random_labels(times: int, scale: float) -> None:
         assert alone[metric, None].note == ("k=10" if metric == "knn_purity" else "")
 
 
-def test_copies_of_other_labels_are_no_neighbours_of_each_other() -> None:
+def test_copies_of_other_labels_are_no_neighbours_of_each_other():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(600, 5)), rng.integers(0, 3, 600)
     other = (y[:200] + 1) % 3
@@ -255,7 +255,7 @@ def test_copies_of_other_labels_are_no_neighbours_of_each_other() -> None:
     assert found["separability_index", None].n == 800  # one of each label
 
 
-def test_the_reason_of_an_undefined_index_is_the_true_one() -> None:
+def test_the_reason_of_an_undefined_index_is_the_true_one():
     x = np.random.default_rng(0).normal(size=(3, 5))
     single = rows_of(x, np.array([0, 1, 2]))
     assert math.isnan(single["calinski_harabasz", None].value)

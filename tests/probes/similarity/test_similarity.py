@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import pdist, squareform
 
 from lwexplain.errors import ProbeError
-from lwexplain.probes.base import PROBES, Measurement, StageData
+from lwexplain.probes.base import PROBES, StageData
 from lwexplain.probes.jackknife import jackknife_groups
 from lwexplain.probes.similarity import hsic
 from lwexplain.probes.similarity.probe import Similarity, similarity_matrix
 
 
-def direct_hsic(k: np.ndarray, l: np.ndarray) -> float:  # noqa: E741
+def direct_hsic(k, l):  # noqa: E741
     """HSIC_1 (Song et al. 2012, eq. 5), term by term."""
     n, ones = len(k), np.ones(len(k))
     k, l = k - np.diag(np.diag(k)), l - np.diag(np.diag(l))  # noqa: E741
@@ -25,20 +25,20 @@ def direct_hsic(k: np.ndarray, l: np.ndarray) -> float:  # noqa: E741
     return (first + second - third) / (n * (n - 3))
 
 
-def direct_cka(k: np.ndarray, l: np.ndarray) -> float:  # noqa: E741
+def direct_cka(k, l):  # noqa: E741
     return direct_hsic(k, l) / math.sqrt(direct_hsic(k, k) * direct_hsic(l, l))
 
 
-def linear(x: np.ndarray) -> np.ndarray:
+def linear(x):
     return x.astype(np.float64) @ x.astype(np.float64).T
 
 
-def rbf(x: np.ndarray, bandwidth: float = 0.8) -> np.ndarray:
+def rbf(x, bandwidth=0.8):
     distances = pdist(x.astype(np.float64))
     return np.exp(-(squareform(distances) ** 2) / (2 * (bandwidth * np.median(distances)) ** 2))
 
 
-def related_features(seed: int = 0, n: int = 90, widths: tuple[int, ...] = (4, 7, 5)) -> list[np.ndarray]:
+def related_features(seed=0, n=90, widths=(4, 7, 5)):
     """Features that share some directions, with a large mean."""
     rng = np.random.default_rng(seed)
     shared = rng.normal(size=(n, 3))
@@ -46,7 +46,7 @@ def related_features(seed: int = 0, n: int = 90, widths: tuple[int, ...] = (4, 7
     return [x.astype(np.float32) for x in mixed]
 
 
-def stages_of(features: list[np.ndarray], **fields) -> list[StageData]:
+def stages_of(features, **fields):
     labels = np.arange(len(features[0])) % 3
     return [
         StageData(f"s{i}", i, {"val": x}, {"val": labels}, ["a", "b", "c"], **fields)
@@ -54,13 +54,13 @@ def stages_of(features: list[np.ndarray], **fields) -> list[StageData]:
     ]
 
 
-def rows_of(stages: list[StageData], metric: str, **options) -> dict[tuple[str, str], Measurement]:
+def rows_of(stages, metric, **options):
     found = Similarity(**options).measure_all(stages)
     return {(name, row.class_): row for name, rows in found.items() for row in rows if row.metric == metric}
 
 
 @pytest.mark.parametrize(("metric", "kernel"), [("cka_linear", linear), ("cka_rbf", rbf)])
-def test_every_pair_equals_the_definition_by_full_matrices(metric: str, kernel) -> None:
+def test_every_pair_equals_the_definition_by_full_matrices(metric, kernel):
     features = related_features()
     rows = rows_of(stages_of(features), metric)
     assert len(rows) == 9
@@ -71,13 +71,13 @@ def test_every_pair_equals_the_definition_by_full_matrices(metric: str, kernel) 
             assert row.n == 90
 
 
-def test_a_stage_is_as_similar_to_itself_as_can_be() -> None:
+def test_a_stage_is_as_similar_to_itself_as_can_be():
     for metric in ("cka_linear", "cka_rbf"):
         rows = rows_of(stages_of(related_features()), metric)
         assert all(rows[s, s].value == pytest.approx(1, abs=1e-12) for s in ("s1", "s2", "s3"))
 
 
-def test_the_jackknife_leaves_out_a_tenth_of_each_class() -> None:
+def test_the_jackknife_leaves_out_a_tenth_of_each_class():
     x, y = related_features(widths=(4, 6))
     stages = stages_of([x, y])
     row = rows_of(stages, "cka_linear")["s1", "s2"]
@@ -91,9 +91,7 @@ def test_the_jackknife_leaves_out_a_tenth_of_each_class() -> None:
 
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10**6), block=st.integers(1, 3000), scale=st.floats(1e-2, 1e2), shift=st.floats(-50, 50))
-def test_rotation_scale_shift_order_and_block_size_do_not_matter(
-    seed: int, block: int, scale: float, shift: float
-) -> None:
+def test_rotation_scale_shift_order_and_block_size_do_not_matter(seed, block, scale, shift):
     rng = np.random.default_rng(seed)
     x, y = (each.astype(np.float64) for each in related_features(seed, 40, (4, 5)))
     order, rotation = rng.permutation(40), np.linalg.qr(rng.normal(size=(4, 4)))[0]
@@ -104,7 +102,7 @@ def test_rotation_scale_shift_order_and_block_size_do_not_matter(
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
-def test_independent_features_have_no_similarity_however_wide_they_are() -> None:
+def test_independent_features_have_no_similarity_however_wide_they_are():
     found = []
     for seed in range(40):
         rng = np.random.default_rng(seed)
@@ -116,7 +114,7 @@ def test_independent_features_have_no_similarity_however_wide_they_are() -> None
     assert np.min(found) < 0
 
 
-def test_the_rbf_kernel_is_taken_of_a_stratified_sub_sample_and_says_so() -> None:
+def test_the_rbf_kernel_is_taken_of_a_stratified_sub_sample_and_says_so():
     features = related_features(n=300, widths=(3, 4))
     stages = stages_of(features)
     rows = rows_of(stages, "cka_rbf", samples=60)
@@ -128,7 +126,7 @@ def test_the_rbf_kernel_is_taken_of_a_stratified_sub_sample_and_says_so() -> Non
     assert rows_of(stages, "cka_linear", samples=60)["s1", "s2"].n == 300
 
 
-def test_stages_too_wide_for_the_memory_lose_the_interval_and_then_the_exact_value() -> None:
+def test_stages_too_wide_for_the_memory_lose_the_interval_and_then_the_exact_value():
     features = related_features(n=300, widths=(4, 60))
     narrow = rows_of(stages_of(features, memory_bytes=300_000), "cka_linear")
     assert narrow["s1", "s1"].low is not None
@@ -143,7 +141,7 @@ def test_stages_too_wide_for_the_memory_lose_the_interval_and_then_the_exact_val
     assert row.value == pytest.approx(narrow["s1", "s2"].value, abs=0.25)
 
 
-def test_the_sub_sampled_linear_value_is_that_of_the_sub_sample() -> None:
+def test_the_sub_sampled_linear_value_is_that_of_the_sub_sample():
     x, y = related_features(n=24, widths=(4, 60))
     row = rows_of(stages_of([x, y], memory_bytes=80_000), "cka_linear")["s2", "s1"]
     assert row.n == 24
@@ -151,7 +149,7 @@ def test_the_sub_sampled_linear_value_is_that_of_the_sub_sample() -> None:
     assert row.value == pytest.approx(direct_cka(linear(x), linear(y)), rel=1e-6)
 
 
-def test_features_that_do_not_vary_have_no_similarity() -> None:
+def test_features_that_do_not_vary_have_no_similarity():
     features = [*related_features(widths=(4,)), np.full((90, 3), 0.1, dtype=np.float32)]
     for metric in ("cka_linear", "cka_rbf"):
         rows = rows_of(stages_of(features), metric)
@@ -162,14 +160,14 @@ def test_features_that_do_not_vary_have_no_similarity() -> None:
             assert rows[pair].low is None
 
 
-def test_samples_that_are_all_equally_far_apart_have_no_similarity() -> None:
+def test_samples_that_are_all_equally_far_apart_have_no_similarity():
     for metric in ("cka_linear", "cka_rbf"):
         row = rows_of(stages_of([np.eye(30), *related_features(n=30, widths=(4,))]), metric)["s1", "s2"]
         assert math.isnan(row.value)
         assert "equally far apart" in row.note
 
 
-def test_two_runs_are_compared_stage_by_stage() -> None:
+def test_two_runs_are_compared_stage_by_stage():
     first, second = related_features(1, widths=(3, 4)), related_features(1, widths=(5, 6, 7))
     of_linear, of_rbf = similarity_matrix(first, second)
     assert of_linear.shape == of_rbf.shape == (2, 3)
@@ -179,7 +177,7 @@ def test_two_runs_are_compared_stage_by_stage() -> None:
             assert of_rbf[i, j] == pytest.approx(direct_cka(rbf(x), rbf(y)), rel=1e-6)
 
 
-def test_what_does_not_fit_together_is_refused() -> None:
+def test_what_does_not_fit_together_is_refused():
     stages = stages_of(related_features())
     stages[1].labels["val"] = stages[1].labels["val"][::-1].copy()
     with pytest.raises(ProbeError, match="do not hold the same val samples"):
@@ -194,11 +192,11 @@ def test_what_does_not_fit_together_is_refused() -> None:
         Similarity(bandwidth=0)
 
 
-def test_the_probe_is_registered() -> None:
+def test_the_probe_is_registered():
     assert isinstance(PROBES.create("similarity"), Similarity)
 
 
-def test_a_stage_with_values_that_are_not_finite_takes_nothing_from_the_others(make_stage) -> None:
+def test_a_stage_with_values_that_are_not_finite_takes_nothing_from_the_others(make_stage):
     stages = [make_stage(f"s{depth}", depth) for depth in (1, 2, 3)]
     expected = Similarity().measure_all([stages[0], stages[2]])
     stages[1].features["val"][5, 0] = np.inf
