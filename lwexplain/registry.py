@@ -12,6 +12,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -47,6 +48,22 @@ class Registry:
             return factory
 
         return add
+
+    @contextmanager
+    def temporary(self) -> Iterator["Registry"]:
+        """A ``with`` block whose end gives the registry back as it was, whatever was registered in between.
+
+        Within the block the installed packages are asked anew for what they offer.
+        """
+        self._load()
+        before = self._factories, self._third_party, self._origins
+        self._factories, self._third_party, self._origins = dict(before[0]), list(before[1]), dict(before[2])
+        self._loaded = False
+        try:
+            yield self
+        finally:
+            self._factories, self._third_party, self._origins = before
+            self._loaded = True
 
     def names(self) -> list[str]:
         """All names in alphabetical order, third-party ones included."""

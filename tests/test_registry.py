@@ -104,6 +104,40 @@ def test_a_name_cannot_be_taken_twice(registry):
         registry.register("apple")(lambda: None)
 
 
+def test_a_temporary_registry_is_given_back_as_it_was(registry):
+    def use_and_fail():
+        with registry.temporary() as same:
+            assert same is registry
+            registry.register("pear")(lambda: "a pear")
+            assert registry.create("pear") == "a pear"
+            assert registry.names() == ["apple", "pear"]
+            raise RuntimeError("whatever happens")
+
+    with pytest.raises(RuntimeError, match="whatever happens"):
+        use_and_fail()
+    assert registry.names() == ["apple"]
+    assert registry.create("apple", 1) == (1, "red")
+
+
+def test_a_temporary_registry_asks_installed_packages_anew_and_forgets_them(monkeypatch, registry):
+    class Point:
+        name = "cherry"
+        value = "fruits:Cherry"
+
+        def load(self):
+            return lambda: "a cherry"
+
+    registry.group = "fruits"
+    assert registry.names() == ["apple"]
+    monkeypatch.setattr(registry_module, "entry_points", lambda group: [Point()])
+    with registry.temporary():
+        assert registry.third_party() == ["cherry"]
+        assert registry.origin("cherry")[0] == "fruits:Cherry"
+    assert registry.names() == ["apple"]
+    assert registry.third_party() == []
+    assert registry.origin("cherry") is None
+
+
 def test_summary_is_the_first_line_of_the_docstring(registry):
     assert registry.summary("apple") == "A round fruit."
     assert list(registry) == ["apple"]

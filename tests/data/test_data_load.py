@@ -192,17 +192,16 @@ def test_a_source_that_cannot_be_used_is_refused(bad, message):
 def test_a_data_set_is_added_by_registering_a_function():
     name = "registered by a test"
 
-    @DATASETS.register(name)
     def mine(config, *, count=12):
         return source(count)
 
-    try:
+    with DATASETS.temporary():
+        DATASETS.register(name)(mine)
         data = load_data(DataConfig(name=name, options={"count": 20}), 0)
         assert len(data.train) + len(data.val) + len(data.test) == 20
         with pytest.raises(UnknownNameError, match="no option 'cuont'"):
             load_data(DataConfig(name=name, options={"cuont": 20}), 0)
-    finally:
-        del DATASETS._factories[name]
+    assert name not in DATASETS
 
 
 def test_loading_leaves_the_global_random_state_alone():

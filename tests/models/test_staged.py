@@ -169,10 +169,11 @@ def test_a_resnet_may_have_another_number_of_groups():
     assert small("resnet18", blocks=[3, 3, 3], strides=[1, 2, 2], factors=[1, 2, 4]).depth == 10
 
 
-def test_a_factory_that_makes_no_staged_model_is_refused(monkeypatch):
-    monkeypatch.setitem(MODELS._factories, "odd", lambda *args, **options: torch.nn.Identity())
-    with pytest.raises(ModelError, match="model 'odd' made a Identity, expected a StagedModel"):
-        build_model(ModelConfig(name="odd"), (1, 8, 8), 2, seed=0)
+def test_a_factory_that_makes_no_staged_model_is_refused():
+    with MODELS.temporary():
+        MODELS.register("odd")(lambda *args, **options: torch.nn.Identity())
+        with pytest.raises(ModelError, match="model 'odd' made a Identity, expected a StagedModel"):
+            build_model(ModelConfig(name="odd"), (1, 8, 8), 2, seed=0)
 
 
 def test_all_models_are_registered():

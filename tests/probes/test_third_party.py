@@ -11,7 +11,6 @@ from lwexplain.probes.engine import built_in_probes, default_probes, run_probes
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
     """A package on the path with one sound and one broken probe, as pip would leave it."""
-    PROBES.names()  # the built-in ones register once, when their modules are first imported
     (tmp_path / "foreign_probes.py").write_text(
         textwrap.dedent(
             """
@@ -39,10 +38,8 @@ def installed(tmp_path, monkeypatch):
         "taken = foreign_probes:Taken\nnameless = foreign_probes:Nameless\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    names = dict(PROBES._factories)
-    monkeypatch.setattr(PROBES, "_factories", names)
-    monkeypatch.setattr(PROBES, "_third_party", [])
-    monkeypatch.setattr(PROBES, "_loaded", False)
+    with PROBES.temporary():
+        yield
 
 
 def test_an_installed_probe_runs_by_default_and_a_broken_one_is_reported_by_name(installed, make_stage):

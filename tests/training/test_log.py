@@ -25,16 +25,16 @@ def same(one, other):
 
 
 @pytest.fixture
-def one_convolution(monkeypatch):
+def one_convolution():
     """A model of one convolution of 4 channels on images (1, 8, 8) and a linear tail; the overrides that choose it."""
 
     def factory(input_shape, num_classes, *, width=None, units="block"):
         tail = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes))
         return StagedModel({"conv": nn.Conv2d(1, 4, 3, padding=1, bias=False)}, input_shape, num_classes, tail)
 
-    MODELS.names()
-    monkeypatch.setitem(MODELS._factories, "of this test", factory)
-    return {"model": {"name": "of this test"}, "training.epochs": 1}
+    with MODELS.temporary():
+        MODELS.register("of this test")(factory)
+        yield {"model": {"name": "of this test"}, "training.epochs": 1}
 
 
 # ---------------------------------------------------------------------- what a step of a phase costs

@@ -183,15 +183,15 @@ def test_a_loss_learns_parameters_that_a_resume_puts_back(make):
 
 
 @pytest.mark.parametrize("strategy", ["bp", "greedy"])
-def test_dropout_resumes_with_the_random_state_it_had(make, monkeypatch, strategy):
+def test_dropout_resumes_with_the_random_state_it_had(make, strategy):
     def factory(input_shape, num_classes, *, width=None, units="block"):
         first = nn.Sequential(nn.Conv2d(input_shape[0], 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.3))
         second = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout2d(0.3))
         return StagedModel({"one": first, "two": second}, input_shape, num_classes)
 
-    MODELS.names()
-    monkeypatch.setitem(MODELS._factories, "of this test", factory)
-    assert_resumes(make, {"model": {"name": "of this test"}, "training.strategy": strategy})
+    with MODELS.temporary():
+        MODELS.register("of this test")(factory)
+        assert_resumes(make, {"model": {"name": "of this test"}, "training.strategy": strategy})
 
 
 @pytest.mark.parametrize("steps", [6, 11, 13, 24, 25])

@@ -52,17 +52,17 @@ SHARING = {network.__name__: network for network in (two_stages, tied_parameter,
 
 
 @pytest.fixture
-def make_shared(make, monkeypatch):
+def make_shared(make):
     def network(shape, classes, *, width=None, units="block", kind):
         return SHARING[kind](shape, classes)
-
-    monkeypatch.setitem(MODELS._factories, "sharing", network)
 
     def build(name, run="run", strategy="bp"):
         model = {"name": "sharing", "width": None, "options": {"kind": name}}
         return make(run, {"model": model, "training.strategy": strategy, "training.epochs": 1})
 
-    return build
+    with MODELS.temporary():
+        MODELS.register("sharing")(network)
+        yield build
 
 
 @pytest.mark.parametrize("strategy", ["bp", "greedy", "decoupled"])

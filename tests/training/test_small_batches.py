@@ -31,20 +31,20 @@ ALWAYS, FROM_TWO, NEVER = list(NORMALISED)[:5], list(NORMALISED)[5:7], list(NORM
 
 
 @pytest.fixture
-def normalised(make, monkeypatch):
+def normalised(make):
     """Make a trainer of a network of one stage, on grey images of 8 x 8 pixels."""
 
     def network(shape, classes, *, width=None, units="block", kind):
         return StagedModel({"only": NORMALISED[kind]()}, shape, classes)
-
-    monkeypatch.setitem(MODELS._factories, "one_stage", network)
 
     def build(name, batch, **overrides):
         model = {"name": "one_stage", "width": None, "options": {"kind": name}}
         samples = {"data.batch_size": batch, "data.options.samples": 60}
         return make(overrides={"model": model, "training.epochs": 1} | samples | overrides)
 
-    return build
+    with MODELS.temporary():
+        MODELS.register("one_stage")(network)
+        yield build
 
 
 @pytest.mark.parametrize("name", ALWAYS)

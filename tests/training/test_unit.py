@@ -25,23 +25,24 @@ def model_without_statistics(monkeypatch):
         stages = {f"conv{n}": nn.Sequential(conv, nn.ReLU()) for n, conv in enumerate(convolutions, start=1)}
         return StagedModel(stages, input_shape, num_classes)
 
-    return register(monkeypatch, factory)
+    with MODELS.temporary():
+        yield chosen(factory)
 
 
 @pytest.fixture
-def model_with_dropout(monkeypatch):
+def model_with_dropout():
     def factory(input_shape, num_classes, *, width=None, units="block"):
         first = nn.Sequential(nn.Conv2d(input_shape[0], 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.3))
         second = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout2d(0.3))
         return StagedModel({"one": first, "two": second}, input_shape, num_classes)
 
-    return register(monkeypatch, factory)
+    with MODELS.temporary():
+        yield chosen(factory)
 
 
-def register(monkeypatch, factory):
-    """A model for one test; returns the overrides that choose it."""
-    MODELS.names()
-    monkeypatch.setitem(MODELS._factories, "of this test", factory)
+def chosen(factory):
+    """Register a model for one test; returns the overrides that choose it."""
+    MODELS.register("of this test")(factory)
     return {"model": {"name": "of this test"}, "training.head": "linear"}
 
 
