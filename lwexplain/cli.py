@@ -96,7 +96,7 @@ def explore(
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port to listen on (default: 8501).")] = None,
 ) -> None:
     """Look at runs in a browser; answers this machine only and opens nothing outside of the folders."""
-    from lwexplain.explorer import explore as start
+    from lwexplain.explorer.server import explore as start
 
     start(folders or [Path("runs")], port)
 

@@ -262,7 +262,7 @@ def run_command(command, run, good, out):
 
 
 def read_as_the_app_does(run):
-    import run_reader
+    from lwexplain.explorer import run_reader
 
     opened = run_reader.Run.open(run)
     run_reader.metrics(opened)
@@ -300,7 +300,6 @@ def contents_of(folder):
 
 def try_changes(good, scratch, seeds):
     """Change the good run once a seed, let its commands loose on it, and return what was wrong: a list of texts."""
-    sys.path.insert(0, str(Path(__file__).parent.parent / "apps"))
     import torch
 
     from lwexplain.errors import LwexplainError

@@ -4,16 +4,15 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from lwexplain.advice.recommend import VERDICTS
+from lwexplain.explorer.server import SCRIPT
 from lwexplain.probes.attribution import DEFAULT_METHODS
 from lwexplain.results import read_analysis
 from lwexplain.run import Run
 
-APP = Path(__file__).parent.parent / "apps" / "explorer.py"
 NAMES = ["digits_bp", "digits_greedy"]
 
 
@@ -72,8 +71,8 @@ def test_the_explorer_shows_the_demo(demo, page, name, monkeypatch):
     from streamlit.testing.v1 import AppTest
 
     monkeypatch.setenv("LWEXPLAIN_RUNS", str(demo[0]))
-    app = AppTest.from_file(str(APP), default_timeout=60).run()
+    app = AppTest.from_file(str(SCRIPT), default_timeout=60).run()
     app.selectbox(key="run_name").select(name).run()
-    app.switch_page(f"pages/{page}.py").run()
+    app.switch_page(f"{page}.py").run()
     assert not app.exception
     assert not app.error

@@ -1,13 +1,7 @@
-"""Run directories for the app's tests, and the app's folder on the path as `streamlit run` puts it."""
-
-import sys
-from pathlib import Path
+"""Run directories for the tests of the explorer."""
 
 import pytest
 from run_factory import make_run
-
-APPS = Path(__file__).parents[2] / "apps"
-sys.path.insert(0, str(APPS))
 
 
 @pytest.fixture(scope="session")

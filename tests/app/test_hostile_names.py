@@ -14,12 +14,12 @@ import pytest
 from run_factory import STAGES, make_run
 from streamlit.testing.v1 import AppTest
 
+from lwexplain.explorer.server import SCRIPT
 from lwexplain.results import read_analysis, write_analysis
 from lwexplain.run import Run
 from lwexplain.views.report import render_report
 from tests.test_cli import lwexplain
 
-EXPLORER = Path(__file__).parents[2] / "apps" / "explorer.py"
 NAMES = [
     "a\x1b]0;owned\x07\x1b[2J",  # title and cleared screen
     "b\x1b]52;c;cm0gLXJmIH4=\x07",  # clipboard
@@ -158,10 +158,10 @@ def test_the_report_shows_names_as_visible_text(hostile):
 @pytest.mark.parametrize("page", ["overview", "embeddings", "attributions", "compare"])
 def test_pages_show_names_as_visible_text(hostile, page, monkeypatch):
     monkeypatch.setenv("LWEXPLAIN_RUNS", str(hostile.parent))
-    app = AppTest.from_file(str(EXPLORER), default_timeout=60)
+    app = AppTest.from_file(str(SCRIPT), default_timeout=60)
     app.run()
     if page != "overview":
-        app.switch_page(f"pages/{page}.py").run()
+        app.switch_page(f"{page}.py").run()
     assert not app.exception
     parts = [app.title, app.subheader, app.markdown, app.caption, app.info, app.warning, app.error]
     said = [element.value for part in parts for element in part]

@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from run_factory import CLASSES, STAGES, N, make_run
-from run_picker import folder_below
 from streamlit.testing.v1 import AppTest
 
+from lwexplain.explorer.run_picker import folder_below
+from lwexplain.explorer.server import SCRIPT
 from lwexplain.run import Run
 from lwexplain.text import escape_markdown
 
-EXPLORER = Path(__file__).parents[2] / "apps" / "explorer.py"
 PAGES = ["overview", "embeddings", "attributions", "compare"]
 
 
@@ -32,14 +32,14 @@ def visit(folder, page="overview", run=None, *, asked=None, **state):
     """The page as a person sees it who started the explorer with ``folder``, asked for the folder ``asked`` by the
     address and picked ``run``; a traceback fails the test."""
     os.environ["LWEXPLAIN_RUNS"] = str(folder)
-    app = AppTest.from_file(str(EXPLORER), default_timeout=60)
+    app = AppTest.from_file(str(SCRIPT), default_timeout=60)
     if asked is not None:
         app.query_params["folder"] = asked
     if run:
         app.query_params["run"] = run
     app.run()
     if page != "overview":
-        app.switch_page(f"pages/{page}.py")
+        app.switch_page(f"{page}.py")
     for key, value in state.items():
         app.session_state[key] = value
     app.run()
@@ -117,13 +117,13 @@ def test_the_table_per_depth_holds_values_with_intervals(runs_folder):
 def test_a_choice_survives_the_switch_of_the_page(runs_folder):
     app = visit(runs_folder, "overview", "bp")
     app.slider(key="tolerance").set_value(2.5).run()
-    app.switch_page("pages/embeddings.py").run()
+    app.switch_page("embeddings.py").run()
     assert app.selectbox(key="run_name").value == "bp"
     app.select_slider(key="stage").set_value("block1").run()
-    app.switch_page("pages/overview.py").run()
+    app.switch_page("overview.py").run()
     assert app.slider(key="tolerance").value == 2.5
     assert app.query_params["run"] in ("bp", ["bp"])  # a list in older versions of Streamlit
-    app.switch_page("pages/embeddings.py").run()
+    app.switch_page("embeddings.py").run()
     assert app.select_slider(key="stage").value == "block1"
 
 
@@ -281,7 +281,7 @@ def test_foreign_text_is_shown_and_not_interpreted(tmp_path):
 def test_no_page_loads_torch(runs_folder):
     code = f"""
 import sys
-sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(EXPLORER.parent)!r}]
+sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
 from test_pages import PAGES, visit
 for page in PAGES:
@@ -295,7 +295,7 @@ print(sorted(name for name in ("torch", "torchvision", "captum", "numba", "umap"
 
 def test_the_folder_comes_from_the_environment_where_no_argument_is_given(runs_folder, monkeypatch):
     monkeypatch.setitem(os.environ, "LWEXPLAIN_RUNS", str(runs_folder))
-    app = AppTest.from_file(str(EXPLORER), default_timeout=30).run()
+    app = AppTest.from_file(str(SCRIPT), default_timeout=30).run()
     assert not app.exception
     assert app.selectbox(key="run_name").options == ["bp", "greedy"]
 
@@ -417,13 +417,13 @@ def test_objective_and_budgets_hold_on_the_compare_page(runs_folder):
     app = visit(runs_folder, "overview", "greedy")
     app.selectbox(key="objective").set_value("latency").run()
     app.number_input(key="budget_params").set_value(7_000).run()
-    app.switch_page("pages/compare.py").run()
+    app.switch_page("compare.py").run()
     assert not app.exception
     text = said(app)
     assert "the objective 'lowest latency' and a budget of 7,000 parameters (set on Overview)" in text
     frame = next(element.value for element in app.dataframe if "verdict" in element.value.columns)
     assert set(frame["depth"]) == {"2 of 6"}
-    app.switch_page("pages/overview.py").run()
+    app.switch_page("overview.py").run()
     assert app.selectbox(key="objective").value == "latency"
     assert app.number_input(key="budget_params").value == 7_000
 

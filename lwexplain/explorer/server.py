@@ -1,4 +1,4 @@
-"""The explorer's server: the settings it runs under and the command that starts it; the pages lie in ``apps/``."""
+"""The explorer's server: the settings it runs under and the command that starts it."""
 
 import os
 import sys
@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from lwexplain.errors import ConfigError, RunError
+from lwexplain.errors import RunError
+
+SCRIPT = Path(__file__).resolve().with_name("app.py")
 
 SETTINGS: dict[str, str | int | bool] = {
     "server.address": "127.0.0.1",
@@ -25,17 +27,9 @@ SETTINGS: dict[str, str | int | bool] = {
 }
 """Streamlit's settings: only this machine is answered, nothing is reported to anybody, no file is taken in.
 
-``apps/.streamlit/config.toml`` says the same to whoever starts the script by ``streamlit run``; it lies beside the
-script, where Streamlit finds it from any folder.
+In a checkout, ``apps/.streamlit/config.toml`` says the same to whoever types ``streamlit run apps/explorer.py``; it
+lies beside that script, where Streamlit finds it from any folder.
 """
-
-
-def script() -> Path:
-    """The script of the explorer; raises ConfigError where this installation has none."""
-    path = Path(__file__).resolve().parents[1] / "apps" / "explorer.py"
-    if not path.is_file():
-        raise ConfigError("this installation of lwexplain has no explorer; start it from a checkout of the repository")
-    return path
 
 
 def command(folders: Sequence[Path], port: int | None = None) -> list[str]:
@@ -46,7 +40,7 @@ def command(folders: Sequence[Path], port: int | None = None) -> list[str]:
     settings = SETTINGS | ({} if port is None else {"server.port": port})
     flags = [f"--{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in settings.items()]
     places = [str(folder.absolute()) for folder in folders]
-    return [sys.executable, "-m", "streamlit", "run", str(script()), *flags, "--", *places]
+    return [sys.executable, "-m", "streamlit", "run", str(SCRIPT), *flags, "--", *places]
 
 
 def explore(folders: Sequence[Path], port: int | None = None) -> NoReturn:

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from lwexplain.errors import ConfigError, RunError
-from lwexplain.explorer import SETTINGS, command, explore, script
+from lwexplain.errors import RunError
+from lwexplain.explorer.server import SETTINGS, command, explore
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
+SCRIPT = REPOSITORY / "apps" / "explorer.py"
 LISTENING = "0A"
 LOOPBACK = "0100007F"
 LOOPBACK_6 = "0" * 24 + "01000000"
@@ -74,14 +75,14 @@ def test_from_any_folder_only_this_machine_is_answered(tmp_path, way):
     (tmp_path / ".streamlit" / "config.toml").write_text('[server]\naddress = "0.0.0.0"\n')
     line = [sys.executable, "-m", "lwexplain", "explore", "--port", str(port)]
     if way == "streamlit run":
-        line = [sys.executable, "-m", "streamlit", "run", str(script()), "--server.port", str(port)]
+        line = [sys.executable, "-m", "streamlit", "run", str(SCRIPT), "--server.port", str(port)]
     with served(line, port, tmp_path) as process:
         assert {address for address, _ in listening_addresses(process)} <= {LOOPBACK, LOOPBACK_6}
         assert (LOOPBACK, port) in listening_addresses(process)
 
 
 def test_the_settings_beside_the_script_are_those_of_the_command():
-    sections = tomllib.loads((script().parent / ".streamlit" / "config.toml").read_text())
+    sections = tomllib.loads((SCRIPT.parent / ".streamlit" / "config.toml").read_text())
     flat = {f"{section}.{name}": value for section, part in sections.items() for name, value in part.items()}
     assert flat == SETTINGS
     assert SETTINGS["server.address"] == "127.0.0.1"
@@ -105,9 +106,3 @@ def test_settings_and_folders_are_named_on_the_command_line(tmp_path, monkeypatc
 def test_a_folder_that_is_not_there_is_said(tmp_path):
     with pytest.raises(RunError, match=r"no folder .*absent; make runs first"):
         explore([tmp_path / "absent"])
-
-
-def test_an_installation_without_the_pages_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr("lwexplain.explorer.__file__", str(tmp_path / "lwexplain" / "explorer.py"))
-    with pytest.raises(ConfigError, match="no explorer; start it from a checkout"):
-        script()

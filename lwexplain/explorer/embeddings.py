@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
-import run_reader as reader
 import streamlit as st
-from run_picker import keep, open_by_explorer, restore
-from run_reader import friendly
 
+from lwexplain.explorer import run_reader as reader
+from lwexplain.explorer.run_picker import keep, restore
+from lwexplain.explorer.run_reader import friendly
 from lwexplain.run import Run
 from lwexplain.text import escape_markdown, plain, shell_command
 from lwexplain.views import contents
@@ -146,7 +146,7 @@ def _show_gallery(run: Run, frame: pd.DataFrame, samples: list[int], predicted: 
         st.html(gallery_html(shown))
 
 
-open_by_explorer()
-with friendly():
-    run = reader.current_run()
-    show(run, reader.analyzed_table(run))
+if __name__ == "__main__":  # Streamlit runs the file of a page
+    with friendly():
+        run = reader.current_run()
+        show(run, reader.analyzed_table(run))

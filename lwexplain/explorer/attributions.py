@@ -1,11 +1,11 @@
 """Attributions: sample images x stages, what speaks for and against the predicted class."""
 
 import pandas as pd
-import run_reader as reader
 import streamlit as st
-from run_picker import keep, open_by_explorer, restore
-from run_reader import friendly, show_table
 
+from lwexplain.explorer import run_reader as reader
+from lwexplain.explorer.run_picker import keep, restore
+from lwexplain.explorer.run_reader import friendly, show_table
 from lwexplain.run import Run
 from lwexplain.text import escape_markdown, plain, shell_command
 from lwexplain.views.attribution_quality import EXPLANATION, attribution_quality
@@ -71,7 +71,7 @@ def show(run: Run, table: pd.DataFrame) -> None:
         show_table(quality)
 
 
-open_by_explorer()
-with friendly():
-    run = reader.current_run()
-    show(run, reader.analyzed_table(run))
+if __name__ == "__main__":  # Streamlit runs the file of a page
+    with friendly():
+        run = reader.current_run()
+        show(run, reader.analyzed_table(run))

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,26 +14,13 @@ from lwexplain.run import Run
 from lwexplain.text import escape_markdown, plain
 
 FOLDER_VARIABLE = "LWEXPLAIN_RUNS"
-EXPLORER = Path(__file__).resolve().with_name("explorer.py")
-OPENED = "opened_by_explorer"
-STARTED = list(sys.argv)  # as it was at the start: runpy changes it while it runs the explorer
 
 
-def open_by_explorer() -> None:
-    """Every page begins with this, for Streamlit starts a file of ``pages/`` without the explorer around it.
-
-    It does so on the first request after a start, where that asks for a page by its address. The explorer then
-    runs after all and opens the page again, with sidebar and navigation.
-    """
-    if not st.session_state.pop(OPENED, False):
-        runpy.run_path(str(EXPLORER))
-        st.stop()
-
-
-def started_with() -> list[str]:
-    """The folders of runs: arguments after ``--``, else the environment's LWEXPLAIN_RUNS, else ``runs``."""
-    if Path(STARTED[0]).resolve() == EXPLORER and len(STARTED) > 1:
-        return STARTED[1:]
+def started_with(script: Path) -> list[str]:
+    """The folders of runs: arguments of ``script`` after ``--``, else those of LWEXPLAIN_RUNS, else ``runs``."""
+    started, *folders = sys.argv
+    if Path(started).resolve() == script.resolve() and folders:
+        return folders
     return [os.environ.get(FOLDER_VARIABLE) or "runs"]
 
 

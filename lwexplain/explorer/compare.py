@@ -3,13 +3,13 @@
 from typing import Any
 
 import pandas as pd
-import run_reader as reader
 import streamlit as st
-from aim_picker import chosen_aim, describe
-from run_picker import keep, open_by_explorer, restore
-from run_reader import CHART, friendly, show_table
 
 from lwexplain.errors import LwexplainError
+from lwexplain.explorer import run_reader as reader
+from lwexplain.explorer.aim_picker import chosen_aim, describe
+from lwexplain.explorer.run_picker import keep, restore
+from lwexplain.explorer.run_reader import CHART, friendly, show_table
 from lwexplain.run import Run
 from lwexplain.text import escape_markdown, plain
 from lwexplain.views import contents
@@ -99,9 +99,9 @@ def _short(title: str) -> str:
     return title.removeprefix("expected ").replace("parameters", "params")
 
 
-open_by_explorer()
-with friendly():
-    runs = st.session_state.get("runs") or {}
-    if not runs:
-        reader.current_run()  # explains what is missing
-    show(runs)
+if __name__ == "__main__":  # Streamlit runs the file of a page
+    with friendly():
+        runs = st.session_state.get("runs") or {}
+        if not runs:
+            reader.current_run()  # explains what is missing
+        show(runs)

@@ -2,10 +2,10 @@
 
 import pandas as pd
 import streamlit as st
-from run_picker import keep, restore
-from run_reader import Aim
 
 from lwexplain.advice.objective import amount
+from lwexplain.explorer.run_picker import keep, restore
+from lwexplain.explorer.run_reader import Aim
 from lwexplain.text import escape_markdown
 from lwexplain.views import contents
 

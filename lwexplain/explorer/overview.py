@@ -4,13 +4,13 @@ from dataclasses import replace
 from typing import Any
 
 import pandas as pd
-import run_reader as reader
 import streamlit as st
-from aim_picker import choose_objective, choose_tolerance, chosen_aim
-from run_picker import keep, open_by_explorer, restore
-from run_reader import CHART, Aim, friendly, show_table
 
 from lwexplain.advice.prospects import COSTS
+from lwexplain.explorer import run_reader as reader
+from lwexplain.explorer.aim_picker import choose_objective, choose_tolerance, chosen_aim
+from lwexplain.explorer.run_picker import keep, restore
+from lwexplain.explorer.run_reader import CHART, Aim, friendly, show_table
 from lwexplain.probes.sample_depth import confusion
 from lwexplain.run import Run
 from lwexplain.text import escape_markdown, plain
@@ -246,7 +246,7 @@ def _show_further(table: pd.DataFrame) -> None:
     show_table(frame)
 
 
-open_by_explorer()
-with friendly():
-    run = reader.current_run()
-    show(run, reader.analyzed_table(run))
+if __name__ == "__main__":  # Streamlit runs the file of a page
+    with friendly():
+        run = reader.current_run()
+        show(run, reader.analyzed_table(run))
