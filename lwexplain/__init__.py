@@ -7,7 +7,9 @@ torch nor numba.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.2.0"
+from lwexplain.version import VERSION
+
+__version__ = VERSION
 
 _HOMES = {
     "train": "lwexplain.api",

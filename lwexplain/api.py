@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from lwexplain.arguments import (
+    PRECISIONS,
     choice,
     class_names,
     device_name,
@@ -18,8 +19,6 @@ from lwexplain.arguments import (
     pooling_of,
     probes_of,
     quiet_of,
-    run_of,
-    runs_of,
     seed_of,
     stage_names,
     tolerance_of,
@@ -38,6 +37,7 @@ from lwexplain.errors import (
 from lwexplain.program import own_option
 from lwexplain.progress import tell
 from lwexplain.run import Run
+from lwexplain.run.named import run_of, runs_of
 from lwexplain.stored_config import is_config_of_a_run, most_bytes, require_own_sources, without_outside
 from lwexplain.text import shell_command
 
@@ -47,10 +47,7 @@ if TYPE_CHECKING:
     from lwexplain.advice.recommend import Recommendation
     from lwexplain.exporting.export import Exported
     from lwexplain.probes.base import Probe
-    from lwexplain.training.distributed import World
-
-POOLINGS = ("mean", "max", "flatten", "pyramid")
-PRECISIONS = ("auto", "float32", "bfloat16")
+    from lwexplain.processes import World
 
 
 def train(
@@ -88,7 +85,7 @@ def train(
     elif isinstance(config, (str, Path)) and is_config_of_a_run(Path(config)):
         require_own_sources(settings, str(config), overrides or {})
 
-    from lwexplain.training.distributed import joined_world
+    from lwexplain.processes import joined_world
 
     with joined_world() as world:
         return _train(settings, path, run, world, quiet)
@@ -166,13 +163,14 @@ def analyze(
     Under ``torchrun`` every process calls this and they share the work. Columns and ``attrs`` of the table are
     described in ``lwexplain.results``; probes that raised are listed in ``attrs["failures"]``.
     """
-    from lwexplain.results import AnalysisKey, kept_analysis, read_metrics, require_nothing_lost
+    from lwexplain.analysis.kept import kept_analysis, require_nothing_lost
+    from lwexplain.results import AnalysisKey, read_metrics
 
     run = run_of(run)
     chosen = probes_of(probes)
     if max_samples is not None:
         max_samples = whole_number("max_samples", max_samples, least=1, none="for all", family=CaptureError)
-    pooling_of(pooling, POOLINGS, own=False)
+    pooling_of(pooling, own=False)
     choice("precision", precision, PRECISIONS, CaptureError)
     limit, device, quiet = memory_limit(mem_limit), device_name(device), quiet_of(quiet)
     key = AnalysisKey.of(run, max_samples=max_samples, pooling=pooling, precision=precision)
@@ -185,8 +183,8 @@ def analyze(
     if not flag("replace", replace):
         require_nothing_lost(run, key, None if chosen is None else [_name_of(probe) for probe in chosen])
 
-    from lwexplain.analysis.of_run import analyze_run
-    from lwexplain.training.distributed import joined_world
+    from lwexplain.analysis.analyze_run import analyze_run
+    from lwexplain.processes import joined_world
 
     with joined_world() as world:
         result = analyze_run(run, asked, key, mem_limit=limit, device=device, world=world, quiet=quiet)
@@ -213,11 +211,11 @@ def analyze_model(
     a stage a call, ``NAME#1``, ``NAME#2``, ... The model is left exactly as it was.
     """
     names, place, own = stage_names(stages), device_name(device), class_names(classes)
-    pooling_of(pooling, POOLINGS, own=True)
+    pooling_of(pooling, own=True)
     limit, seed, quiet = memory_limit(mem_limit), seed_of(seed), quiet_of(quiet)
     chosen = _known(probes_of(probes))
 
-    from lwexplain.analysis.of_model import analyze_model as analyze_module
+    from lwexplain.analysis.analyze_module import analyze_model as analyze_module
     from lwexplain.data.given_batches import check_loaders
     from lwexplain.models.foreign import check_model
 

@@ -18,11 +18,17 @@ from lwexplain.memory import parse_size
 from lwexplain.registry import nearest
 
 if TYPE_CHECKING:
-    from lwexplain.run import Run
+    pass
 
 LONGEST_NAME = 255
 LONGEST_PATH = 4095
 """Most bytes that one part of a path, and a path, may have."""
+POOLINGS = ("mean", "max", "flatten", "pyramid")
+"""How the features of a stage become one vector a sample."""
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+"""Of the forward pass that captures features."""
+
 SIMPLE = (str, bytes, int, float, complex, type(None))
 
 # ---------------------------------------------------------------------- words for values
@@ -202,29 +208,6 @@ def path_of(what: str, value: Any, family: type[LwexplainError] = RunError) -> P
     return Path(text)
 
 
-def run_of(value: Any, what: str = "the run") -> "Run":
-    """The run itself, or the one in the run directory that was named."""
-    from lwexplain.run import Run
-
-    if isinstance(value, Run):
-        return value
-    if not isinstance(value, (str, os.PathLike)):
-        raise RunError(f"{what} is {shown(value)}; give a Run (what lw.train returns) or the path of a run directory")
-    return Run.open(path_of(what, value))
-
-
-def runs_of(value: Any) -> list["Run"]:
-    """Two or more runs."""
-    from lwexplain.run import Run
-
-    if isinstance(value, (str, os.PathLike, Run, Mapping)) or not isinstance(value, Iterable):
-        raise ConfigError(f"compare needs two or more runs in a list, found {shown(value)}; write [first, second]")
-    items = list(value)
-    if len(items) < 2:
-        raise ConfigError(f"compare needs two or more runs, found {len(items)}; write [first, second]")
-    return [run_of(item, f"run {number} of {len(items)}") for number, item in enumerate(items, start=1)]
-
-
 # ---------------------------------------------------------------------- names
 
 
@@ -274,12 +257,12 @@ def stage_names(value: Any) -> list[str]:
     return [str(name) for name in value]
 
 
-def pooling_of(value: Any, known: Sequence[str], *, own: bool) -> str | Callable[..., Any]:
+def pooling_of(value: Any, *, own: bool) -> str | Callable[..., Any]:
     """A pooling by name, or where ``own`` ones are taken also a function from the output of a stage to (N, D)."""
     if own and callable(value) and not isinstance(value, type):
         return value
-    if not isinstance(value, str) or value not in known:
+    if not isinstance(value, str) or value not in POOLINGS:
         also = " or a function from a stage's output to (N, D)" if own else ""
-        hint = nearest(value, list(known)) if isinstance(value, str) else f"known: {', '.join(known)}"
-        raise CaptureError(f"pooling is {shown(value)}; choose one of {', '.join(known)}{also} ({hint})")
+        hint = nearest(value, list(POOLINGS)) if isinstance(value, str) else f"known: {', '.join(POOLINGS)}"
+        raise CaptureError(f"pooling is {shown(value)}; choose one of {', '.join(POOLINGS)}{also} ({hint})")
     return value

@@ -12,7 +12,11 @@ from typing import Annotated, Any
 import typer
 
 from lwexplain.errors import ConfigError, LwexplainError, LwexplainWarning, TrainingInterrupted, mend
-from lwexplain.printing import (
+from lwexplain.program import own_command
+from lwexplain.signals import EndedBySignal, ended_by_signals
+from lwexplain.terminal import ReaderGone, flush, prepare_streams, say, say_json, say_table, tell, tell_error
+from lwexplain.text import plain
+from lwexplain.views.text import (
     print_advice,
     print_comparison,
     print_prospects,
@@ -21,10 +25,6 @@ from lwexplain.printing import (
     print_table,
     print_training,
 )
-from lwexplain.program import own_command
-from lwexplain.signals import EndedBySignal, ended_by_signals
-from lwexplain.terminal import ReaderGone, flush, prepare_streams, say, say_json, say_table, tell, tell_error
-from lwexplain.text import plain
 
 UsageError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 """Whatever typer raises where the command line itself is wrong."""
@@ -380,7 +380,7 @@ def main() -> None:
 
 def _leave_the_other_processes() -> None:
     """Take down what a command has built up under torchrun: its threads must not outlive Python."""
-    module = sys.modules.get("lwexplain.training.distributed")
+    module = sys.modules.get("lwexplain.training.all_processes")
     if module is not None:
         module.leave_world()
 

@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from lwexplain.arguments import shortened, shown, with_article
 from lwexplain.errors import ConfigError
-from lwexplain.parsing import MOST_YAML, parse_yaml
 from lwexplain.registry import nearest
-from lwexplain.run_files import read_named_file
+from lwexplain.run.files import read_named_file
+from lwexplain.run.parsing import MOST_YAML, parse_yaml
 
 MAX_SEED = 2**32 - 1
 """The largest seed that torch and NumPy both take."""

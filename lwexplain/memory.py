@@ -1,5 +1,6 @@
-"""How much memory an analysis may take, and how much the process holds already."""
+"""How much memory there is, how much an analysis may take, and how much the process holds already."""
 
+import os
 import re
 from pathlib import Path
 
@@ -48,6 +49,28 @@ def resident_bytes() -> int:
     except OSError:  # not Linux
         pass
     return 0
+
+
+def available_memory() -> int:
+    """Bytes of memory this process may still take: what the system has free, within its control group."""
+    free = _read_meminfo()
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = int((group / "memory.max").read_text())
+        free = min(free, max(0, limit - int((group / "memory.current").read_text())))
+    except (OSError, ValueError):  # no control group, or no limit ("max")
+        pass
+    return free
+
+
+def _read_meminfo() -> int:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:  # not Linux
+        pass
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 def _megabytes(size: int) -> str:

@@ -60,7 +60,7 @@ def reproduce_thesis(
     say: Callable[[str], None],
 ) -> list[dict[str, Any]]:
     """Train what is missing, analyze, and write ``table.json`` and ``table.md`` under ``out``; returns the rows."""
-    from lwexplain.run_files import atomic_path
+    from lwexplain.run.files import atomic_path
     from lwexplain.views.study_table import depth_table, summary_table
 
     rows = run_study(thesis_experiments(data, width, overrides), range(seeds), out, say=say)

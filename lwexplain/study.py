@@ -13,7 +13,7 @@ from lwexplain import api
 from lwexplain.config import load_config
 from lwexplain.results import is_analyzed, read_metrics
 from lwexplain.run import Run
-from lwexplain.run_files import atomic_path
+from lwexplain.run.files import atomic_path
 
 TABLE = "table.json"
 SOURCES = ("head", "linear_probe")

@@ -14,7 +14,7 @@ IMPORTED = [
     "lwexplain.cli",
     "lwexplain.api",
     "lwexplain.training.loop",
-    "lwexplain.analysis.of_run",
+    "lwexplain.analysis.analyze_run",
     "torch._dynamo",
 ]
 

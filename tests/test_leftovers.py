@@ -8,8 +8,8 @@ import tempfile
 import pytest
 
 from lwexplain.run import Run
-from lwexplain.run_files import atomic_path
-from lwexplain.scratch import ScratchFolder, scratch_folder, sweep
+from lwexplain.run.files import atomic_path
+from lwexplain.run.scratch import ScratchFolder, scratch_folder, sweep
 
 
 def in_a_killed_process(function, *arguments):

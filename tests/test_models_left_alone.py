@@ -10,12 +10,12 @@ from torch.nn.utils.parametrizations import spectral_norm
 from torchvision.models import VisionTransformer
 
 import lwexplain as lw
-from lwexplain.advice.cost import CostProbe
-from lwexplain.advice.receptive_field import ReceptiveFieldProbe
 from lwexplain.capture.extract import extract
 from lwexplain.capture.hooks import output_of
-from lwexplain.exporting.shorter import portable
+from lwexplain.exporting.shorter_network import portable
 from lwexplain.models.wrap import stage_by_names
+from lwexplain.probes.cost import CostProbe
+from lwexplain.probes.receptive_field import ReceptiveFieldProbe
 
 SHAPE = (3, 8, 8)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lwexplain import analysis_files
+from lwexplain.analysis.kept import require_nothing_lost
 from lwexplain.errors import RunError
 from lwexplain.results import (
     METRIC_COLUMNS,
@@ -21,11 +21,11 @@ from lwexplain.results import (
     metrics_frame,
     read_analysis,
     read_metrics,
-    require_nothing_lost,
     write_analysis,
 )
+from lwexplain.results import replacing as analysis_files
 from lwexplain.run import Run
-from lwexplain.run_files import RunFiles
+from lwexplain.run.files import RunFiles
 
 
 @pytest.fixture

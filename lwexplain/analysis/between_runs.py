@@ -6,17 +6,17 @@ import numpy as np
 import pandas as pd
 import torch
 
-from lwexplain.analysis.of_run import load_trained
+from lwexplain.analysis.analyze_run import load_trained
 from lwexplain.capture.extract import extract
 from lwexplain.data.batches import Batches
 from lwexplain.data.dataset import DataSplits, Images
 from lwexplain.data.load import load_data
 from lwexplain.data.splits import stratified_subset
+from lwexplain.devices import pick_device
 from lwexplain.errors import RunError
 from lwexplain.probes.similarity.probe import similarity_matrix
 from lwexplain.run import Run
 from lwexplain.stored_config import config_of_run
-from lwexplain.training.devices import pick_device
 
 COLUMNS = ["stage", "depth", "other_stage", "other_depth", "cka_linear", "cka_rbf"]
 

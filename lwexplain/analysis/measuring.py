@@ -11,7 +11,7 @@ from lwexplain.probes.engine import FAILURES, resolve_probes, run_probes
 from lwexplain.probes.linear.fits import FITS, fits_of, remember_fits
 from lwexplain.probes.moments import streamed_moments
 from lwexplain.probes.tables import ProbeRun, merged
-from lwexplain.training.distributed import World
+from lwexplain.processes import World
 
 Tell = Callable[[str, int, int], None]
 

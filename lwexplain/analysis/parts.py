@@ -21,14 +21,14 @@ from urllib.parse import quote, unquote
 import numpy as np
 import pandas as pd
 
-import lwexplain
-from lwexplain.binary_files import map_array, read_table, write_array, write_table
 from lwexplain.errors import RunError
 from lwexplain.probes.tables import ProbeRun
 from lwexplain.results import EMBEDDING_COLUMNS, METRIC_COLUMNS, PREDICTION_COLUMNS, AttributionSet
-from lwexplain.run_fields import is_number
-from lwexplain.run_files import RunFiles, is_plain_name
-from lwexplain.table_checks import check_embedding, check_predictions, check_rows
+from lwexplain.results.checks import check_embedding, check_predictions, check_rows
+from lwexplain.run.binary_files import map_array, read_table, write_array, write_table
+from lwexplain.run.fields import is_number
+from lwexplain.run.files import RunFiles, is_plain_name
+from lwexplain.version import VERSION
 
 MOST_EXTRA = 2**30
 """Bytes of a file that a probe keeps for another one."""
@@ -49,7 +49,7 @@ class PartStore:
 
     def __init__(self, files: RunFiles, key: Mapping[str, Any]) -> None:
         self.files = files
-        self.key = {**key, "lwexplain": lwexplain.__version__}
+        self.key = {**key, "lwexplain": VERSION}
 
     def names(self) -> list[str]:
         """Probes whose parts are whole and belong to the key."""

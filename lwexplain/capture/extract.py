@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 from lwexplain.arguments import each_of, shown
-from lwexplain.capture.hooks import Call, StageTap, find_modules, unwrap
+from lwexplain.capture.hooks import Call, StageTap
 from lwexplain.capture.pooling import Pooling, pool
 from lwexplain.data.given_batches import BATCH, read_batch
 from lwexplain.errors import CaptureError, ModelError
 from lwexplain.models.layout import Layout
-from lwexplain.models.modules import in_evaluation
+from lwexplain.models.modules import find_modules, in_evaluation, unwrap
 from lwexplain.models.outputs import logits_in
 
 

@@ -1,7 +1,7 @@
 """Forward hooks on named modules that leave no trace behind."""
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -9,51 +9,17 @@ from torch import nn
 
 from lwexplain.arguments import shown, user_code
 from lwexplain.errors import CaptureError, ModelError
-from lwexplain.models.forward import Enough, as_parameters, first_tensor, path_and_call
 from lwexplain.models.layout import Layout, layouts_of
-from lwexplain.models.modules import in_evaluation
+from lwexplain.models.modules import (
+    Enough,
+    as_parameters,
+    find_modules,
+    first_tensor,
+    in_evaluation,
+    path_and_call,
+    unwrap,
+)
 from lwexplain.models.tokens import TokenGrid, watching_tokens
-from lwexplain.registry import nearest
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """The module inside ``torch.compile``'s wrapper, whose hooks fire reliably, or ``model`` itself."""
-    inner = getattr(model, "_orig_mod", None)
-    return inner if isinstance(inner, nn.Module) else model
-
-
-def find_modules(
-    model: nn.Module, stages: Sequence[str], modules: Mapping[str, nn.Module] | None = None
-) -> dict[str, nn.Module]:
-    """The module of each stage, from ``modules`` where given, else by module path in ``model``.
-
-    ``PATH#2`` names the second call of the module at PATH. Raises CaptureError for no stage, a stage named twice, and
-    an unknown stage (with the nearest names).
-    """
-    listed = isinstance(stages, Sequence) and not isinstance(stages, str)
-    if not listed or not stages or not all(isinstance(name, str) for name in stages):
-        raise CaptureError(f"stages is {shown(stages)}; expected a list of at least one module name")
-    twice = sorted({name for name in stages if list(stages).count(name) > 1})
-    if twice:
-        raise CaptureError(f"stages named more than once: {', '.join(twice)}")
-    known = dict(modules) if modules is not None else dict(model.named_modules())
-    found = {}
-    for name in stages:
-        path = name if name in known else path_and_call(name)[0]
-        if path not in known:
-            try:  # a path through a module that is registered under two names
-                known[path] = model.get_submodule(path) if modules is None else known[path]
-            except (AttributeError, KeyError):
-                names = [key for key in known if key]
-                raise CaptureError(f"no stage {name!r} in the model; {nearest(name, names)}") from None
-        found[name] = unwrap(known[path])
-        if isinstance(found[name], torch.jit.ScriptModule):
-            raise CaptureError(
-                f"stage {name!r} is a TorchScript module, whose calls Python hooks do not see; "
-                "capture the model it was scripted from"
-            )
-    return found
-
 
 Call = tuple[int, int]
 """A call of a module in a forward pass: the module's id, and the how-manieth call of it, from 1."""

@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 
-from lwexplain.arguments import shown, user_code
+from lwexplain.arguments import POOLINGS, shown, user_code
 from lwexplain.errors import CaptureError
 from lwexplain.models.tokens import TokenGrid, UnknownGrid, token_grid
 from lwexplain.registry import nearest
 
 Pooling = str | Callable[[torch.Tensor], torch.Tensor]
 
-POOLINGS = ("mean", "max", "flatten", "pyramid")
+
 PYRAMID = (1, 2, 4)
 """Bins along each side at the levels of the spatial pyramid."""
 

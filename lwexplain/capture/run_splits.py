@@ -18,7 +18,7 @@ from lwexplain.data.dataset import DataSplits
 from lwexplain.errors import CaptureError
 from lwexplain.models.activations import ActivationMeter
 from lwexplain.models.staged import StagedModel, State
-from lwexplain.training.distributed import World
+from lwexplain.processes import World
 
 BATCH = 256
 CHECKED_IMAGES = 64

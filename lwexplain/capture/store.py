@@ -20,11 +20,11 @@ from urllib.parse import quote
 
 import numpy as np
 
-import lwexplain
-from lwexplain.binary_files import map_array
 from lwexplain.capture.extract import Captured
 from lwexplain.errors import RunError
-from lwexplain.run_files import RunFiles
+from lwexplain.run.binary_files import map_array
+from lwexplain.run.files import RunFiles
+from lwexplain.version import VERSION
 
 SHARD_ROWS = 4096
 HEADER = 128  # bytes before the rows of a .npy file; the format lets its header be padded
@@ -36,7 +36,7 @@ class FeatureStore:
 
     def __init__(self, files: RunFiles, key: dict[str, Any]) -> None:
         self.files = files
-        self.key = {**key, "lwexplain": lwexplain.__version__}
+        self.key = {**key, "lwexplain": VERSION}
 
     def is_current(self) -> bool:
         """Whether what lies there was made for the key."""

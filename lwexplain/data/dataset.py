@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lwexplain.data.file_facts import FileFacts, examine_files
+from lwexplain.data.examination import examine_files
+from lwexplain.data.file_facts import FileFacts
 from lwexplain.data.image_file import Reading, decode_image
 from lwexplain.errors import DataError
 from lwexplain.registry import Registry

@@ -1,9 +1,7 @@
 """What is known of the image files of a data set before they are decoded, and the rules that follow for all of them."""
 
 import hashlib
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,9 +22,6 @@ BACKGROUNDS = (255, 0, 128, 64, 192)
 
 FEWEST_LEVELS = 64
 """Of 256: fewer levels of brightness are too few to call it the same picture."""
-
-FEW = 64
-"""Files for which no pool of threads pays."""
 
 
 class FileFacts(NamedTuple):
@@ -66,31 +61,6 @@ def examine_file(path: Path) -> FileFacts:
             clear, shades = _visible_shades(image)
             facts = facts._replace(clear=clear, shades=shades)
     return facts
-
-
-def examine_files(root: Path, paths: Sequence[str]) -> list[FileFacts]:
-    """The facts of files below ``root``: of those that have not changed since they were last examined, from the cache.
-
-    Raises DataError that names the file which cannot be read.
-    """
-    from lwexplain.data.file_cache import FactsCache, stamp_of
-
-    cache = FactsCache(root)
-    known = cache.read()
-    stamps = [stamp_of(root / path) for path in paths]
-    found = {path: known[path][1] for path, now in zip(paths, stamps, strict=True) if known.get(path, (0,))[0] == now}
-    new = [path for path in paths if path not in found]
-    if new:
-        workers = min(8, os.cpu_count() or 1) if len(new) > FEW else 1
-        with ThreadPoolExecutor(workers) as pool:
-            try:
-                found.update(zip(new, pool.map(lambda path: examine_file(root / path), new), strict=True))
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-        fresh = set(new)
-        cache.write({path: (now, found[path]) for path, now in zip(paths, stamps, strict=True) if path in fresh})
-    return [found[path] for path in paths]
 
 
 def reading_of(paths: Sequence[str], facts: Sequence[FileFacts]) -> tuple[Reading, list[str]]:

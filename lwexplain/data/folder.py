@@ -8,7 +8,8 @@ import torch
 
 from lwexplain.config import DataConfig
 from lwexplain.data.dataset import DATASETS, ImageFiles, Source
-from lwexplain.data.file_facts import FileFacts, examine_files
+from lwexplain.data.examination import examine_files
+from lwexplain.data.file_facts import FileFacts
 from lwexplain.data.image_file import GREY_MODES, shown
 from lwexplain.data.root import existing_folder
 from lwexplain.errors import DataError

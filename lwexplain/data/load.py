@@ -1,10 +1,8 @@
 """From the ``data`` section of the configuration to train, val and test."""
 
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +16,7 @@ from lwexplain.data.same_data import CONTENTS
 from lwexplain.data.seeding import keyed_generator
 from lwexplain.data.splits import stratified_split, stratified_subset
 from lwexplain.errors import DataError
+from lwexplain.memory import available_memory
 from lwexplain.registry import nearest
 
 STATS_LIMIT = 50_000  # images of a file set that mean and std are computed on
@@ -198,28 +197,6 @@ def channel_stats(images: Images, rows: Tensor) -> tuple[list[float], list[float
     std = (squares.double() / count - mean.square()).clamp_min(0).sqrt() / 255
     std = torch.where(std < MIN_STD, 1.0, std)
     return (mean / 255).tolist(), std.tolist()
-
-
-def available_memory() -> int:
-    """Bytes of memory this process may still take: what the system has free, within its control group."""
-    free = _read_meminfo()
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit = int((group / "memory.max").read_text())
-        free = min(free, max(0, limit - int((group / "memory.current").read_text())))
-    except (OSError, ValueError):  # no control group, or no limit ("max")
-        pass
-    return free
-
-
-def _read_meminfo() -> int:
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:  # not Linux
-        pass
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 def _keep_in_memory(parts: list[Images], resident: bool | None) -> bool:

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lwexplain.advice.cost import measure_costs
-from lwexplain.exporting.shorter import Normalisation, ShorterNetwork, StageHead
+from lwexplain.exporting.shorter_network import Normalisation, ShorterNetwork, StageHead
 from lwexplain.exporting.thresholds import NEVER, ExitScores, calibrated, leaving
+from lwexplain.models.cost import measure_costs
 from lwexplain.models.staged import StagedModel, as_tuple, features_of
 
 

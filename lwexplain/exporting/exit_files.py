@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lwexplain.exporting.check import parity, require_parity
 from lwexplain.exporting.early_exit import Policy
+from lwexplain.exporting.figures import Accuracy
 from lwexplain.exporting.formats import Runner, open_network, write_network
-from lwexplain.exporting.measured import Accuracy
-from lwexplain.exporting.shorter import Normalisation, portable
+from lwexplain.exporting.parity import parity, require_parity
+from lwexplain.exporting.shorter_network import Normalisation, portable
 from lwexplain.exporting.thresholds import shares_of
 from lwexplain.models.staged import StagedModel
-from lwexplain.run_files import atomic_path
+from lwexplain.run.files import atomic_path
 
 RULE = (
     "Run the files in this order: images into the first, into each later one the states that the file before returned "

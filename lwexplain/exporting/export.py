@@ -8,22 +8,22 @@ from typing import Any
 
 import numpy as np
 
-import lwexplain
-from lwexplain.advice.cost import measure_costs
 from lwexplain.advice.recommend import Recommendation, recommend
 from lwexplain.errors import ExportError
-from lwexplain.exporting.check import parity, require_parity
 from lwexplain.exporting.early_exit import calibrated_policy
 from lwexplain.exporting.exit_files import EarlyExit, ExitFiles, write_exits
+from lwexplain.exporting.figures import Accuracy, NetworkFigures, count_right, eager_logits
 from lwexplain.exporting.formats import Runner, format_of, open_network, require_packages, write_network
 from lwexplain.exporting.fresh_head import heads_after
-from lwexplain.exporting.measured import Accuracy, NetworkFigures, count_right, eager_logits
-from lwexplain.exporting.shorter import ShorterNetwork, StageHead, portable
+from lwexplain.exporting.parity import parity, require_parity
+from lwexplain.exporting.shorter_network import ShorterNetwork, StageHead, portable
 from lwexplain.exporting.trained import TrainedRun, depth_of, load_run
+from lwexplain.models.cost import measure_costs
 from lwexplain.progress import Progress
 from lwexplain.results import read_metrics
 from lwexplain.run import Run
-from lwexplain.run_files import atomic_path
+from lwexplain.run.files import atomic_path
+from lwexplain.version import VERSION
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ def _metadata(trained: TrainedRun, head: StageHead) -> dict[str, Any]:
         "full_depth": trained.model.depth,
         "head": head.kind,
         "data": trained.data.name,
-        "made_with": f"lwexplain {lwexplain.__version__}",
+        "made_with": f"lwexplain {VERSION}",
     }
 
 

@@ -8,15 +8,15 @@ from torch import nn
 from lwexplain.capture.extract import Captured, extract
 from lwexplain.data.batches import Batches
 from lwexplain.errors import ExportError
-from lwexplain.exporting.shorter import StageHead
+from lwexplain.exporting.shorter_network import StageHead
 from lwexplain.exporting.trained import TrainedRun
 from lwexplain.memory import working_bytes
 from lwexplain.models.heads.linear import LinearHead
 from lwexplain.models.site import Site
 from lwexplain.probes.base import StageData
 from lwexplain.probes.linear.probe import GRID, LinearProbe, fit_linear_probe, fit_linear_probes
-from lwexplain.scratch import scratch_folder
-from lwexplain.training.distributed import World
+from lwexplain.processes import World
+from lwexplain.run.scratch import scratch_folder
 
 HEAD_KINDS = ("auto", "local", "fresh")
 

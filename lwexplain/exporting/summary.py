@@ -1,7 +1,7 @@
 """An export in a small table for a person: the shorter network beside the full one."""
 
-from lwexplain.advice.latency import milliseconds
 from lwexplain.exporting.export import Exported
+from lwexplain.models.latency import milliseconds
 
 
 def table_of(exported: Exported) -> tuple[list[str], list[list[str]]]:

@@ -6,17 +6,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lwexplain.analysis.of_run import load_trained
+from lwexplain.analysis.analyze_run import load_trained
 from lwexplain.data.dataset import DataSplits
 from lwexplain.data.load import load_data
 from lwexplain.data.same_data import require_same_data
-from lwexplain.exporting.check import PARITY_BATCHES
-from lwexplain.exporting.measured import pixel_batches
-from lwexplain.exporting.shorter import Normalisation
+from lwexplain.devices import pick_device
+from lwexplain.exporting.figures import pixel_batches
+from lwexplain.exporting.parity import PARITY_BATCHES
+from lwexplain.exporting.shorter_network import Normalisation
 from lwexplain.models.staged import StagedModel
 from lwexplain.run import Run
 from lwexplain.stored_config import config_of_run
-from lwexplain.training.devices import pick_device
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from lwexplain.errors import ModelError
-from lwexplain.models.forward import first_tensor
+from lwexplain.models.modules import first_tensor
 from lwexplain.models.receptive_field import ImageTracer
 from lwexplain.models.receptive_field_trace import Trace, trace_of_image
 

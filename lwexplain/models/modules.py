@@ -1,17 +1,19 @@
-"""Work with somebody's module, and leave it as it was."""
+"""Work with somebody's module: find its parts, give it what it takes, and leave it as it was."""
 
 import contextlib
-import random
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from lwexplain.errors import ModelError
+from lwexplain.arguments import shown
+from lwexplain.errors import CaptureError, ModelError
+from lwexplain.models.module_state import ModuleState, ParameterState, random_states, set_random_states
+from lwexplain.registry import nearest
+
+# ---------------------------------------------------------------------- left as it was
 
 
 @contextlib.contextmanager
@@ -24,10 +26,10 @@ def undisturbed(*modules: nn.Module) -> Iterator[None]:
     use), NumPy and Python. Values of parameters are not copied: do not train inside.
     """
     parts = _parts_of(modules)
-    kept = [_Kept(part) for part in parts]
+    kept = [ModuleState(part) for part in parts]
     parameters = list({id(p): p for part in parts for p in part.parameters(recurse=False) if not is_lazy(p)}.values())
-    kept_parameters = [_KeptParameter(p, p.data, p.requires_grad, p.grad) for p in parameters]
-    random_states = _random_states()
+    kept_parameters = [ParameterState(p, p.data, p.requires_grad, p.grad) for p in parameters]
+    before = random_states()
     try:
         for parameter in parameters:
             parameter.grad = None
@@ -37,7 +39,7 @@ def undisturbed(*modules: nn.Module) -> Iterator[None]:
             part.restore()
         for kept_parameter in kept_parameters:
             kept_parameter.restore()
-        _set_random_states(random_states)
+        set_random_states(before)
 
 
 @contextlib.contextmanager
@@ -56,94 +58,6 @@ def in_evaluation(*modules: nn.Module, device: torch.device | str | None = None)
         compiled = any(hasattr(part, "_orig_mod") or part._compiled_call_impl is not None for part in parts)
         with torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext():
             yield
-
-
-def _parts_of(modules: Iterable[nn.Module]) -> list[nn.Module]:
-    """All submodules, each once, also where several modules share it."""
-    return list({id(part): part for module in modules for part in module.modules()}.values())
-
-
-class _Kept:
-    """One module without its children: what is put back on it."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-        self.kind = type(module)
-        self.training = module.training  # of a wrapper, that of the module inside
-        self.full_hooks = module._is_full_backward_hook
-        self.attributes = dict(vars(module))
-        self.hooks = {name: dict(hooks) for name, hooks in _hooks_of(module).items()}
-        self.own = [(d, dict(d)) for d in (module._parameters, module._buffers) if isinstance(d, dict)]
-        present = [buffer for buffer in module.buffers(recurse=False) if not is_lazy(buffer)]
-        self.values = [(buffer, buffer.detach().clone()) for buffer in present]
-
-    def restore(self) -> None:
-        module, now, before = self.module, vars(self.module), self.attributes
-        module.training = self.training
-        if type(module) is not self.kind:
-            return  # a lazy module that has become another one: there is no way back
-        module._is_full_backward_hook = self.full_hooks
-        for name, hooks in _hooks_of(module).items():
-            hooks.clear()
-            hooks.update(self.hooks.get(name, {}))
-        for tensors, objects in self.own:
-            _make_equal(tensors, objects)
-        for buffer, values in self.values:
-            _put_values(buffer, values)
-        for name in [name for name, value in {**before, **now}.items() if isinstance(value, (Tensor, fx.Proxy))]:
-            if name in before:
-                now[name] = before[name]
-            else:
-                del now[name]
-
-
-@dataclass(frozen=True)
-class _KeptParameter:
-    """A parameter and what is put back on it. ``data`` is its storage, not a copy: it stays where it was while the
-    parameter is moved."""
-
-    parameter: nn.Parameter
-    data: Tensor
-    requires_grad: bool
-    grad: Tensor | None
-
-    def restore(self) -> None:
-        parameter = self.parameter
-        if _place_of(parameter) != _place_of(self.data):
-            parameter.data = self.data
-        if parameter.requires_grad != self.requires_grad:
-            parameter.requires_grad_(self.requires_grad)
-        parameter.grad = self.grad
-
-
-def _place_of(tensor: Tensor) -> tuple[Any, ...]:
-    return tensor.device, tensor.dtype, tensor.shape, tensor.layout, tensor.data_ptr() if _is_dense(tensor) else None
-
-
-def _is_dense(tensor: Tensor) -> bool:
-    return tensor.layout == torch.strided and not tensor.is_meta
-
-
-def _hooks_of(module: nn.Module) -> dict[str, dict[Any, Any]]:
-    """The dictionaries of a module's hooks by the names of their attributes."""
-    return {name: value for name, value in vars(module).items() if "_hooks" in name and isinstance(value, dict)}
-
-
-def _make_equal(now: dict[str, Any], before: dict[str, Any]) -> None:
-    """Put the very objects of ``before`` into the dictionary ``now``; one that holds them already is left alone."""
-    if list(now) != list(before) or any(now[name] is not value for name, value in before.items()):
-        now.clear()
-        now.update(before)
-
-
-def _put_values(tensor: Tensor, values: Tensor) -> None:
-    """Write ``values`` into a tensor unless it holds them; an untouched one stays usable by a graph that needs it."""
-    if tensor.is_meta or (_is_dense(tensor) and tensor.shape == values.shape and tensor.equal(values)):
-        return
-    with torch.no_grad(), torch.inference_mode(tensor.is_inference()):
-        if tensor.shape != values.shape:
-            tensor.resize_(values.shape)
-        tensor.copy_(values)
 
 
 def _parts_elsewhere(parts: Iterable[nn.Module], device: torch.device | str | None) -> list[nn.Module]:
@@ -172,15 +86,109 @@ def _move(part: nn.Module, device: torch.device | str | None) -> None:
         part._modules = children
 
 
-def _random_states() -> tuple[Any, ...]:
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
-    return random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda
+def _parts_of(modules: Iterable[nn.Module]) -> list[nn.Module]:
+    """All submodules, each once, also where several modules share it."""
+    return list({id(part): part for module in modules for part in module.modules()}.values())
 
 
-def _set_random_states(states: tuple[Any, ...]) -> None:
-    python, numpy, cpu, cuda = states
-    random.setstate(python)
-    np.random.set_state(numpy)
-    torch.set_rng_state(cpu)
-    if cuda is not None:
-        torch.cuda.set_rng_state_all(cuda)
+# ---------------------------------------------------------------------- parts by name
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The module inside ``torch.compile``'s wrapper, whose hooks fire reliably, or ``model`` itself."""
+    inner = getattr(model, "_orig_mod", None)
+    return inner if isinstance(inner, nn.Module) else model
+
+
+def path_and_call(name: str) -> tuple[str, int | None]:
+    """``relu#2`` -> ("relu", 2); without a call number (name, None)."""
+    path, mark, number = name.rpartition("#")
+    return (path, int(number)) if mark and number.isdecimal() and int(number) > 0 else (name, None)
+
+
+def find_modules(
+    model: nn.Module, stages: Sequence[str], modules: Mapping[str, nn.Module] | None = None
+) -> dict[str, nn.Module]:
+    """The module of each stage, from ``modules`` where given, else by module path in ``model``.
+
+    ``PATH#2`` names the second call of the module at PATH. Raises CaptureError for no stage, a stage named twice, and
+    an unknown stage (with the nearest names).
+    """
+    listed = isinstance(stages, Sequence) and not isinstance(stages, str)
+    if not listed or not stages or not all(isinstance(name, str) for name in stages):
+        raise CaptureError(f"stages is {shown(stages)}; expected a list of at least one module name")
+    twice = sorted({name for name in stages if list(stages).count(name) > 1})
+    if twice:
+        raise CaptureError(f"stages named more than once: {', '.join(twice)}")
+    known = dict(modules) if modules is not None else dict(model.named_modules())
+    found = {}
+    for name in stages:
+        path = name if name in known else path_and_call(name)[0]
+        if path not in known:
+            try:  # a path through a module that is registered under two names
+                known[path] = model.get_submodule(path) if modules is None else known[path]
+            except (AttributeError, KeyError):
+                names = [key for key in known if key]
+                raise CaptureError(f"no stage {name!r} in the model; {nearest(name, names)}") from None
+        found[name] = unwrap(known[path])
+        if isinstance(found[name], torch.jit.ScriptModule):
+            raise CaptureError(
+                f"stage {name!r} is a TorchScript module, whose calls Python hooks do not see; "
+                "capture the model it was scripted from"
+            )
+    return found
+
+
+# ---------------------------------------------------------------------- what goes in and comes out
+
+
+class Enough(BaseException):
+    """Ends a forward pass from within a hook; no ``except Exception`` of a model may swallow it."""
+
+
+def first_tensor(output: Any) -> Tensor | None:
+    """The tensor a module's output stands for: itself, the value named ``out``, or the first one inside."""
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, Mapping):
+        if isinstance(output.get("out"), Tensor):
+            return output["out"]
+        output = list(output.values())
+    if isinstance(output, (list, tuple)):
+        return next((tensor for item in output if (tensor := first_tensor(item)) is not None), None)
+    return None
+
+
+def as_parameters(x: Tensor, model: nn.Module) -> Tensor:
+    """``x`` in the dtype that ``model`` computes with, so that a model in half precision takes float32 images.
+
+    That is the dtype of its floating-point parameters; where these are of several, that of the first layer which the
+    images reach, found by a forward pass of one of them. Integers stay as they are.
+    """
+    if not x.is_floating_point():
+        return x
+    dtypes = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+    if len(dtypes) > 1 and len(x):
+        return x.to(_dtype_of_first_layer(model, x[:1]))
+    return x.to(dtypes.pop()) if len(dtypes) == 1 else x
+
+
+def _dtype_of_first_layer(model: nn.Module, image: Tensor) -> torch.dtype:
+    """The dtype that the images must have: their own, where the model casts them before its first layer."""
+    found = [image.dtype]
+
+    def meet(layer: nn.Module, args: Any, kwargs: Any) -> None:
+        given = first_tensor([args, kwargs])
+        own = next(parameter.dtype for parameter in layer.parameters(recurse=False) if parameter.is_floating_point())
+        if given is not None and given.is_floating_point() and given.dtype != own:
+            found.append(own)
+        raise Enough
+
+    with in_evaluation(model), torch.no_grad():
+        for layer in model.modules():
+            own = [parameter for parameter in layer.parameters(recurse=False) if parameter.is_floating_point()]
+            if own and not list(layer.children()):
+                layer.register_forward_pre_hook(meet, with_kwargs=True)
+        with contextlib.suppress(Enough, Exception):  # what the model itself raises comes again when it is really asked
+            model(image)
+    return found[-1]

@@ -4,9 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from lwexplain.errors import ModelError
-from lwexplain.models.forward import as_parameters
 from lwexplain.models.layout import Layout, layouts_of
-from lwexplain.models.modules import in_evaluation
+from lwexplain.models.modules import as_parameters, in_evaluation
 from lwexplain.models.staged import StagedModel, State, features_of
 
 

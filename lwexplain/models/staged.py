@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lwexplain.errors import ModelError
-from lwexplain.models.forward import as_parameters
-from lwexplain.models.modules import in_evaluation
+from lwexplain.models.modules import as_parameters, in_evaluation
 from lwexplain.models.site import Site
 from lwexplain.registry import nearest
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from lwexplain.models.forward import first_tensor
 from lwexplain.models.layout import Layout
+from lwexplain.models.modules import first_tensor
 
 MOST_OTHERS = 16
 """Most class, register and distillation tokens that a network may have beside those of the patches."""

@@ -9,8 +9,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from lwexplain.errors import ModelError
-from lwexplain.models.forward import as_parameters, path_and_call
-from lwexplain.models.modules import in_evaluation, undisturbed
+from lwexplain.models.modules import as_parameters, in_evaluation, path_and_call, undisturbed
 from lwexplain.models.ordering import in_channel_order
 from lwexplain.models.outputs import logits_in
 from lwexplain.models.staged import StagedModel, State, as_tuple

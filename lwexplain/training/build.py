@@ -6,14 +6,14 @@ import torch
 
 from lwexplain.config import Config, TrainingConfig
 from lwexplain.data.dataset import DataSplits
+from lwexplain.devices import pick_device, place
 from lwexplain.errors import TrainingError
 from lwexplain.models.build import build_model
-from lwexplain.models.forward import as_parameters
 from lwexplain.models.heads.base import HEADS
-from lwexplain.models.modules import undisturbed
+from lwexplain.models.modules import as_parameters, undisturbed
 from lwexplain.models.staged import StagedModel, State
-from lwexplain.training.devices import pick_device, place
-from lwexplain.training.distributed import World, synchronise_batch_norm
+from lwexplain.processes import World
+from lwexplain.training.all_processes import synchronise_batch_norm
 from lwexplain.training.losses.base import LOSSES, LocalLoss, LossSetting
 from lwexplain.training.strategies.base import STRATEGIES, Phase, Strategy
 

@@ -16,12 +16,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lwexplain.arguments import shown
-from lwexplain.binary_files import check_tensors
 from lwexplain.errors import CheckpointError, RunError
-from lwexplain.parsing import parse_json
 from lwexplain.program import own_option
 from lwexplain.run import Run
-from lwexplain.run_files import MissingFileError, RunFiles
+from lwexplain.run.binary_files import check_tensors
+from lwexplain.run.files import MissingFileError, RunFiles
+from lwexplain.run.parsing import parse_json
 
 LAST = "last.safetensors"
 """Everything that an exact resume needs; after training, the network."""

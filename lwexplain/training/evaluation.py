@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lwexplain.models.modules import in_evaluation
 from lwexplain.models.staged import StagedModel
-from lwexplain.training.distributed import World
+from lwexplain.processes import World
 from lwexplain.training.losses.base import LocalLoss
 from lwexplain.training.prefix import PrefixBatch
 from lwexplain.training.unit import head_loss

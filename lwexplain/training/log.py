@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
+from lwexplain.devices import peak_memory_bytes
 from lwexplain.errors import RunError, TrainingError
+from lwexplain.processes import World
 from lwexplain.run import Run
-from lwexplain.training.devices import peak_memory_bytes
-from lwexplain.training.distributed import World
 from lwexplain.training.evaluation import HeadResult
 from lwexplain.training.prefix import LivePrefix, PrefixCache
 from lwexplain.training.snapshot import Position

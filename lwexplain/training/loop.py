@@ -12,9 +12,11 @@ from torch.nn.parallel import DistributedDataParallel
 from lwexplain.config import Config
 from lwexplain.data.batches import Batches
 from lwexplain.data.dataset import DataSplits
+from lwexplain.devices import pick_device, reset_peak_memory
 from lwexplain.errors import TrainingError, TrainingInterrupted
 from lwexplain.models.activations import ActivationMeter
 from lwexplain.models.staged import detach
+from lwexplain.processes import World
 from lwexplain.progress import Progress
 from lwexplain.run import Run
 from lwexplain.training.build import (
@@ -33,8 +35,6 @@ from lwexplain.training.checkpoint import (
     under_prefix,
     with_prefix,
 )
-from lwexplain.training.devices import pick_device, reset_peak_memory
-from lwexplain.training.distributed import World
 from lwexplain.training.evaluation import HeadResult, evaluate
 from lwexplain.training.interruption import Interruption
 from lwexplain.training.log import TrainingLog

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from lwexplain.training.distributed import World
+from lwexplain.processes import World
 
 
 class Meter:

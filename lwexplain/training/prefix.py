@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from lwexplain.data.batches import Batches
-from lwexplain.data.load import available_memory
 from lwexplain.data.transfer import sent
 from lwexplain.errors import TrainingError
+from lwexplain.memory import available_memory
 from lwexplain.models.staged import StagedModel, State, as_tuple
 
 Place = Literal["device", "memory", "disk"]

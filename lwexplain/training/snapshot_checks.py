@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lwexplain.arguments import shown
-from lwexplain.run_fields import is_count, is_number, is_text
+from lwexplain.run.fields import is_count, is_number, is_text
 
 if TYPE_CHECKING:
     from lwexplain.training.loop import Trainer

@@ -10,8 +10,8 @@ from lwexplain.advice.objective import amount, measured
 from lwexplain.advice.prospects import COSTS, Prospect
 from lwexplain.errors import RunError
 from lwexplain.results import EMBEDDING_COLUMNS, PREDICTION_COLUMNS, checked_table, embedding_file
+from lwexplain.results.checks import check_embedding, check_predictions
 from lwexplain.run import Run
-from lwexplain.table_checks import check_embedding, check_predictions
 from lwexplain.views.depth_curve import accuracy_metrics, per_depth, without_attrs
 from lwexplain.views.sample_depth import sample_depth_source
 from lwexplain.views.single_classes import of_a_pair, of_one_class

@@ -17,7 +17,7 @@ from lwexplain.errors import AdviceError, LwexplainError
 from lwexplain.probes.sample_depth import confusion
 from lwexplain.results import AttributionSet, list_embeddings, read_attributions, read_odd_metrics
 from lwexplain.run import Run
-from lwexplain.run_files import atomic_path
+from lwexplain.run.files import atomic_path
 from lwexplain.text import plain
 from lwexplain.views import contents
 from lwexplain.views.attribution_quality import EXPLANATION, attribution_quality

@@ -11,7 +11,7 @@ import pytest
 from processes import Pair, fork_server
 
 import lwexplain as lw
-from lwexplain.analysis import of_run
+from lwexplain.analysis import analyze_run as of_run
 from lwexplain.analysis.measuring import settings_of
 from lwexplain.capture import store
 from lwexplain.errors import RunError

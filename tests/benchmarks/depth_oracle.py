@@ -30,13 +30,13 @@ from depth_tasks import TASKS, Task
 from result_file import write_result
 
 import lwexplain as lw
-from lwexplain.analysis.of_run import load_trained
+from lwexplain.analysis.analyze_run import load_trained
 from lwexplain.data.batches import Batches
 from lwexplain.data.dataset import DataSplits
 from lwexplain.data.load import load_data
 from lwexplain.results import is_analyzed, read_metrics
 from lwexplain.run import Run
-from lwexplain.run_files import atomic_path
+from lwexplain.run.files import atomic_path
 
 PROBES = ("head", "linear", "knn", "ncm", "separability", "geometry", "collapse")
 MAX_SAMPLES = 5000

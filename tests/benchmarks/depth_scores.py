@@ -27,7 +27,7 @@ from lwexplain.advice.depth_model import COEFFICIENTS, DepthModel
 from lwexplain.advice.evidence import Evidence
 from lwexplain.advice.recommend import Recommendation, recommend
 from lwexplain.advice.simple_rules import SIMPLE_RULES
-from lwexplain.run_files import atomic_path
+from lwexplain.run.files import atomic_path
 
 OURS = "lwexplain"
 RANDOM = "random_labels"

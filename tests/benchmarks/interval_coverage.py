@@ -37,7 +37,7 @@ from lwexplain.probes.neighbours import NearestClassMean
 from lwexplain.probes.separability.probe import Separability
 from lwexplain.probes.separability.scatter import fisher_ratio, separation_law
 from lwexplain.probes.similarity.probe import Similarity
-from lwexplain.run_files import atomic_path
+from lwexplain.run.files import atomic_path
 
 SIZES = (200, 400, 800)
 NEW_SAMPLES = 10_000

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from lwexplain.run import describe_environment
-from lwexplain.run_files import atomic_path
+from lwexplain.run.directory import describe_environment
+from lwexplain.run.files import atomic_path
 
 RESULTS = Path(__file__).parent / "results"
 

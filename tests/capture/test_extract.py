@@ -14,7 +14,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from lwexplain.capture.extract import extract
 from lwexplain.capture.pooling import StagePooling, pool
 from lwexplain.errors import CaptureError, UserCodeError
-from lwexplain.models.forward import as_parameters
+from lwexplain.models.modules import as_parameters
 from lwexplain.models.tokens import TokenGrid
 
 

@@ -10,8 +10,8 @@ from lwexplain.capture.store import FeatureStore
 from lwexplain.config import load_config
 from lwexplain.data.load import load_data
 from lwexplain.models.build import build_model
-from lwexplain.run_files import RunFiles
-from lwexplain.training.distributed import World
+from lwexplain.processes import World
+from lwexplain.run.files import RunFiles
 
 CONFIG = load_config(
     {

@@ -9,7 +9,7 @@ from lwexplain.capture import store as store_module
 from lwexplain.capture.extract import Captured
 from lwexplain.capture.store import FeatureStore, StoredSplit
 from lwexplain.errors import RunError
-from lwexplain.run_files import RunFiles
+from lwexplain.run.files import RunFiles
 
 N = 10
 

@@ -6,16 +6,9 @@ from PIL import Image
 import lwexplain.data.load as load_module
 from lwexplain.config import DataConfig, load_config
 from lwexplain.data.dataset import DATASETS, ImageArrays, ImageFiles, Source
-from lwexplain.data.load import (
-    available_memory,
-    channel_stats,
-    check_source,
-    convert,
-    load_data,
-    of_classes,
-    redraw_labels,
-)
+from lwexplain.data.load import channel_stats, check_source, convert, load_data, of_classes, redraw_labels
 from lwexplain.errors import ConfigError, DataError, UnknownNameError
+from lwexplain.memory import available_memory
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from PIL import Image
 
 import lwexplain.data.file_facts as facts_module
 from lwexplain.config import DataConfig
+from lwexplain.data.examination import examine_files
 from lwexplain.data.file_cache import FactsCache, cache_folder, stamp_of
-from lwexplain.data.file_facts import examine_files
 from lwexplain.data.load import load_data
 
 

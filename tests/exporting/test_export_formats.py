@@ -7,9 +7,9 @@ import torch
 
 from lwexplain.config import ModelConfig
 from lwexplain.errors import ExportError
-from lwexplain.exporting.check import parity, require_parity
 from lwexplain.exporting.formats import format_of, open_network, write_network
-from lwexplain.exporting.shorter import Normalisation, ShorterNetwork, StageHead, portable
+from lwexplain.exporting.parity import parity, require_parity
+from lwexplain.exporting.shorter_network import Normalisation, ShorterNetwork, StageHead, portable
 from lwexplain.models.build import build_model
 from lwexplain.models.heads.base import HEADS
 

@@ -10,7 +10,7 @@ import torch
 
 import lwexplain as lw
 from lwexplain.advice.recommend import recommend
-from lwexplain.analysis.of_run import load_trained
+from lwexplain.analysis.analyze_run import load_trained
 from lwexplain.config import load_config
 from lwexplain.data.batches import Batches
 from lwexplain.data.load import load_data
@@ -177,7 +177,7 @@ def test_other_images_than_those_of_the_training_are_refused(trained, tmp_path):
 def test_a_file_that_differs_from_the_network_is_not_kept(trained, tmp_path, monkeypatch, early_exit):
     out = tmp_path / "net.pt2"
     out.write_text("from before")
-    monkeypatch.setattr("lwexplain.exporting.check.SHARE_OF_SPREAD", -1.0)
+    monkeypatch.setattr("lwexplain.exporting.parity.SHARE_OF_SPREAD", -1.0)
     with pytest.raises(ExportError, match="differs from the network"):
         export_run(trained(), out, depth=2, early_exit=early_exit)
     assert [path.name for path in tmp_path.iterdir()] == ["net.pt2"]

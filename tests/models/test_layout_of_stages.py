@@ -6,9 +6,8 @@ from torch import nn
 from torchvision.models import SwinTransformer, VisionTransformer
 
 from lwexplain.errors import ModelError
-from lwexplain.models.forward import as_parameters
 from lwexplain.models.layout import Layout, layouts_of
-from lwexplain.models.modules import in_evaluation
+from lwexplain.models.modules import as_parameters, in_evaluation
 from lwexplain.models.ordering import in_channel_order
 from lwexplain.models.staged import StagedModel
 

@@ -12,7 +12,7 @@ from processes import as_torchrun, fork_server, free_port
 
 from lwexplain import api
 from lwexplain.errors import LwexplainError, TrainingError
-from lwexplain.training.distributed import current_world, joined_world, leave_world
+from lwexplain.processes import current_world, joined_world, leave_world
 
 TINY = {
     "data": {"name": "synthetic", "batch_size": 32, "options": {"samples": 190, "size": 8, "classes": 3}},
@@ -125,7 +125,7 @@ def test_a_process_that_ends_ends_the_others_soon_and_the_first_one_says_why(tmp
 
 SCRIPT = """
 import sys, time
-from lwexplain.training.distributed import joined_world
+from lwexplain.training.all_processes import joined_world
 import torch
 for call in range(4):
     with joined_world() as world:

@@ -5,10 +5,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lwexplain.devices import place
 from lwexplain.models.build import MODELS
 from lwexplain.models.staged import StagedModel
 from lwexplain.training.checkpoint import LAST, load_checkpoint
-from lwexplain.training.devices import place
 from lwexplain.training.losses.base import LocalLoss
 from lwexplain.training.strategies.base import STRATEGIES
 from lwexplain.training.unit import head_loss

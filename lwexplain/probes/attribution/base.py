@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from lwexplain.errors import ModelError, ProbeError
-from lwexplain.models.forward import as_parameters
 from lwexplain.models.layout import Layout, layouts_of
+from lwexplain.models.modules import as_parameters
 from lwexplain.models.outputs import logits_in
 from lwexplain.probes.attribution.memory import Chunker
 

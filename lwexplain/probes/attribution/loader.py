@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lwexplain.arguments import device_name, each_of, shown, user_code, whole_number
 from lwexplain.data.given_batches import check_images
+from lwexplain.devices import pick_device
 from lwexplain.errors import ProbeError, UserCodeError
 from lwexplain.models.foreign import check_model
 from lwexplain.models.modules import in_evaluation
@@ -21,7 +22,6 @@ from lwexplain.probes.attribution.methods import method_of
 from lwexplain.probes.attribution.missing_gradient import missing_gradient
 from lwexplain.probes.attribution.quality import incomplete, residuals
 from lwexplain.registry import nearest
-from lwexplain.training.devices import pick_device
 
 MEMORY_BYTES = 512 * 2**20
 TARGETS = ("predicted", "label")

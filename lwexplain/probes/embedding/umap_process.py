@@ -15,7 +15,7 @@ import numpy as np
 
 from lwexplain.errors import ProbeError
 from lwexplain.probes.embedding.umap_layout import READY, Options
-from lwexplain.scratch import ScratchFolder
+from lwexplain.run.scratch import ScratchFolder
 
 MODULE = "lwexplain.probes.embedding.umap_layout"
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")

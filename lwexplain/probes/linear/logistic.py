@@ -12,7 +12,7 @@ from lwexplain.probes.linear.lbfgs import HISTORY, Minimum, minimise
 from lwexplain.probes.linear.standardisation import Standardisation
 from lwexplain.probes.moments import moments_of
 from lwexplain.probes.splits import feature_blocks, float64_device, read_split
-from lwexplain.training.distributed import World
+from lwexplain.processes import World
 
 CPU_BYTES = 2**20  # logits of a block: small enough to stay in the cache
 ACCELERATOR_BYTES = 2**26  # large enough to keep it busy

@@ -13,7 +13,7 @@ from lwexplain.probes.base import PROBES, Measurement, Predictions, StageData
 from lwexplain.probes.linear.lbfgs import HISTORY, state_bytes
 from lwexplain.probes.linear.logistic import LogisticLoss, own_rows, solve
 from lwexplain.probes.splits import feature_blocks, read_split, splits_of
-from lwexplain.training.distributed import World, current_world
+from lwexplain.processes import World, current_world
 
 GRID = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2)
 SHORTEST_HISTORY = 3

@@ -14,7 +14,7 @@ from lwexplain.probes.base import Measurement, Predictions
 from lwexplain.probes.linear import logistic
 from lwexplain.probes.linear.logistic import LogisticLoss
 from lwexplain.probes.linear.probe import GRID, Linear, fit_linear_probe, fit_linear_probes
-from lwexplain.training.distributed import World
+from lwexplain.processes import World
 
 
 def measured(stage, **options):

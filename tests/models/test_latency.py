@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from lwexplain.advice.cost import Cost, measurements
-from lwexplain.advice.latency import Latency, measure_latencies, milliseconds, quicker_half
+from lwexplain.models.cost import Cost
+from lwexplain.models.latency import Latency, measure_latencies, milliseconds, quicker_half
+from lwexplain.probes.cost import measurements
 
 CPU = torch.device("cpu")
 

@@ -57,7 +57,7 @@ def test_every_stage_has_every_metric_of_the_chosen_probes(runs):
 
 def test_head_accuracy_is_that_of_the_truncated_network(runs):
     """Computed here from the images, without hooks."""
-    from lwexplain.analysis.of_run import load_trained
+    from lwexplain.analysis.analyze_run import load_trained
     from lwexplain.config import load_config
     from lwexplain.data.batches import Batches
     from lwexplain.data.load import load_data

@@ -5,9 +5,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lwexplain.advice.cost import CostProbe, inference_memory, measure_costs
 from lwexplain.config import ModelConfig
 from lwexplain.models.build import build_model
+from lwexplain.models.cost import inference_memory, measure_costs
+from lwexplain.probes.cost import CostProbe
 
 FLOAT = 4
 """Bytes of a number."""

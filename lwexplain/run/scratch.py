@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from lwexplain.run_files import held, is_held
+from lwexplain.run.files import held, is_held
 
 NAME = re.compile(r"lwexplain-[a-z]+-\w+")
 

@@ -7,10 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from lwexplain.capture.hooks import find_modules, unwrap
 from lwexplain.errors import ModelError
-from lwexplain.models.forward import as_parameters, path_and_call
-from lwexplain.models.modules import in_evaluation
+from lwexplain.models.modules import as_parameters, find_modules, in_evaluation, path_and_call, unwrap
 from lwexplain.models.receptive_field import ReceptiveField, StageField, receptive_fields
 from lwexplain.models.staged import StagedModel
 from lwexplain.probes.base import Measurement, StageData

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from lwexplain.arguments import shown
-from lwexplain.run_fields import LONGEST_TEXT, MOST_CLASSES, MOST_STAGES, is_count, is_names, is_number, is_text
+from lwexplain.run.fields import LONGEST_TEXT, MOST_CLASSES, MOST_STAGES, is_count, is_names, is_number, is_text
 
 SPLITS = ("train", "val", "test")
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")

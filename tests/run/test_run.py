@@ -8,7 +8,7 @@ import pytest
 
 from lwexplain.errors import RunError
 from lwexplain.run import Run
-from lwexplain.run_files import atomic_path
+from lwexplain.run.files import atomic_path
 
 
 @pytest.fixture

@@ -9,27 +9,27 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lwexplain.advice.cost import CostProbe
-from lwexplain.advice.receptive_field import ReceptiveFieldProbe
 from lwexplain.analysis.assembly import assembled
 from lwexplain.analysis.measuring import measure
 from lwexplain.analysis.own_output import own_head
 from lwexplain.analysis.stages import SampleImages, chance_level, find_tokens, stages_of
 from lwexplain.capture.extract import extract
-from lwexplain.capture.hooks import output_of, unwrap
+from lwexplain.capture.hooks import output_of
 from lwexplain.capture.pooling import Pooling
 from lwexplain.data.given_batches import checked_batches
+from lwexplain.devices import pick_device
 from lwexplain.errors import CaptureError, ModelError
 from lwexplain.memory import working_bytes
 from lwexplain.models.layout import Layout
-from lwexplain.models.modules import undisturbed
+from lwexplain.models.modules import undisturbed, unwrap
 from lwexplain.models.wrap import stage_by_names
 from lwexplain.probes.base import Probe, StageData
+from lwexplain.probes.cost import CostProbe
 from lwexplain.probes.engine import ALWAYS, built_in_probes
+from lwexplain.probes.receptive_field import ReceptiveFieldProbe
 from lwexplain.progress import Progress
 from lwexplain.results import SPLITS, Analysis
-from lwexplain.scratch import scratch_folder
-from lwexplain.training.devices import pick_device
+from lwexplain.run.scratch import scratch_folder
 
 
 def analyze_model(

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lwexplain.advice.cost import Cost
 from lwexplain.data.batches import Batches
 from lwexplain.data.dataset import Images
+from lwexplain.models.cost import Cost
 from lwexplain.probes.accuracy import wilson_interval
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from lwexplain.errors import RunError
 from lwexplain.run import Run
-from lwexplain.run_files import RunFiles
+from lwexplain.run.files import RunFiles
 
 NEXT = "analysis/.next"
 SUMMARY = "analysis.json"

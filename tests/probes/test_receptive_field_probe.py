@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from lwexplain.advice.receptive_field import ReceptiveFieldProbe
 from lwexplain.errors import CaptureError, ModelError
 from lwexplain.models.staged import StagedModel
+from lwexplain.probes.receptive_field import ReceptiveFieldProbe
 
 
 def rows_of(model, stages, shape):

@@ -1,7 +1,7 @@
 """The run directory: everything one experiment leaves behind, in open formats, never half-written.
 
 Files are written under a temporary name, fsynced and renamed. A run directory from a stranger is data,
-never code: JSON, YAML, parquet, npy and safetensors only, opened through ``lwexplain.run_files``.
+never code: JSON, YAML, parquet, npy and safetensors only, opened through ``lwexplain.run.files``.
 """
 
 import contextlib
@@ -22,10 +22,10 @@ from typing import Any
 
 from lwexplain.arguments import path_of, shown
 from lwexplain.errors import RunError, mend
-from lwexplain.parsing import MOST_YAML, parse_json, parse_yaml
 from lwexplain.program import at_command_line, own_command, own_option
-from lwexplain.run_fields import check_event, check_manifest
-from lwexplain.run_files import MissingFileError, RunFiles, held, is_held
+from lwexplain.run.fields import check_event, check_manifest
+from lwexplain.run.files import MissingFileError, RunFiles, held, is_held
+from lwexplain.run.parsing import MOST_YAML, parse_json, parse_yaml
 from lwexplain.text import shell_command
 
 SCHEMA_VERSION = 1

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lwexplain.binary_files import map_array, read_table, write_array, write_table
 from lwexplain.errors import RunError
-from lwexplain.run_files import MissingFileError, RunFiles, atomic_path, is_plain_name
+from lwexplain.run.binary_files import map_array, read_table, write_array, write_table
+from lwexplain.run.files import MissingFileError, RunFiles, atomic_path, is_plain_name
 
 
 @pytest.fixture

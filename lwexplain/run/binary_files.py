@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from lwexplain.errors import RunError
-from lwexplain.parsing import parse_json
-from lwexplain.run_files import RunFiles, mend
+from lwexplain.run.files import RunFiles, mend
+from lwexplain.run.parsing import parse_json
 
 if TYPE_CHECKING:
     import pandas as pd

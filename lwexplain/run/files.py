@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from lwexplain.errors import LwexplainError, RunError
-from lwexplain.parsing import MOST_JSON, json_bytes, parse_json
+from lwexplain.run.parsing import MOST_JSON, json_bytes, parse_json
 
 MOST_ENTRIES = 100_000
 """Entries of a folder of a run; one with more is refused."""

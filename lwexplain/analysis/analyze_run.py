@@ -9,9 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import lwexplain
-from lwexplain.advice.cost import CostProbe
-from lwexplain.advice.receptive_field import ReceptiveFieldProbe
 from lwexplain.analysis.assembly import assembled
 from lwexplain.analysis.cores import shared_cores
 from lwexplain.analysis.measuring import is_lasting, made_ready, measure
@@ -26,20 +23,23 @@ from lwexplain.data.load import load_data
 from lwexplain.data.pixels import thumbnails, to_pixels
 from lwexplain.data.same_data import require_same_data
 from lwexplain.data.splits import stratified_subset
+from lwexplain.devices import pick_device
 from lwexplain.errors import CaptureError, RunError
 from lwexplain.memory import working_bytes
 from lwexplain.models.size_limit import SizeLimit
 from lwexplain.models.staged import StagedModel
 from lwexplain.probes.base import PROBES, Probe, StageData
+from lwexplain.probes.cost import CostProbe
 from lwexplain.probes.engine import ALWAYS, built_in_probes, default_probes
+from lwexplain.probes.receptive_field import ReceptiveFieldProbe
+from lwexplain.processes import World
 from lwexplain.progress import Progress
 from lwexplain.results import SPLITS, Analysis, AnalysisKey, write_analysis
 from lwexplain.run import Run
 from lwexplain.stored_config import config_of_run, most_bytes
 from lwexplain.training.build import build_trainable
 from lwexplain.training.checkpoint import load_final_weights
-from lwexplain.training.devices import pick_device
-from lwexplain.training.distributed import World
+from lwexplain.version import VERSION
 
 
 def load_trained(run: Run, data: DataSplits, device: torch.device) -> tuple[StagedModel, str]:
@@ -126,7 +126,7 @@ def analyze_run(
         _add_pictures(result, stages, data, captured["val"])
         lasting = [part.probe for part in parts if is_lasting(part)]
         result.summary |= {
-            "version": lwexplain.__version__,
+            "version": VERSION,
             "installed": PROBES.offered(),
             "lasting": lasting,
             "complete": set(default_probes()) <= set(lasting),

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from lwexplain.errors import ExportError
-from lwexplain.exporting.check import parity, require_parity
+from lwexplain.exporting.parity import parity, require_parity
 
 SIZES = [1e-6, 1e-3, 1.0, 1e3, 1e6]
 
