@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import lwexplain.data.file_facts as facts_module
+import lwexplain.data.examination as facts_module
 from lwexplain.config import DataConfig
 from lwexplain.data.examination import examine_files
 from lwexplain.data.file_cache import FactsCache, cache_folder, stamp_of
