@@ -171,17 +171,22 @@ def _frame(table: "pa.Table", written: "pa.Schema") -> "pd.DataFrame":
 
     columns: dict[str, Any] = {}
     for name, column in zip(table.column_names, table.columns, strict=True):
-        if _is_text(column.type):
-            series = column.to_pandas()
-            columns[name] = series if pa.types.is_dictionary(written.field(name).type) else series.astype("object")
+        if _is_text(column.type) and not pa.types.is_dictionary(written.field(name).type):
+            columns[name] = pd.Series(_texts(column), dtype="object")
         elif pa.types.is_integer(column.type) and column.null_count:
             columns[name] = column.to_pandas(integer_object_nulls=True).astype("Int64")
         else:
             columns[name] = column.to_pandas()
-    frame = pd.DataFrame(columns, columns=table.column_names)
-    for name in frame.columns[frame.dtypes == "object"]:
-        frame[name] = frame[name].where(frame[name].notna(), None)
-    return frame
+    return pd.DataFrame(columns, columns=table.column_names)
+
+
+def _texts(column: "pa.ChunkedArray") -> np.ndarray:
+    """The texts of a column that was read as a dictionary, None where there is none: equal ones are one object."""
+    found = [np.empty(0, dtype="object")]
+    for chunk in column.chunks:
+        words = np.array([*chunk.dictionary.to_pylist(), None], dtype="object")
+        found.append(words[chunk.indices.fill_null(len(words) - 1).to_numpy(zero_copy_only=False)])
+    return np.concatenate(found)
 
 
 def _attrs(table: "pa.Table") -> dict[str, Any]:

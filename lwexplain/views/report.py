@@ -1,14 +1,14 @@
 """The HTML report of a run: one file that opens offline, with every figure, number and its provenance."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from jinja2 import Environment, FileSystemLoader, select_autoescape
+from jinja2 import Environment, FileSystemLoader, Template, select_autoescape
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
@@ -152,13 +152,18 @@ def render_report(run: Run) -> str:
         "figures": figures.scripts,
         "plotly": Markup(get_plotlyjs()),
     }
-    folder = Path(__file__).parent
+    return _template().render(page)
+
+
+@cache
+def _template() -> Template:
+    """The page as a template, which is compiled once for all reports."""
     environment = Environment(
-        loader=FileSystemLoader(folder),
+        loader=FileSystemLoader(Path(__file__).parent),
         autoescape=select_autoescape(default=True, default_for_string=True),
         finalize=_shown,
     )
-    return environment.get_template("report.html.j2").render(page)
+    return environment.get_template("report.html.j2")
 
 
 def _shown(value: Any) -> Any:
