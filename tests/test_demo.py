@@ -1,9 +1,9 @@
-"""The whole way, as a new user goes it: `lwexplain demo`, then the explorer on what it left."""
+"""The whole way, as a new user goes it: the wheel installed, `lwexplain demo`, then the explorer on what it left."""
 
 import json
 import re
 import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,17 +12,49 @@ from lwexplain.explorer.server import SCRIPT
 from lwexplain.probes.attribution import DEFAULT_METHODS
 from lwexplain.results import read_analysis
 from lwexplain.run import Run
+from tests.app.serving import browser_page, free_port, served
+from tests.installation import build_wheel, files_of, install_wheel, outside_environment
 
 NAMES = ["digits_bp", "digits_greedy"]
+PACKAGE = Path(__file__).parent.parent / "lwexplain"
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory):
+def wheel(tmp_path_factory):
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def programs(wheel, tmp_path_factory):
+    """The programs of an environment into which the wheel was installed."""
+    return install_wheel(wheel, tmp_path_factory.mktemp("installed"))
+
+
+@pytest.fixture(scope="module")
+def demo(programs, tmp_path_factory):
+    """The folder and the output of the demonstration, run by the installed package."""
     out = tmp_path_factory.mktemp("demo")
-    command = [sys.executable, "-m", "lwexplain", "demo", "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    done = subprocess.run(
+        [programs / "lwexplain", "demo", "--out", out],
+        capture_output=True, text=True, check=False, timeout=1800, cwd=out, env=outside_environment(),
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return out, done.stdout
+
+
+def test_the_wheel_holds_every_file_of_the_package(wheel):
+    files = {path for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    assert {path.relative_to(PACKAGE.parent).as_posix() for path in files} <= files_of(wheel)
+
+
+def test_outside_of_the_checkout_the_installed_package_is_used(programs, tmp_path):
+    code = "import lwexplain, lwexplain.explorer.app as app; print(lwexplain.__file__, app.__file__, sep='\\n')"
+    done = subprocess.run(
+        [programs / "python", "-c", code],
+        capture_output=True, text=True, check=True, cwd=tmp_path, env=outside_environment(),
+    )  # fmt: skip
+    for line in done.stdout.splitlines():
+        assert Path(line).is_relative_to(programs.parent)
 
 
 @pytest.mark.slow
@@ -76,3 +108,17 @@ def test_the_explorer_shows_the_demo(demo, page, name, monkeypatch):
     app.switch_page(f"{page}.py").run()
     assert not app.exception
     assert not app.error
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_the_installed_explorer_shows_the_demo_in_a_browser(demo, programs, tmp_path):
+    out, _ = demo
+    advice = json.loads((out / "digits_bp" / "analysis" / "recommendation.json").read_text())
+    port = free_port()
+    line = [programs / "lwexplain", "explore", out, "--port", str(port)]
+    with served(line, port, tmp_path, PYTHONPATH=""), browser_page() as page:
+        assert page.goto(f"http://127.0.0.1:{port}/?run=digits_bp").status == 200
+        page.get_by_role("heading", name=f"{advice['stage']} (depth {advice['depth']} of 9)").wait_for()
+        page.locator(".js-plotly-plot .star, .js-plotly-plot .point").first.wait_for()
+        assert page.locator("[data-testid=stException]").count() == 0

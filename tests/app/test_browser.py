@@ -1,30 +1,14 @@
 """The explorer in a real browser: pages open, points are selected, their images appear."""
 
-import os
-import shutil
-import socket
-import subprocess
 import sys
-import time
 import urllib.parse
-import urllib.request
 from pathlib import Path
 
 import pytest
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
+from tests.app.serving import browser_page, free_port, served
 
 EXPLORER = Path(__file__).parents[2] / "apps" / "explorer.py"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 ASKED: set[str | None] = set()
 """Every machine that the pages of this file asked for anything."""
@@ -35,49 +19,18 @@ pytestmark = pytest.mark.browser
 @pytest.fixture(scope="module")
 def page():
     """An empty page of a headless Chromium."""
-    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    if found is None:
-        pytest.skip(f"no Chromium: none of {', '.join(BROWSERS)} is installed")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    with browser_page() as page:
         page.on("request", lambda request: ASKED.add(urllib.parse.urlsplit(request.url).hostname))
-        page.set_default_timeout(60_000)
         yield page
-        browser.close()
 
 
 @pytest.fixture(scope="module")
 def address(runs_folder, tmp_path_factory):
     """The explorer, served on a free port of this machine only."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log = tmp_path_factory.mktemp("server") / "log"
-    command = [sys.executable, "-m", "streamlit", "run", str(EXPLORER), "--server.port", str(port)]
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("LWEXPLAIN_", "STREAMLIT_"))}
-    with log.open("w") as file:
-        server = subprocess.Popen(
-            [*command, "--", str(runs_folder)], stdout=file, stderr=file, env=environment, cwd=log.parent
-        )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        _wait(f"{address}/_stcore/health", server, log)
-        yield address
-    finally:
-        server.terminate()
-        server.wait(timeout=20)
-
-
-def _wait(url, server, log):
-    for _ in range(360):
-        assert server.poll() is None, log.read_text()
-        try:
-            with urllib.request.urlopen(url, timeout=2):
-                return
-        except OSError:
-            time.sleep(0.25)
-    raise AssertionError(f"the explorer did not start: {log.read_text()}")
+    port = free_port()
+    command = [sys.executable, "-m", "streamlit", "run", str(EXPLORER), "--server.port", str(port), "--", runs_folder]
+    with served(command, port, tmp_path_factory.mktemp("server")):
+        yield f"http://127.0.0.1:{port}"
 
 
 def _assert_no_traceback(page):

@@ -159,9 +159,7 @@ def test_the_report_shows_names_as_visible_text(hostile):
 def test_pages_show_names_as_visible_text(hostile, page, monkeypatch):
     monkeypatch.setenv("LWEXPLAIN_RUNS", str(hostile.parent))
     app = AppTest.from_file(str(SCRIPT), default_timeout=60)
-    app.run()
-    if page != "overview":
-        app.switch_page(f"{page}.py").run()
+    app.switch_page(f"{page}.py").run()
     assert not app.exception
     parts = [app.title, app.subheader, app.markdown, app.caption, app.info, app.warning, app.error]
     said = [element.value for part in parts for element in part]

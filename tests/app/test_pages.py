@@ -37,9 +37,7 @@ def visit(folder, page="overview", run=None, *, asked=None, **state):
         app.query_params["folder"] = asked
     if run:
         app.query_params["run"] = run
-    app.run()
-    if page != "overview":
-        app.switch_page(f"{page}.py")
+    app.switch_page(f"{page}.py")
     for key, value in state.items():
         app.session_state[key] = value
     app.run()

@@ -5,27 +5,20 @@ import os
 import socket
 import subprocess
 import sys
-import time
 import tomllib
-import urllib.request
 from pathlib import Path
 
 import pytest
 
-from lwexplain.errors import RunError
+from lwexplain.errors import ConfigError, RunError
 from lwexplain.explorer.server import SETTINGS, command, explore
+from tests.app.serving import free_port, served
 
 REPOSITORY = Path(__file__).parents[2]
 SCRIPT = REPOSITORY / "apps" / "explorer.py"
 LISTENING = "0A"
 LOOPBACK = "0100007F"
 LOOPBACK_6 = "0" * 24 + "01000000"
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def listening_addresses(process):
@@ -44,28 +37,6 @@ def listening_addresses(process):
     return found
 
 
-@contextlib.contextmanager
-def served(line, port, folder):
-    """A server started from ``folder`` by somebody without any settings of their own; gives its process."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("STREAMLIT_", "LWEXPLAIN_"))}
-    environment = kept | {"HOME": str(folder), "PYTHONPATH": str(REPOSITORY)}
-    log = folder / "log"
-    with log.open("w") as file:
-        server = subprocess.Popen(line, cwd=folder, env=environment, stdout=file, stderr=file)
-    try:
-        for _ in range(1200):
-            assert server.poll() is None, log.read_text()
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health"):
-                break
-            time.sleep(0.1)
-        else:
-            raise AssertionError(f"no answer: {log.read_text()}")
-        yield server.pid
-    finally:
-        server.terminate()
-        server.wait(timeout=60)
-
-
 @pytest.mark.skipif(not Path("/proc/self/net/tcp").exists(), reason="the system does not list its sockets")
 @pytest.mark.parametrize("way", ["the command", "streamlit run"])
 def test_from_any_folder_only_this_machine_is_answered(tmp_path, way):
@@ -73,10 +44,11 @@ def test_from_any_folder_only_this_machine_is_answered(tmp_path, way):
     (tmp_path / "runs").mkdir()
     (tmp_path / ".streamlit").mkdir()
     (tmp_path / ".streamlit" / "config.toml").write_text('[server]\naddress = "0.0.0.0"\n')
-    line = [sys.executable, "-m", "lwexplain", "explore", "--port", str(port)]
+    line = [sys.executable, "-P", "-m", "lwexplain", "explore", "--port", str(port)]
+    (tmp_path / "streamlit.py").write_text("raise SystemExit('code of the working directory ran')")
     if way == "streamlit run":
-        line = [sys.executable, "-m", "streamlit", "run", str(SCRIPT), "--server.port", str(port)]
-    with served(line, port, tmp_path) as process:
+        line = [sys.executable, "-P", "-m", "streamlit", "run", str(SCRIPT), "--server.port", str(port)]
+    with served(line, port, tmp_path, PYTHONPATH=str(REPOSITORY)) as process:
         assert {address for address, _ in listening_addresses(process)} <= {LOOPBACK, LOOPBACK_6}
         assert (LOOPBACK, port) in listening_addresses(process)
 
@@ -106,3 +78,35 @@ def test_settings_and_folders_are_named_on_the_command_line(tmp_path, monkeypatc
 def test_a_folder_that_is_not_there_is_said(tmp_path):
     with pytest.raises(RunError, match=r"no folder .*absent; make runs first"):
         explore([tmp_path / "absent"])
+
+
+def test_a_port_that_is_taken_is_said(tmp_path):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(
+            ConfigError, match=rf"cannot listen on port {port} \(Address already in use\); choose another"
+        ):
+            explore([tmp_path], port)
+
+
+def test_a_missing_streamlit_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="needs Streamlit, which is not installed: pip install streamlit"):
+        explore([tmp_path])
+
+
+def test_no_module_of_the_explorer_loads_torch():
+    code = """
+import importlib, pkgutil, sys
+import lwexplain.explorer
+names = [found.name for found in pkgutil.walk_packages(lwexplain.explorer.__path__, "lwexplain.explorer.")]
+for name in names:
+    importlib.import_module(name)
+print(len(names), sorted({"torch", "torchvision", "captum", "numba", "umap"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    count, loaded = done.stdout.split(maxsplit=1)
+    assert int(count) >= 9
+    assert loaded.strip() == "[]"
