@@ -9,7 +9,7 @@ from lwexplain.analysis.parts import Part, PartStore
 from lwexplain.probes.base import PROBES, Probe, ProbeOfAllStages, StageData
 from lwexplain.probes.engine import FAILURES, resolve_probes, run_probes
 from lwexplain.probes.linear.fits import FITS, fits_of, remember_fits
-from lwexplain.probes.moments import streamed_moments
+from lwexplain.probes.moments import share_moments
 from lwexplain.probes.tables import ProbeRun, merged
 from lwexplain.processes import World
 
@@ -39,7 +39,7 @@ def measure(
         remember_fits(stages, part.extra.get(FITS))
     wanted = {name: probe for name, probe in chosen.items() if name not in parts}
     if wanted and not world.is_alone:
-        _sum_moments(stages, world)
+        share_moments(stages, world)
     begun = not world.is_main
     for done, (name, probe) in enumerate(_quiet_first(wanted).items()):
         if tell:
@@ -151,14 +151,3 @@ def _run(name: str, probe: Any, stages: Sequence[StageData], world: World) -> Pr
         mine = list(stages) if world.is_main else []
     found = run_probes(mine, [probe]) if mine else ProbeRun(seconds={name: 0.0})
     return merged(world.gather_objects(found))
-
-
-def _sum_moments(stages: Sequence[StageData], world: World) -> None:
-    """Class moments of every stage, each process over its rows, added up in all of them."""
-    for stage in stages:
-        for split in stage.features:
-            key = f"moments:{split}"
-            if key not in stage.memo:
-                n = len(stage.labels[split])
-                rows = slice(n * world.rank // world.size, n * (world.rank + 1) // world.size)
-                stage.memo[key] = streamed_moments(stage, split, rows=rows, reduce=world.total)

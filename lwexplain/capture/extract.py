@@ -24,8 +24,10 @@ from lwexplain.models.outputs import logits_in
 
 @dataclass
 class Captured:
-    """``features[stage]`` (N, D) float32, ``labels`` (N,) int64, ``logits[stage]`` (N, K) float32 where the
-    stage has a head; rows in the order of the batches. ``index`` (N,) int64 where the batches carry one.
+    """What one pass captured, rows in the order of the batches.
+
+    ``features[stage]`` (N, D) float32, ``labels`` (N,) int64, ``logits[stage]`` (N, K) float32 where the stage has a
+    head, ``index`` (N,) int64 where the batches carry one.
 
     ``layouts[stage]`` says how the stage's own output lay. ``no_output`` says why the last stage has no logits where
     those that the model returns were asked for.
@@ -46,8 +48,9 @@ class Captured:
 
 Head = Callable[[torch.Tensor], torch.Tensor]
 Reader = Callable[[Any], Captured]
-Rows = TypeVar("Rows", torch.Tensor, np.ndarray)
 """From one batch to what the stages make of it."""
+
+Rows = TypeVar("Rows", torch.Tensor, np.ndarray)
 
 
 def extract(
@@ -135,10 +138,10 @@ def capturing(
     A batch is ``(x, y)`` or ``(x, y, index)``: normalised images x (N, C, H, W), integer labels y (N,) or (N, 1),
     integer positions index (N,). Floating-point images are cast to the dtype that the model computes with; with
     ``precision`` bfloat16 or float16 the forward pass runs under autocast. ``stages`` are named in the order in which
-    they run; a module that is called several times gives one stage a call, ``NAME#1`` and so on. ``heads[stage]`` maps
-    the raw output of a stage that is called once to logits (N, K). With ``own_output`` the logits of the last stage are
-    those in what the model returns. Stages are pooled over their positions wherever their channels lie; a pooling of
-    one's own sees the output as it is.
+    they run; a module that is called several times gives one stage for each call, ``NAME#1`` and so on.
+    ``heads[stage]`` maps the raw output of a stage that is called once to logits (N, K). With ``own_output`` the logits
+    of the last stage are those in what the model returns. Stages are pooled over their positions wherever their
+    channels lie; a pooling of one's own sees the output as it is.
 
     Runs in evaluation mode without gradients, each image passing once and only as far as the deepest stage unless its
     ``own_output`` is asked for; one image passes once more, which tells where the channels lie. Hooks, modes, devices
@@ -205,9 +208,8 @@ def _each(batches: Iterable[Any]) -> Iterator[Any]:
 def _checked(what: str, rows: torch.Tensor, n: int) -> np.ndarray:
     if rows.ndim != 2 or len(rows) != n:
         raise CaptureError(
-            f"{what} have shape {tuple(rows.shape)} for a batch of {n}; expected ({n}, D): the first "
-            f"dimension must "
-            "be the samples"
+            f"{what} have shape {tuple(rows.shape)} for a batch of {n}; expected ({n}, D): the first dimension must be "
+            "the samples"
         )
     return rows.cpu().numpy()
 
@@ -252,7 +254,8 @@ class _Rows:
 class _StoredRows(_Rows):
     """Appends (n, D) float32 blocks to a .npy file, whose header is written when their number is known."""
 
-    HEADER = 128  # bytes; the .npy format lets the header be padded
+    HEADER = 128
+    """Bytes before the numbers; the .npy format lets the header be padded."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()

@@ -22,7 +22,7 @@ from lwexplain.models.modules import (
 from lwexplain.models.tokens import TokenGrid, watching_tokens
 
 Call = tuple[int, int]
-"""A call of a module in a forward pass: the module's id, and the how-manieth call of it, from 1."""
+"""A call of a module in a forward pass: the module's id, and the number of the call, 1 for its first."""
 
 
 class StageTap:
@@ -31,10 +31,10 @@ class StageTap:
     ``receive`` must copy what it keeps: the next layer may overwrite the output in place; ``layouts`` says how the
     output of a call lies, ``grids`` where the patches are among its tokens. Use as a context manager, and ``run`` for
     each forward pass. The first pass goes to the end of the model and finds ``stages``, the stage of each call, in the
-    order in which they fire: a module called once is one stage under its own name; one called several times is a stage
-    a call, ``NAME#1``, ``NAME#2``, ..., of which a request may also name a single one. Later passes stop as soon as
-    every stage has fired, unless they are to go ``to_the_end``. A stage fires when its module returns, so a module
-    fires after those inside it; the stages must be named in that order, for it is what their depth means.
+    order in which they fire: a module called once is one stage under its own name; one called several times is one
+    stage for each call, ``NAME#1``, ``NAME#2``, ..., of which a request may also name a single one. Later passes stop
+    as soon as every stage has fired, unless they are to go ``to_the_end``. A stage fires when its module returns, so a
+    module fires after those inside it; the stages must be named in that order, for it is what their depth means.
     """
 
     def __init__(

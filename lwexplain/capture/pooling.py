@@ -13,7 +13,6 @@ from lwexplain.registry import nearest
 
 Pooling = str | Callable[[torch.Tensor], torch.Tensor]
 
-
 PYRAMID = (1, 2, 4)
 """Bins along each side at the levels of the spatial pyramid."""
 
@@ -49,8 +48,7 @@ def pool(output: torch.Tensor, pooling: Pooling = "mean", grid: TokenGrid | None
         pooled = output.mean(axes) if pooling == "mean" else output.amax(axes)
     else:
         raise CaptureError(
-            f"no {pooling} pooling for an output of shape {tuple(output.shape)}; expected (N, D), (N, T, D) "
-            f"or "
+            f"no {pooling} pooling for an output of shape {tuple(output.shape)}; expected (N, D), (N, T, D) or "
             "(N, C, H, W); use pooling='flatten' or a callable"
         )
     if not isinstance(pooled, torch.Tensor) or pooled.ndim != 2:
@@ -62,8 +60,10 @@ def pool(output: torch.Tensor, pooling: Pooling = "mean", grid: TokenGrid | None
 
 @dataclass(frozen=True)
 class StagePooling:
-    """The pooling of one stage, raw output -> rows of features. ``note`` says what is left out of them, or what may be
-    in them, where a reader must know."""
+    """The pooling of one stage, raw output -> rows of features.
+
+    ``note`` says what is left out of them, or what may be in them, where a reader must know.
+    """
 
     pooling: Pooling = "mean"
     grid: TokenGrid | None = None

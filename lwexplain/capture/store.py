@@ -27,7 +27,9 @@ from lwexplain.run.files import RunFiles
 from lwexplain.version import VERSION
 
 SHARD_ROWS = 4096
-HEADER = 128  # bytes before the rows of a .npy file; the format lets its header be padded
+
+HEADER = 128
+"""Bytes before the rows of a .npy file; the format lets its header be padded."""
 
 
 class FeatureStore:

@@ -150,7 +150,9 @@ class ProbeOfAllStages(Protocol):
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 NO_SPLIT = "none"
-RESERVED_METHODS = ("images", "index")  # files that stand beside the heat maps
+
+RESERVED_METHODS = ("images", "index")
+"""Names that no method may have: files of these names stand beside the heat maps."""
 
 
 def checked_results(stage: StageData, returned: Any) -> list[Result]:

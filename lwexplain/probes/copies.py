@@ -17,9 +17,14 @@ ROUNDING = 1e-5
 OF_SPREAD, OF_NEIGHBOURS = 1e-3, 1e-2
 """No distance is rounding that is above these shares of the spread and of what neighbours are apart by."""
 
-QUERIES = 64  # samples whose neighbours are looked at for that
+QUERIES = 64
+"""Samples whose neighbours are looked at to find what distance is rounding."""
+
 PROJECTIONS = 4
-CERTAIN = 6.0  # standard deviations of the projection of a distance
+
+CERTAIN = 6.0
+"""How many standard deviations the projection of a distance may be off."""
+
 COLLAPSED_SHARE, COLLAPSED_LEAST = 0.05, 10
 BLOCK_BYTES = 8 * 2**20
 

@@ -4,8 +4,11 @@ from collections.abc import Iterator
 
 import torch
 
-BLOCK_BYTES = 4 * 2**20  # small enough to stay in the cache
-ROUNDING = 1e-13  # squared distances below this share of the squared norms are rounding of a zero
+BLOCK_BYTES = 4 * 2**20
+"""Distances computed at a time: few enough to stay in the cache."""
+
+ROUNDING = 1e-13
+"""Squared distances below this share of the squared norms are rounding of a zero."""
 
 
 def squared_distance_blocks(x: torch.Tensor, y: torch.Tensor | None = None) -> Iterator[tuple[slice, torch.Tensor]]:

@@ -14,13 +14,16 @@ from lwexplain.probes.jackknife import (
     bias_corrected_interval,
 )
 from lwexplain.probes.moments import ClassMoments, moments_of
-from lwexplain.probes.neighbourhood import copies_in, copies_note, nearest_others
+from lwexplain.probes.neighbourhood import copies_in, copies_note, neighbours_of
 from lwexplain.probes.splits import read_split
 from lwexplain.probes.subsample import sample_note
 
 EXPLAINED = 0.99
 SAMPLES_A_FEATURE = 10
-EQUALLY_FAR = 1e-12  # a mean logarithm of the ratios below this is rounding of 0
+
+EQUALLY_FAR = 1e-12
+"""A mean logarithm of the ratios below this is rounding of 0."""
+
 DISCARDED = 0.1
 """Share of the largest ratios of neighbour distances that only count as being the largest (Facco et al. 2017)."""
 
@@ -77,7 +80,7 @@ class Geometry:
         return [*rows, Measurement("saturation", share, self.split, n=n, note=note)]
 
     def _intrinsic_dimension(self, stage: StageData) -> Measurement:
-        nearest, copies = nearest_others(stage, self.split), copies_in(stage, self.split)
+        nearest, copies = neighbours_of(stage, self.split), copies_in(stage, self.split)
         total, n = len(copies.first), len(nearest.samples)
         notes = [copies_note(copies.extra, total), sample_note(stage, self.split, total)]
         if n < 3 and copies.extra == 0:

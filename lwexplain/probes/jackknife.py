@@ -17,8 +17,13 @@ from dataclasses import dataclass
 import numpy as np
 
 GROUPS = 10
-T_QUANTILE = 2.2621571627409915  # 97.5 % quantile of Student's t with GROUPS - 1 degrees of freedom
-T_OF_PAIRS = 2.06  # the same with 25: the spread of ``error_of_pairs`` in samples of 200 is that of so many
+
+T_QUANTILE = 2.2621571627409915
+"""97.5 % quantile of Student's t with GROUPS - 1 degrees of freedom."""
+
+T_OF_PAIRS = 2.06
+"""The same with 25 degrees of freedom: in samples of 200 the spread of ``error_of_pairs`` is that of so many."""
+
 FEWEST = 2 * GROUPS
 """Samples, of all or of a class, below which an index of neighbours carries no interval."""
 

@@ -16,12 +16,23 @@ from lwexplain.probes.moments import moments_of
 from lwexplain.probes.splits import feature_blocks, let_go, read_split, splits_of
 
 BATCH = 256
-STEPS = 400  # at least so many, however few samples there are
-EPOCHS = 8  # at least so many, however many there are
-LOOKS = 60  # at val, evenly spread over the epochs where these are more
-RUN = 64  # consecutive samples that are read together where the features are not held in memory
+
+STEPS = 400
+"""Fewest steps, however few samples there are."""
+
+EPOCHS = 8
+"""Fewest epochs, however many samples there are."""
+
+LOOKS = 60
+"""How often val is looked at, evenly spread over the epochs where these are more."""
+
+RUN = 64
+"""Consecutive samples that are read together where the features are not held in memory."""
+
 LEARNING_RATES = {"standardised": 3e-3, "whitened": 1e-2}
-FLOOR = 0.1  # added to the variances before the features are whitened
+
+FLOOR = 0.1
+"""Added to the variances before the features are whitened."""
 
 
 @PROBES.register("mlp")

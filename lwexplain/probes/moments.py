@@ -4,7 +4,7 @@ The samples are also dealt into ``GROUPS`` groups. Moments without one group fol
 index gets its interval by the delete-a-group jackknife at no further pass over the features.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 from lwexplain.probes.base import StageData
 from lwexplain.probes.jackknife import GROUPS, jackknife_groups
 from lwexplain.probes.splits import feature_blocks, float64_device, read_split
+from lwexplain.processes import World
 
 Reduce = Callable[[Tensor], Tensor]
 
@@ -94,10 +95,32 @@ def _gone(sums: Tensor, counts: Tensor) -> Tensor:
 
 def moments_of(stage: StageData, split: str) -> Moments:
     """The moments of a split of a stage, computed once and remembered in ``stage.memo``."""
-    key = f"moments:{split}"
-    if key not in stage.memo:
-        stage.memo[key] = streamed_moments(stage, split)
-    return stage.memo[key]
+    if (known := _remembered(stage, split)) is not None:
+        return known
+    return _remember(stage, split, streamed_moments(stage, split))
+
+
+def share_moments(stages: Sequence[StageData], world: World) -> None:
+    """Compute and remember the moments of all ``stages`` and splits together: each process passes over its rows."""
+    for stage in stages:
+        for split in stage.features:
+            if _remembered(stage, split) is None:
+                n = len(stage.labels[split])
+                rows = slice(n * world.rank // world.size, n * (world.rank + 1) // world.size)
+                _remember(stage, split, streamed_moments(stage, split, rows=rows, reduce=world.total))
+
+
+def _remembered(stage: StageData, split: str) -> Moments | None:
+    return stage.memo.get(_key(split))
+
+
+def _remember(stage: StageData, split: str, moments: Moments) -> Moments:
+    stage.memo[_key(split)] = moments
+    return moments
+
+
+def _key(split: str) -> str:
+    return f"moments:{split}"
 
 
 def streamed_moments(

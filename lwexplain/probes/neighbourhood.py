@@ -27,23 +27,29 @@ class Neighbours:
     distances: np.ndarray
 
 
-def nearest_others(stage: StageData, split: str = "val") -> Neighbours:
-    """Nearest neighbours of the distinct samples of a split among themselves, remembered in ``stage.memo``.
+def neighbours_of(stage: StageData, split: str = "val") -> Neighbours:
+    """Nearest neighbours of the distinct samples of a split among themselves, found once and remembered.
 
     A split that is too large is represented by ``pairwise_samples``. Raises ProbeError as ``read_split`` does.
     """
-    known = stage.memo.get(_key(split))
-    return known if isinstance(known, Neighbours) else remember(stage, split, _nearest_others(stage, split))
+    if (known := remembered_neighbours(stage, split)) is not None:
+        return known
+    return remember_neighbours(stage, split, _find_neighbours(stage, split))
 
 
-def remember(stage: StageData, split: str, found: Neighbours) -> Neighbours:
-    """Keep neighbours that a pass over all distances found by the way."""
-    stage.memo[_key(split)] = found
+def remember_neighbours(stage: StageData, split: str, found: Neighbours) -> Neighbours:
+    """Keep the neighbours for ``neighbours_of``, which a pass over all distances finds along the way."""
+    stage.memo[f"neighbours:{split}"] = found
     return found
 
 
+def remembered_neighbours(stage: StageData, split: str) -> Neighbours | None:
+    """The neighbours that were found before; None where they were not."""
+    return stage.memo.get(f"neighbours:{split}")
+
+
 def copies_in(stage: StageData, split: str) -> Copies:
-    """The copies among the ``pairwise_samples`` of a split, remembered in ``stage.memo``."""
+    """The copies among the ``pairwise_samples`` of a split, found once and remembered."""
     key = f"copies:{split}"
     if key not in stage.memo:
         samples = pairwise_samples(stage, split)
@@ -58,7 +64,7 @@ def copies_note(extra: int, n: int) -> str:
     return f"{extra:,} of {n:,} samples ({extra / n:.1%}) {said} once" if extra else ""
 
 
-def _nearest_others(stage: StageData, split: str) -> Neighbours:
+def _find_neighbours(stage: StageData, split: str) -> Neighbours:
     samples = pairwise_samples(stage, split)[copies_in(stage, split).distinct()]
     x = as_float64(read_split(stage, split)[0][samples], stage.device)
     k = min(NEIGHBOURS, len(x) - 1)
@@ -69,7 +75,3 @@ def _nearest_others(stage: StageData, split: str) -> Neighbours:
         indices.append(nearest.indices.cpu())
         distances.append(nearest.values.sqrt().cpu())
     return Neighbours(samples, torch.cat(indices).numpy(), torch.cat(distances).numpy())
-
-
-def _key(split: str) -> str:
-    return f"nearest_others:{split}"

@@ -18,7 +18,9 @@ from lwexplain.probes.neighbourhood import copies_note
 from lwexplain.probes.splits import as_float64, feature_blocks, read_split, splits_of
 
 GRID = (1, 5, 10, 20, 50)
-REFERENCE_ROWS = 16384  # training samples compared at a time
+
+REFERENCE_ROWS = 16384
+"""Training samples compared at a time."""
 
 
 @PROBES.register("knn")

@@ -26,15 +26,21 @@ def read_split(stage: StageData, split: str) -> tuple[np.ndarray, np.ndarray]:
         raise ProbeError(f"stage {stage.name!r}: {split} features have shape {features.shape}; expected (N, D)")
     if len(features) != len(labels):
         raise ProbeError(f"stage {stage.name!r}: {len(features)} {split} features but {len(labels)} labels")
-    key = f"finite:{split}"
-    if key not in stage.memo:
-        stage.memo[key] = sum(int((~np.isfinite(block).all(axis=1)).sum()) for _, block in feature_blocks(features))
-    if stage.memo[key]:
+    unusable = _unusable_samples(stage, split, features)
+    if unusable:
         raise ProbeError(
-            f"stage {stage.name!r}: {stage.memo[key]} of {len(features)} {split} samples have features that are NaN "
+            f"stage {stage.name!r}: {unusable} of {len(features)} {split} samples have features that are NaN "
             "or infinite; the model or its input holds such values, or half precision overflows: capture it in float32"
         )
     return features, labels
+
+
+def _unusable_samples(stage: StageData, split: str, features: np.ndarray) -> int:
+    """How many samples of a split have a feature that is not finite, counted once and remembered."""
+    key = f"unusable:{split}"
+    if key not in stage.memo:
+        stage.memo[key] = sum(int((~np.isfinite(block).all(axis=1)).sum()) for _, block in feature_blocks(features))
+    return stage.memo[key]
 
 
 def feature_blocks(features: np.ndarray, rows: int | None = None) -> Iterator[tuple[slice, np.ndarray]]:

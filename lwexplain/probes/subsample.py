@@ -6,7 +6,8 @@ from lwexplain.probes.base import StageData
 from lwexplain.probes.jackknife import jackknife_groups
 from lwexplain.probes.splits import read_split
 
-PAIRWISE_SAMPLES = 10_000  # 50 million pairs
+PAIRWISE_SAMPLES = 10_000
+"""Most samples whose distances to each other are measured: 50 million pairs."""
 
 
 def stratified_sample(labels: np.ndarray, most: int, seed: int) -> np.ndarray:

@@ -68,7 +68,7 @@ def test_features_of_another_key_are_deleted_and_those_of_the_same_kept(tmp_path
 def test_features_of_another_version_are_made_anew(tmp_path, monkeypatch):
     files = RunFiles(tmp_path).within("features")
     FeatureStore(files, {"weights": 1}).prepare()
-    monkeypatch.setattr("lwexplain.__version__", "0.0.1")
+    monkeypatch.setattr("lwexplain.capture.store.VERSION", "0.0.1")
     assert not FeatureStore(files, {"weights": 1}).is_current()
 
 

@@ -1,4 +1,4 @@
-"""The nearest others are scikit-learn's, in the order of the split, and found once."""
+"""The nearest neighbours are scikit-learn's, in the order of the split, and found once."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from lwexplain.errors import ProbeError
 from lwexplain.probes import distances, subsample
-from lwexplain.probes.neighbourhood import NEIGHBOURS, nearest_others
+from lwexplain.probes.neighbourhood import NEIGHBOURS, neighbours_of, remembered_neighbours
 from lwexplain.probes.separability.probe import Separability
 
 
@@ -16,9 +16,9 @@ def test_neighbours_equal_those_of_scikit_learn(make_stage, monkeypatch, after_s
     stage = make_stage(seed=2, classes=4)
     if after_separability:
         Separability().measure(stage)
-        assert "nearest_others:val" in stage.memo
-    found = nearest_others(stage)
-    assert found is nearest_others(stage)
+        assert remembered_neighbours(stage, "val") is not None
+    found = neighbours_of(stage)
+    assert found is neighbours_of(stage)
     wide = stage.features["val"].astype(np.float64)
     expected, indices = NearestNeighbors(n_neighbors=NEIGHBOURS, algorithm="brute").fit(wide).kneighbors()
     np.testing.assert_array_equal(found.samples, np.arange(len(wide)))
@@ -32,7 +32,7 @@ def test_indices_count_within_the_sub_sample(make_stage, monkeypatch, after_sepa
     stage = make_stage(seed=3)
     if after_separability:
         Separability().measure(stage)
-    found = nearest_others(stage)
+    found = neighbours_of(stage)
     x = stage.features["val"][found.samples].astype(np.float64)
     assert found.indices.shape == found.distances.shape == (25, NEIGHBOURS)
     between = np.linalg.norm(x[:, None] - x[found.indices], axis=2)
@@ -40,10 +40,10 @@ def test_indices_count_within_the_sub_sample(make_stage, monkeypatch, after_sepa
 
 
 def test_few_samples_have_fewer_neighbours(make_stage):
-    assert nearest_others(make_stage(classes=2, sizes={"val": (2, 1)})).indices.shape == (3, 2)
-    assert nearest_others(make_stage(classes=2, sizes={"val": (1, 0)})).distances.shape == (1, 0)
+    assert neighbours_of(make_stage(classes=2, sizes={"val": (2, 1)})).indices.shape == (3, 2)
+    assert neighbours_of(make_stage(classes=2, sizes={"val": (1, 0)})).distances.shape == (1, 0)
 
 
 def test_a_missing_split_is_named(make_stage):
     with pytest.raises(ProbeError, match="no features for split 'ood'"):
-        nearest_others(make_stage(), "ood")
+        neighbours_of(make_stage(), "ood")

@@ -2,7 +2,8 @@
 
 from torch import Tensor
 
-NEAR = 0.1  # of the images' standard deviation (their mean) or of their range (their lowest value)
+NEAR = 0.1
+"""How near zero must lie to the mean or the lowest value of the images, as a share of their spread or range."""
 
 
 def zero_image_in_words(images: Tensor, known: str = "") -> str:

@@ -7,7 +7,9 @@ from torch import Tensor
 from lwexplain.probes.attribution.base import Network
 from lwexplain.probes.attribution.memory import Chunker
 
-CURVE_STEPS = 10  # equal shares of the pixels
+CURVE_STEPS = 10
+"""How many equal shares of the pixels are put in or taken out, one after another."""
+
 RANDOM_ORDERS = 2
 
 

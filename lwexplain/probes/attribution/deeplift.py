@@ -12,8 +12,11 @@ from torch.overrides import TorchFunctionMode
 from lwexplain.probes.attribution.base import Explanation, Method, Network, NotApplicable
 from lwexplain.probes.attribution.memory import Chunker
 
-MAX_RESIDUAL = 0.1  # of the logit difference f(x) - f(0)
-PARITY = 1e-6  # of the largest logit
+MAX_RESIDUAL = 0.1
+"""Largest residual of a valid map, as a share of the logit difference f(x) - f(0)."""
+
+PARITY = 1e-6
+"""How far logits may differ from those of the model itself, as a share of the largest logit."""
 
 
 class DeepLift(Method):

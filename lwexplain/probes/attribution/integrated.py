@@ -12,10 +12,18 @@ from lwexplain.probes.attribution.memory import Chunker
 FIRST_STEPS = 16
 MOST_STEPS = 1024
 QUICK_STEPS = 6
-SHORTEST = 1e-6  # of the path; a shorter segment is within rounding, and its error is that of a jump
-MAX_RESIDUAL = 0.01  # of the logit difference f(x) - f(0)
-TARGET = 0.8 * MAX_RESIDUAL  # per image, so that all images together stay below MAX_RESIDUAL
-SMALL_RISE = 0.25  # of the mean rise of the images; a smaller one counts as this much
+
+SHORTEST = 1e-6
+"""Shortest segment, as a share of the path; a shorter one is within rounding, and its error is that of a jump."""
+
+MAX_RESIDUAL = 0.01
+"""Largest residual of a valid map, as a share of the logit difference f(x) - f(0)."""
+
+TARGET = 0.8 * MAX_RESIDUAL
+"""Residual aimed at in each image, so that all images together stay below MAX_RESIDUAL."""
+
+SMALL_RISE = 0.25
+"""Share of the mean rise of the images that a smaller rise counts as."""
 
 
 class Segment(NamedTuple):

@@ -10,7 +10,10 @@ from lwexplain.probes.attribution.missing_gradient import missing_gradient
 
 CONDUCTANCE_STEPS = 32
 MOST_CONDUCTANCE_STEPS = 512
-MAX_RESIDUAL = 0.1  # of the logit difference f(x) - f(0)
+
+MAX_RESIDUAL = 0.1
+"""Largest residual of a valid map, as a share of the logit difference f(x) - f(0)."""
+
 QUICK_STEPS = 8
 
 

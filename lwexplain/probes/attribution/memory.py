@@ -10,7 +10,10 @@ from lwexplain.errors import ProbeError, UserCodeError
 from lwexplain.models.activations import ActivationMeter
 
 T = TypeVar("T")
-CHUNK = 64  # rows of one forward pass; more gain nothing on two cores
+
+CHUNK = 64
+"""Rows of one forward pass; more gain nothing on two cores."""
+
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 

@@ -12,8 +12,12 @@ from lwexplain.probes.attribution.memory import Chunker
 from lwexplain.probes.attribution.missing_gradient import missing_gradient
 from lwexplain.probes.attribution.randomisation import SHUFFLES, Randomisation, compare, has_weights, randomised
 
-EPSILON = 1e-3  # logit differences below this count as this much in the residual
-NOISE_RADIUS = 0.02  # in units of the normalised images
+EPSILON = 1e-3
+"""Logit differences below this count as this much in the residual."""
+
+NOISE_RADIUS = 0.02
+"""How large the noise is, in units of the normalised images."""
+
 NOISE_DRAWS = 2
 
 

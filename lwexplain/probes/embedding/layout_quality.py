@@ -8,10 +8,12 @@ import numpy as np
 from lwexplain.probes.copies import copies_among
 
 BLOCK_BYTES = 16 * 2**20
-ROUNDING = 1e-13  # squared distances below this share of the squared norms are rounding of a zero
+
+ROUNDING = 1e-13
+"""Squared distances below this share of the squared norms are rounding of a zero."""
 
 
-def nearest_others(points: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def nearest_points(points: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Indices (N, k) int64 of the ``k`` other points nearest to each, nearest first, and their distances (N, k)."""
     indices, distances = [], []
     for _, d2 in distance_blocks(np.asarray(points, dtype=np.float64)):

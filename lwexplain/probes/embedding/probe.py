@@ -99,7 +99,7 @@ class Umap:
         With ``auto`` the device decides, which is not known yet: ``begin`` ends a process that is of no use.
         """
         if self._process is None and self.backend != "torchdr":
-            with contextlib.suppress(OSError):  # begin meets it again, and lets it out
+            with contextlib.suppress(OSError):  # begin tries again, and raises what stops it
                 self._process = UmapProcess()
 
     def begin(self, stages: Sequence[StageData]) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from lwexplain.probes.embedding.layout import align, principal_components
-from lwexplain.probes.embedding.layout_quality import nearest_others, neighbourhood_quality
+from lwexplain.probes.embedding.layout_quality import nearest_points, neighbourhood_quality
 
 MAX_DIMENSIONS = 50
 READY = "ready"
@@ -68,7 +68,7 @@ def umap_layout(x: np.ndarray, start: np.ndarray, epochs: int, rate: float, opti
     """By umap-learn, from exact neighbours: its own search is compiled anew in each process and slower than ours."""
     import umap
 
-    indices, distances = nearest_others(x, options.neighbors - 1)
+    indices, distances = nearest_points(x, options.neighbors - 1)
     itself = np.arange(len(x))[:, None]
     model = umap.UMAP(
         n_neighbors=options.neighbors,

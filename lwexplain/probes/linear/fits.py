@@ -7,20 +7,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from lwexplain.probes.base import StageData
-from lwexplain.probes.linear.probe import GRID, LinearProbe
+from lwexplain.probes.linear.probe import LinearProbe, remember_probe, remembered_probe
 
 FITS = "linear_probes.safetensors"
-MEMO_KEY = f"linear_probe:{tuple(GRID)}"
+"""The file of the fits among the results that are kept of the probe ``linear``."""
 
 
 def fits_of(stages: Sequence[StageData], probe: str) -> bytes | None:
-    """The fits that the probe ``linear`` left in the memo of every stage; None for another probe or without them."""
-    found = [stage.memo.get(MEMO_KEY) for stage in stages]
-    if probe != "linear" or not all(isinstance(fit, LinearProbe) for fit in found):
+    """The fits that the probe ``linear`` left with every stage; None for another probe or without them."""
+    found = [fit for stage in stages if (fit := remembered_probe(stage)) is not None]
+    if probe != "linear" or len(found) < len(stages):
         return None
     tensors: dict[str, torch.Tensor] = {}
     for stage, fit in zip(stages, found, strict=True):
-        assert isinstance(fit, LinearProbe)
         tensors[f"{stage.name}.weight"], tensors[f"{stage.name}.bias"] = fit.weight, fit.bias
         tensors[f"{stage.name}.fit"] = torch.tensor([fit.c, fit.loss, float(fit.converged)], dtype=torch.float64)
         tensors[f"{stage.name}.accuracies"] = torch.tensor(list(fit.accuracies.items()), dtype=torch.float64)
@@ -28,7 +27,7 @@ def fits_of(stages: Sequence[StageData], probe: str) -> bytes | None:
 
 
 def remember_fits(stages: Sequence[StageData], content: bytes | None) -> None:
-    """Put fits back into the memo of their stages; what does not fit is left out, and fitted anew when needed."""
+    """Have each stage remember its fit again; one that does not suit its stage is left out, and fitted when needed."""
     if content is None:
         return
     try:
@@ -43,7 +42,7 @@ def remember_fits(stages: Sequence[StageData], content: bytes | None) -> None:
                 continue
             c, loss, converged = fit.tolist()
             by_c = {float(key): float(value) for key, value in accuracies.tolist()}
-            stage.memo[MEMO_KEY] = LinearProbe(weight, bias, c, loss, bool(converged), by_c)
+            remember_probe(stage, LinearProbe(weight, bias, c, loss, bool(converged), by_c))
 
 
 def _is_a_fit(

@@ -10,7 +10,10 @@ from torch import Tensor
 HISTORY = 15
 SHRINK = 0.5
 SUFFICIENT = 1e-4
-ROUNDING = 1e-6  # of a value: where two differ by less, their slopes tell which is lower
+
+ROUNDING = 1e-6
+"""Share of a value below which two are told apart by their slopes."""
+
 SMALLEST_STEP = 1e-10
 
 Function = Callable[[list[int], list[Tensor]], tuple[Tensor, list[Tensor]]]

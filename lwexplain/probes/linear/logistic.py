@@ -14,15 +14,28 @@ from lwexplain.probes.moments import moments_of
 from lwexplain.probes.splits import feature_blocks, float64_device, read_split
 from lwexplain.processes import World
 
-CPU_BYTES = 2**20  # logits of a block: small enough to stay in the cache
-ACCELERATOR_BYTES = 2**26  # large enough to keep it busy
-RANK = 1e-12  # variances below this share of the largest are rounding
-FIRST_ITERATIONS = 20  # until the axes are turned to those of the curvature
+CPU_BYTES = 2**20
+"""Logits of a block: small enough to stay in the cache."""
+
+ACCELERATOR_BYTES = 2**26
+"""The same on an accelerator: enough to keep it busy."""
+
+RANK = 1e-12
+"""Variances below this share of the largest are rounding."""
+
+FIRST_ITERATIONS = 20
+"""Iterations until the axes are turned to those of the curvature."""
+
 MAX_ITERATIONS = 450
-ROUGH_TOLERANCE = 1e-3  # of a fit from which no more than an accuracy is read
+
+ROUGH_TOLERANCE = 1e-3
+"""Tolerance of a fit from which no more than an accuracy is read."""
+
 ROUGH_REMAINING = 1e-6
 ROUGH_ITERATIONS = 150
-LOWEST_LEVEL = 1e-12  # of a problem whose samples are all certain
+
+LOWEST_LEVEL = 1e-12
+"""Least curvature of the loss of a class; that of samples which are all certain would be 0."""
 
 
 class LogisticLoss:

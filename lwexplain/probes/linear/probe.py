@@ -107,17 +107,29 @@ def fit_linear_probe(stage: StageData, grid: Sequence[float] = GRID) -> LinearPr
     """
     _check(stage)
     fit_linear_probes([stage], grid, World())
-    return stage.memo[_key(grid)]
+    fitted = remembered_probe(stage, grid)
+    assert fitted is not None
+    return fitted
+
+
+def remembered_probe(stage: StageData, grid: Sequence[float] = GRID) -> LinearProbe | None:
+    """The probe of a stage that was fitted before with this grid of C; None where there is none."""
+    return stage.memo.get(_key(grid))
+
+
+def remember_probe(stage: StageData, probe: LinearProbe, grid: Sequence[float] = GRID) -> None:
+    """Keep a fitted probe, so that nobody fits it again."""
+    stage.memo[_key(grid)] = probe
 
 
 def fit_linear_probes(stages: Sequence[StageData], grid: Sequence[float], world: World) -> None:
-    """Fit those of ``stages`` that are not fitted yet, and remember each probe in ``stage.memo``.
+    """Fit the probes of those ``stages`` that have none yet, and remember them.
 
     Stages are fitted together as far as half of ``memory_bytes`` goes for the state of the search and half for the
     features; a stage whose features do not fit is read anew at each evaluation. The C of a grid are compared on fits
     ended early, whose accuracies differ a little (0.003 on ResNet-18 stages); the one chosen is fitted to the end.
     """
-    missing = [stage for stage in stages if _key(grid) not in stage.memo]
+    missing = [stage for stage in stages if remembered_probe(stage, grid) is None]
     rough: list[_Fit | None] = [None] * len(missing)
     accuracies: list[dict[float, float]] = [{} for _ in missing]
     if len(grid) > 1:
@@ -127,7 +139,8 @@ def fit_linear_probes(stages: Sequence[StageData], grid: Sequence[float], world:
     chosen = [[grid[0] if fit is None else fit.c] for fit in rough]
     for at, (fit,) in enumerate(_fitted(missing, chosen, world, rough)):
         found = accuracies[at] or _accuracies(missing[at], [fit], world)
-        missing[at].memo[_key(grid)] = LinearProbe(fit.weight, fit.bias, fit.c, fit.loss, fit.converged, found)
+        fitted = LinearProbe(fit.weight, fit.bias, fit.c, fit.loss, fit.converged, found)
+        remember_probe(missing[at], fitted, grid)
 
 
 @dataclass(frozen=True)

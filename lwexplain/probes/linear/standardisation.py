@@ -8,7 +8,9 @@ from torch import Tensor
 
 from lwexplain.probes.moments import ClassMoments
 
-CONSTANT = 1e-7  # a standard deviation below this share of the mean is rounding of a constant
+CONSTANT = 1e-7
+"""A standard deviation below this share of the mean is rounding of a constant."""
+
 SMALLEST = 1e-30
 
 

@@ -13,12 +13,20 @@ from torch import Tensor
 
 from lwexplain.probes.distances import squared_distance_blocks
 
-EQUAL = 1e-14  # squared distances that differ by less than this share of a large one are equal but for rounding
-SAMPLE_ROWS = 512  # a first look at where the distances lie
-TAIL = 1e-3  # share of the sampled distances left to the first and to the last bin
+EQUAL = 1e-14
+"""Squared distances that differ by less than this share of a large one are equal but for rounding."""
+
+SAMPLE_ROWS = 512
+"""Samples whose distances give a first look at where all of them lie."""
+
+TAIL = 1e-3
+"""Share of the sampled distances left to the first and to the last bin."""
+
 DISTANCES_PER_BIN = 256
 FEWEST_BINS, MOST_BINS = 2**8, 2**16
-FEWEST_COLLECTED = 2**10  # distances, however little memory there is
+
+FEWEST_COLLECTED = 2**10
+"""Fewest distances held at a time, however little memory there is."""
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,13 @@ from torch import Tensor
 from lwexplain.probes.base import StageData
 from lwexplain.probes.distances import ROUNDING, centre, squared_distance_blocks
 from lwexplain.probes.jackknife import GROUPS, jackknife_groups
-from lwexplain.probes.neighbourhood import NEIGHBOURS, Neighbours, copies_in, remember
+from lwexplain.probes.neighbourhood import NEIGHBOURS, Neighbours, copies_in, remember_neighbours
 from lwexplain.probes.separability.distance_distributions import DistanceDistributions, class_runs
 from lwexplain.probes.splits import as_float64, read_split
 from lwexplain.probes.subsample import class_order, pairwise_samples
 
-LISTED = 3  # so many times the neighbours that are asked for are listed, to have enough without a group
+LISTED = 3
+"""How many times the neighbours asked for are listed, so that enough are left without a group."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def _classes(labels: np.ndarray) -> tuple[np.ndarray, list[int]]:
 
 
 def pairwise_indices(stage: StageData, split: str, samples: SortedSamples) -> PairwiseIndices:
-    """One pass over the distances of ``samples``, which also finds what ``nearest_others`` returns where no two samples
+    """One pass over the distances of ``samples``, which also finds what ``neighbours_of`` returns where no two samples
     are copies."""
     x, own, counts = samples.x, samples.own, samples.counts
     n, k = len(x), min(NEIGHBOURS, len(x) - 1)
@@ -126,7 +127,7 @@ def pairwise_indices(stage: StageData, split: str, samples: SortedSamples) -> Pa
     for values in (agreement, purity, silhouette, margin):
         values.masked_fill_(left_out, torch.nan)
     if not copies_in(stage, split).extra:
-        remember(stage, split, _unsorted(samples.positions, indices.numpy(), distances.numpy()))
+        remember_neighbours(stage, split, _unsorted(samples.positions, indices.numpy(), distances.numpy()))
     return PairwiseIndices(k, indices[:, 0], agreement, purity, silhouette, margin, distributions.statistics())
 
 

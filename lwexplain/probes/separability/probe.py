@@ -35,7 +35,8 @@ from lwexplain.probes.separability.scatter import (
 from lwexplain.probes.splits import read_split
 from lwexplain.probes.subsample import sample_note
 
-MOST_PAIRS = 190  # all pairs of 20 classes
+MOST_PAIRS = 190
+"""Most pairs of classes that have rows of their own: all pairs of 20 classes."""
 
 
 @PROBES.register("separability")

@@ -14,7 +14,8 @@ from lwexplain.probes.moments import ClassMoments, Moments, moments_of
 from lwexplain.probes.scatter_ratio import interval_of_scatter_ratio
 from lwexplain.probes.splits import feature_blocks, read_split
 
-NOTHING = 1e-13  # a spread below this share of the distance from the origin is rounding of none
+NOTHING = 1e-13
+"""A spread below this share of the distance from the origin is rounding of none."""
 
 Interval = tuple[float, float | None, float | None]
 

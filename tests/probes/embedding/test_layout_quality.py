@@ -8,16 +8,16 @@ from sklearn.manifold import trustworthiness
 from sklearn.neighbors import NearestNeighbors
 
 import lwexplain.probes.embedding.layout_quality as layout_quality
-from lwexplain.probes.embedding.layout_quality import nearest_others, neighbourhood_quality
+from lwexplain.probes.embedding.layout_quality import nearest_points, neighbourhood_quality
 
 
 def points(n, dims, seed=0):
     return np.random.default_rng(seed).normal(size=(n, dims)).astype(np.float32) + 30
 
 
-def test_the_nearest_others_are_scikit_learns():
+def test_the_nearest_points_are_scikit_learns():
     x = points(200, 7)
-    indices, distances = nearest_others(x, 10)
+    indices, distances = nearest_points(x, 10)
     expected_distances, expected = NearestNeighbors(n_neighbors=10).fit(x.astype(np.float64)).kneighbors()
     np.testing.assert_array_equal(indices, expected)
     np.testing.assert_allclose(distances, expected_distances, rtol=1e-6)

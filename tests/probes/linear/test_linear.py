@@ -13,7 +13,7 @@ from lwexplain.errors import ProbeError
 from lwexplain.probes.base import Measurement, Predictions
 from lwexplain.probes.linear import logistic
 from lwexplain.probes.linear.logistic import LogisticLoss
-from lwexplain.probes.linear.probe import GRID, Linear, fit_linear_probe, fit_linear_probes
+from lwexplain.probes.linear.probe import GRID, Linear, fit_linear_probe, fit_linear_probes, remembered_probe
 from lwexplain.processes import World
 
 
@@ -200,7 +200,7 @@ def test_test_is_read_once_and_after_the_choice(make_stage):
 
     class Watched(dict):
         def __getitem__(self, split):
-            reads.append((split, "linear_probe" in " ".join(stage.memo)))
+            reads.append((split, remembered_probe(stage) is not None))
             return super().__getitem__(split)
 
     stage.features = Watched(stage.features)
