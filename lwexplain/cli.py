@@ -380,7 +380,7 @@ def main() -> None:
 
 def _leave_the_other_processes() -> None:
     """Take down what a command has built up under torchrun: its threads must not outlive Python."""
-    module = sys.modules.get("lwexplain.training.all_processes")
+    module = sys.modules.get("lwexplain.processes")
     if module is not None:
         module.leave_world()
 

@@ -326,7 +326,7 @@ def start(config, run):
     )
 
 
-LONGER = ["data.options.samples=6000", "training.epochs=3", "training.checkpoint_seconds=0.05"]
+LONGER = ["data.options.samples=2400", "training.epochs=3", "training.checkpoint_seconds=0.05"]
 
 
 def wait_for_stage(run, stage, process):

@@ -1,8 +1,10 @@
 """Tiny trained runs, and somebody without lwexplain to run what is exported from them."""
 
+import importlib
 import json
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +38,15 @@ def trained(tmp_path_factory):
         return made[key]
 
     return make
+
+
+@pytest.fixture(scope="session", autouse=True)
+def translations_to_onnx():
+    """Torch reads the source of all its translations to ONNX anew for each file, in a second; here it does so once."""
+    translations = importlib.import_module("torch.onnx._internal.exporter._registration").onnxscript_apis
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(translations, "get_torchlib_ops", cache(translations.get_torchlib_ops))
+        yield
 
 
 @pytest.fixture

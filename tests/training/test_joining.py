@@ -125,7 +125,7 @@ def test_a_process_that_ends_ends_the_others_soon_and_the_first_one_says_why(tmp
 
 SCRIPT = """
 import sys, time
-from lwexplain.training.all_processes import joined_world
+from lwexplain.processes import joined_world
 import torch
 for call in range(4):
     with joined_world() as world:
