@@ -126,11 +126,7 @@ def _python() -> dict[str, Any]:
 def _what_a_run_holds(folder: Path) -> dict[str, Any]:
     """Files of a run, keys of its JSON files and of what the commands print as JSON, columns and attributes of its
     tables, and the metrics by the split they stand on."""
-    from dataclasses import fields
-
     import lwexplain as lw
-    from lwexplain.advice.recommend import Recommendation
-    from lwexplain.exporting.export import Exported
 
     run = lw.train(CONFIG, run_dir=folder / "run", quiet=True)
     table = lw.analyze(run, quiet=True)
@@ -154,11 +150,16 @@ def _what_a_run_holds(folder: Path) -> dict[str, Any]:
         "metrics": {str(name): sorted(set(part["split"])) for name, part in sorted(table.groupby("metric"))},
         "probes": {str(name): sorted(set(part["metric"])) for name, part in sorted(table.groupby("probe"))},
         "recommendation": sorted(advice.to_dict()),
-        "fields": {kind.__name__: [field.name for field in fields(kind)] for kind in (Recommendation, Exported)},
+        "fields": {type(found).__name__: _what_is_read_of(found) for found in (advice, exported)},
         "exported": sorted(exported.to_dict()),
         "comparison": list(lw.compare([run, twin]).columns),
         "similarity": list(lw.similarity(run, twin).columns),
     }
+
+
+def _what_is_read_of(found: Any) -> list[str]:
+    """Names of what an object holds, methods aside."""
+    return [name for name in dir(found) if not name.startswith("_") and not callable(getattr(found, name))]
 
 
 def _keys(path: Path) -> list[str]:

@@ -4,29 +4,21 @@ import math
 from collections.abc import Mapping, Sequence
 from numbers import Real
 
-from lwexplain.advice.prospects import COSTS, Prospect
+from lwexplain.advice.prospects import Prospect
 from lwexplain.arguments import shown
+from lwexplain.costs import COSTS
 from lwexplain.errors import AdviceError
 
-OBJECTIVES = ("accuracy", *COSTS)
-"""What is made as good as can be: the accuracy expected on val, or one of the costs."""
 
-SAME_LATENCY = 0.02
-"""Latencies that differ by no more than this share are the same for a choice.
-
-A latency is measured, and a Prospect holds its median without the spread. Medians of five copies of one network that
-took turns on the clock of a busy CPU lay within 1.2 % of each other, in each of twelve trials with networks of 0.15 and
-1 ms. Without the margin, noise alone would now and then make a deeper network the "fastest" one.
-"""
-
-UNITS = {"params": "parameters", "flops": "FLOPs", "latency": "seconds", "memory": "bytes"}
-"""What the numbers of a budget count."""
+def objectives() -> tuple[str, ...]:
+    """What can be made as good as can be: the accuracy expected on val, or one of the costs."""
+    return ("accuracy", *COSTS)
 
 
 def check_objective(objective: str) -> str:
-    """The objective; raises AdviceError where it is none of ``OBJECTIVES``."""
-    if not isinstance(objective, str) or objective not in OBJECTIVES:
-        raise AdviceError(f"there is no objective {shown(objective)}; choose one of {', '.join(OBJECTIVES)}")
+    """The objective; raises AdviceError where it is none of ``objectives()``."""
+    if not isinstance(objective, str) or objective not in objectives():
+        raise AdviceError(f"there is no objective {shown(objective)}; choose one of {', '.join(objectives())}")
     return objective
 
 
@@ -42,7 +34,9 @@ def check_budgets(budgets: Mapping[str, float]) -> dict[str, float]:
                 f"there is no budget for {shown(name)} (found {shown(amount)}); costs are {', '.join(COSTS)}"
             )
         if isinstance(amount, bool) or not isinstance(amount, Real) or not 0 < amount < math.inf:
-            raise AdviceError(f"the budget of {name} is {shown(amount)}; it must be a positive number of {UNITS[name]}")
+            raise AdviceError(
+                f"the budget of {name} is {shown(amount)}; it must be a positive number of {COSTS[name].counts}"
+            )
     return {name: float(amount) for name, amount in budgets.items()}
 
 
@@ -55,7 +49,7 @@ def measured(prospects: Sequence[Prospect], cost: str) -> bool:
 def choose(prospects: Sequence[Prospect], objective: str, budgets: Mapping[str, float]) -> int:
     """Position of the depth to take: of those within all budgets the best by the objective.
 
-    A cost as objective: the cheapest that is sufficient (latencies within SAME_LATENCY of the lowest are alike), of
+    A cost as objective: the cheapest that is sufficient (costs within ``CostKind.alike`` of the least are the same), of
     equally cheap ones the one with the fewest stages. The objective ``accuracy``, and any objective where none within
     the budgets is sufficient: the highest accuracy expected on val, of equally accurate ones the one with the fewest
     parameters. What is expected on test takes no part. The number of stages stands in for parameters that were not
@@ -71,7 +65,7 @@ def choose(prospects: Sequence[Prospect], objective: str, budgets: Mapping[str, 
         return min(allowed, key=lambda at: (-prospects[at].rank_accuracy, sizes[at], prospects[at].depth))
     costs = costs_of(prospects, objective)
     least = min(costs[position] for position in enough)
-    limit = least * (1 + SAME_LATENCY) if objective == "latency" else least
+    limit = least * (1 + COSTS[objective].alike)
     return min((position for position in enough if costs[position] <= limit), key=lambda at: prospects[at].depth)
 
 
@@ -102,13 +96,9 @@ def costs_of(prospects: Sequence[Prospect], objective: str) -> list[float]:
     return [float(prospect.cost(objective) or 0.0) for prospect in prospects]
 
 
-def amount(cost: str, value: float) -> str:
-    """A cost as text for a person: ``12,345 parameters``, ``1.24 ms``, ``3.1 MiB``, rounded up."""
-    if cost in ("params", "flops"):
-        return f"{math.ceil(value):,} {UNITS[cost]}"
-    number, unit = (1e3 * value, "ms") if cost == "latency" else (value / 2**20, "MiB")
-    step = 10.0 ** (math.floor(math.log10(number)) - 2) if number > 0 else 1.0
-    return f"{math.ceil(number / step - 1e-9) * step:.6g} {unit}"
+def budgets_in_words(budgets: Mapping[str, float]) -> str:
+    """``12,345 parameters and 1.24 ms``; "" for none."""
+    return " and ".join(COSTS[name].amount(most) for name, most in budgets.items())
 
 
 def _within(prospects: Sequence[Prospect], budgets: Mapping[str, float]) -> list[int]:
@@ -123,17 +113,18 @@ def _within(prospects: Sequence[Prospect], budgets: Mapping[str, float]) -> list
         if not fitting:
             least = min(allowed, key=lambda position: costs[position])
             raise AdviceError(
-                f"no depth{kept and f' within {kept}'} keeps {name} within {amount(name, most)}: the least is "
-                f"{amount(name, costs[least])}, at {prospects[least].stage} (depth {prospects[least].depth}); "
+                f"no depth{kept and f' within {kept}'} keeps {name} within {COSTS[name].amount(most)}: the least is "
+                f"{COSTS[name].amount(costs[least])}, at {prospects[least].stage} (depth {prospects[least].depth}); "
                 f"raise this budget or train a smaller network"
             )
-        allowed, kept = fitting, f"{kept}{kept and ' and '}{amount(name, most)}"
+        allowed, kept = fitting, f"{kept}{kept and ' and '}{COSTS[name].amount(most)}"
     return allowed
 
 
 def _require(prospects: Sequence[Prospect], cost: str) -> None:
     if not measured(prospects, cost):
+        kind = COSTS[cost]
         raise AdviceError(
-            f"the cost {cost!r} (metric {COSTS[cost]}) was not measured at every depth; run lwexplain analyze again "
-            "(its probe 'cost' measures it, or says why it cannot), or leave this objective or budget out"
+            f"the cost {cost!r} (metric {kind.metric}) was not measured at every depth; run lwexplain analyze again "
+            f"(its probe {kind.probe!r} measures it, or says why it cannot), or leave this objective or budget out"
         )

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from lwexplain.advice.curve import DepthCurve
 from lwexplain.advice.evidence import Evidence
 from lwexplain.advice.learned import Learned
-from lwexplain.advice.objective import amount
+from lwexplain.advice.objective import budgets_in_words
 from lwexplain.advice.outlook import Outlook
 from lwexplain.advice.signal import GuessTest
 
@@ -50,8 +50,7 @@ def reason_for_depth(
         else:
             sentence += f"; {before} stays within {points} of the best with a probability of {chance}"
     if not outlook.sufficient[position] and budgets:
-        within = " and ".join(amount(cost, most) for cost, most in budgets.items())
-        ending = f"within {within} no depth is surely good enough, and this is the most accurate"
+        ending = f"within {budgets_in_words(budgets)} no depth is surely good enough, and this is the most accurate"
     else:
         ending = ENDINGS[verdict]
     return f"{sentence}: {ending}.{_own_head_and_probe(evidence, curve)}"

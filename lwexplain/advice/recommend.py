@@ -1,10 +1,10 @@
 """The recommendation: at which stage to stop, how sure that is, what it saves, and why."""
 
+import copy
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from lwexplain.advice.curve import DepthCurve, bootstrap_curve, decision_source, depth_curve
@@ -13,10 +13,11 @@ from lwexplain.advice.evidence import Evidence
 from lwexplain.advice.learned import Learned, probe_beats_heads, what_was_learned
 from lwexplain.advice.objective import check_budgets, check_objective, choose
 from lwexplain.advice.outlook import Outlook, outlook_of
-from lwexplain.advice.prospects import COSTS, Prospect
+from lwexplain.advice.prospects import Prospect
 from lwexplain.advice.reason import notes_on, reason_for_depth, reason_without_depth
 from lwexplain.advice.rules import CONFIDENCE
 from lwexplain.arguments import tolerance_of
+from lwexplain.costs import COSTS
 from lwexplain.errors import AdviceError
 
 VERDICTS = ("stop_here", "use_full_depth", "go_deeper", "heads_too_weak", "undertrained", "no_signal")
@@ -31,9 +32,12 @@ class Recommendation:
     ``depth_interval`` the central 90 % of the depths that draws of the evidence would choose. ``expected_accuracy`` in
     [0, 1] is that of the shorter network once it is trained as the analyzed one was, with its 90 % interval, and
     ``full_accuracy`` that of the analyzed network; both on test (val where there is no test split), which takes no part
-    in the choice. Ratios are the shorter network's cost over the full network's, heads included; None where it was not
-    measured. ``source`` says what the accuracies of the depths come from: ``head`` or ``linear_probe``. ``prospects``
-    holds every depth, among which ``objective`` and ``budgets`` (most parameters, FLOPs, seconds, bytes) chose.
+    in the choice. ``ratios`` are the shorter network's cost over the full network's, heads included, by the name of the
+    cost (``params``, ``flops``, ``latency``, ``memory``; see ``lwexplain.costs``); None where it was not measured. Each
+    is an attribute as well, by the name it has in ``to_dict`` and JSON: ``params_ratio``, ``flops_ratio``,
+    ``latency_ratio``, ``memory_ratio``. ``source`` says what the accuracies of the depths come from: ``head`` or
+    ``linear_probe``. ``prospects`` holds every depth, among which ``objective`` and ``budgets`` (most parameters,
+    FLOPs, seconds, bytes) chose.
 
     All on val, None where not measured: ``chance``, the accuracy of always guessing the most frequent class;
     ``balanced_accuracy`` of ``source`` at the recommended depth; ``own_head_accuracy`` and ``own_probe_accuracy``, of
@@ -49,10 +53,7 @@ class Recommendation:
     expected_accuracy: float | None
     expected_accuracy_interval: tuple[float, float] | None
     full_accuracy: float | None
-    params_ratio: float | None
-    flops_ratio: float | None
-    latency_ratio: float | None
-    memory_ratio: float | None
+    ratios: Mapping[str, float | None]
     reason: str
     source: str
     full_depth: int
@@ -67,9 +68,25 @@ class Recommendation:
     own_probe_balanced_accuracy: float | None
     notes: list[str]
 
+    def __getattr__(self, name: str) -> float | None:
+        """A ratio by the name of its cost: ``latency_ratio`` is ``ratios["latency"]``."""
+        cost, _, ending = name.rpartition("_")
+        if ending == "ratio" and cost in self.ratios:
+            return self.ratios[cost]
+        raise AttributeError(f"{type(self).__name__} has no field {name!r}", name=name, obj=self)
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *(f"{cost}_ratio" for cost in self.ratios)]
+
     def to_dict(self) -> dict[str, Any]:
-        """All fields as plain values."""
-        return asdict(self)
+        """All fields as plain values; ``params_ratio``, ``flops_ratio``, ... in the place of ``ratios``."""
+        found: dict[str, Any] = {}
+        for item in fields(self):
+            if item.name == "ratios":
+                found |= {f"{cost}_ratio": ratio for cost, ratio in self.ratios.items()}
+            else:
+                found[item.name] = copy.deepcopy(getattr(self, item.name))
+        return found | {"prospects": [prospect.to_dict() for prospect in self.prospects]}
 
 
 def recommend(
@@ -122,7 +139,6 @@ def recommend(
     verdict = learned.problem or _verdict(table, curve, outlook, position, tolerance)
     chosen, full = prospects[position], prospects[-1]
     low, high = outlook.interval
-    ratios: dict[str, Any] = {f"{cost}_ratio": _ratio(chosen.cost(cost), full.cost(cost)) for cost in COSTS}
     reason = reason_for_depth(
         verdict,
         evidence,
@@ -141,10 +157,10 @@ def recommend(
         expected_accuracy=chosen.expected_accuracy,
         expected_accuracy_interval=chosen.expected_accuracy_interval,
         full_accuracy=outlook.full,
+        ratios={cost: _ratio(chosen.cost(cost), full.cost(cost)) for cost in COSTS},
         reason=reason,
         prospects=prospects,
         balanced_accuracy=chosen.balanced_accuracy,
-        **ratios,
         **about,
     )
 
@@ -180,10 +196,7 @@ def _without_depth(verdict: str, reason: str, evidence: Evidence, about: dict[st
         expected_accuracy=None,
         expected_accuracy_interval=None,
         full_accuracy=next((value for value in found if value is not None), None),
-        params_ratio=None,
-        flops_ratio=None,
-        latency_ratio=None,
-        memory_ratio=None,
+        ratios=dict.fromkeys(COSTS),
         reason=reason,
         prospects=[],
         balanced_accuracy=None,
@@ -194,7 +207,6 @@ def _without_depth(verdict: str, reason: str, evidence: Evidence, about: dict[st
 def _prospects(evidence: Evidence, curve: DepthCurve, outlook: Outlook) -> list[Prospect]:
     found = []
     for position, (stage, depth) in enumerate(zip(curve.stages, curve.depths, strict=True)):
-        costs = {metric: evidence.curve(metric, "none")[depth - 1] for metric in COSTS.values()}
         found.append(
             Prospect(
                 stage=stage,
@@ -202,9 +214,9 @@ def _prospects(evidence: Evidence, curve: DepthCurve, outlook: Outlook) -> list[
                 expected_accuracy=float(outlook.expected[position]),
                 expected_accuracy_interval=(float(outlook.low[position]), float(outlook.high[position])),
                 sufficient=bool(outlook.sufficient[position]),
+                costs={kind.name: evidence.at(kind.metric, depth, "none") for kind in COSTS.values()},
                 val_accuracy=float(outlook.predicted[position]),
                 balanced_accuracy=evidence.at(f"{curve.source}_balanced_accuracy", depth),
-                **{metric: float(value) if np.isfinite(value) else None for metric, value in costs.items()},
             )
         )
     return found

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from lwexplain.advice.prospects import COSTS
+from lwexplain.costs import COSTS, is_cost
 from lwexplain.explorer import run_reader as reader
 from lwexplain.explorer.aim_picker import choose_objective, choose_tolerance, chosen_aim
 from lwexplain.explorer.run_picker import keep, restore
@@ -22,16 +22,9 @@ from lwexplain.views.sample_depth import confusion_figure, sample_depth_figure, 
 from lwexplain.views.separability import panel_families, separability_figure
 from lwexplain.views.similarity import similarity_figure, similarity_metrics
 from lwexplain.views.single_classes import class_figure, closest_pairs
-from lwexplain.views.theme import COST_UNITS, is_cost
 
 DECIDING = "the deciding one"
 MOST_NUMBERS = 5  # in a row, so that none is cut short
-COST_COLUMNS = {
-    "parameters": st.column_config.NumberColumn(format="compact"),
-    "FLOPs": st.column_config.NumberColumn(format="compact"),
-    "latency (ms)": st.column_config.NumberColumn(format="%.3g"),
-    "memory (MiB)": st.column_config.NumberColumn(format="%.3g"),
-}
 
 
 def show(run: Run, table: pd.DataFrame) -> None:
@@ -151,7 +144,7 @@ def _show_depths(table: pd.DataFrame, advice: Any, source: str | None) -> None:
     frame = contents.depth_table(table, split)
     chosen = advice.depth if advice else None
     frame.insert(0, "", ["★" if depth == chosen else "" for depth in frame["depth"]])
-    show_table(frame, column_config=COST_COLUMNS)
+    show_table(frame, column_config=_cost_columns())
 
 
 def _show_against_cost(outlook: Any, advice: Any, aim: Aim) -> None:
@@ -171,13 +164,18 @@ def _show_against_cost(outlook: Any, advice: Any, aim: Aim) -> None:
     st.plotly_chart(figure, theme=None, key="pareto", config=CHART)
     table = pareto_table(prospects)
     frame = pd.DataFrame(table.rows, columns=table.header)
-    for cost, metric in COSTS.items():  # numbers, which a click on a column sorts as such
-        title, scale = COST_UNITS[metric]
-        if title in frame:
-            frame[title] = [scale * prospect.cost(cost) for prospect in prospects]
+    for cost, kind in COSTS.items():  # numbers, which a click on a column sorts as such
+        if kind.heading in frame:
+            frame[kind.heading] = [kind.scale * prospect.cost(cost) for prospect in prospects]
     frame["depth"] = [prospect.depth for prospect in prospects]
     frame.insert(0, "", ["★" if prospect.depth == depth else "" for prospect in prospects])
-    show_table(frame, column_config=COST_COLUMNS)
+    show_table(frame, column_config=_cost_columns())
+
+
+def _cost_columns() -> dict[str, Any]:
+    """How the columns of costs are written in a table, by their headings."""
+    formats = {"count": "compact", "measure": "%.3g"}
+    return {kind.heading: st.column_config.NumberColumn(format=formats[kind.format]) for kind in COSTS.values()}
 
 
 def _show_measures(table: pd.DataFrame, depth: int | None) -> None:

@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 
 from lwexplain.arguments import shown
+from lwexplain.costs import cost_metrics
 from lwexplain.run.fields import LONGEST_TEXT, MOST_CLASSES, MOST_STAGES, is_count, is_names, is_number, is_text
 
 SPLITS = ("train", "val", "test")
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
-COSTS = ("parameters", "flops", "latency_seconds", "memory_bytes")
 NUMBERS = {"sample": 2**40, "depth": MOST_STAGES, "label": MOST_CLASSES, "predicted": MOST_CLASSES}
 LARGEST_COORDINATE = 1e30
 
@@ -150,7 +150,7 @@ def _check_ranges(frame: pd.DataFrame) -> None:
     shares = value[metric.str.endswith("_accuracy")].dropna()
     if not shares.between(0, 1).all():
         raise ValueError(f"it holds an accuracy of {shares[~shares.between(0, 1)].iloc[0]:g}; expected one in [0, 1]")
-    costs = value[metric.isin(COSTS)].dropna()
+    costs = value[metric.isin(cost_metrics())].dropna()
     if not (np.isfinite(costs) & (costs >= 0)).all():
         raise ValueError("it holds a cost that is negative or infinite")
     if (frame["low"].astype("float64") > frame["high"].astype("float64")).any():

@@ -6,8 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from lwexplain.advice.objective import amount, measured
-from lwexplain.advice.prospects import COSTS, Prospect
+from lwexplain.advice.objective import budgets_in_words, measured
+from lwexplain.advice.prospects import Prospect
+from lwexplain.costs import COSTS, is_cost
 from lwexplain.errors import RunError
 from lwexplain.results import EMBEDDING_COLUMNS, PREDICTION_COLUMNS, checked_table, embedding_file
 from lwexplain.results.checks import check_embedding, check_predictions
@@ -15,7 +16,7 @@ from lwexplain.run import Run
 from lwexplain.views.depth_curve import accuracy_metrics, per_depth, without_attrs
 from lwexplain.views.sample_depth import sample_depth_source
 from lwexplain.views.single_classes import of_a_pair, of_one_class
-from lwexplain.views.theme import COST_UNITS, is_accuracy, is_cost, is_sample_depth, is_similarity, metric_title
+from lwexplain.views.theme import is_accuracy, is_sample_depth, is_similarity, metric_title
 
 VERDICTS = {
     "stop_here": "Stop early",
@@ -24,15 +25,6 @@ VERDICTS = {
     "heads_too_weak": "The heads are too weak to judge",
     "undertrained": "Train it further first",
     "no_signal": "No signal to decide on",
-}
-
-# What a depth is chosen by, as a person picks it.
-OBJECTIVES = {
-    "params": "fewest parameters",
-    "flops": "fewest FLOPs",
-    "latency": "lowest latency",
-    "memory": "least memory",
-    "accuracy": "highest accuracy",
 }
 
 # Accuracy of these sources decides; a recommendation names one of them.
@@ -114,7 +106,7 @@ def stage_predictions(predictions: pd.DataFrame, stage: str) -> pd.Series:
 def depth_table(table: pd.DataFrame, split: str = "val") -> pd.DataFrame:
     """One row a depth: stage, each accuracy with its 95 % interval as text, and the costs.
 
-    Cost columns hold numbers: parameters, FLOPs per image, latency in milliseconds, memory in MiB.
+    Cost columns hold numbers of one image in the units that ``lwexplain.costs`` shows them in.
     """
     rows = table[["depth", "stage"]].drop_duplicates("depth").sort_values("depth")
     frame = rows.set_index("depth")
@@ -123,10 +115,10 @@ def depth_table(table: pd.DataFrame, split: str = "val") -> pd.DataFrame:
         if not found.empty:
             texts = [_with_interval(row) for row in found.to_dict("records")]
             frame[metric_title(metric).title] = pd.Series(texts, index=found["depth"], dtype="object")
-    for metric, (title, scale) in COST_UNITS.items():
-        found = per_depth(table, metric, "none")
+    for kind in COSTS.values():
+        found = per_depth(table, kind.metric, "none")
         if not found.empty:
-            frame[title] = found.set_index("depth")["value"] * scale
+            frame[kind.heading] = found.set_index("depth")["value"] * kind.scale
     return frame.reset_index()
 
 
@@ -256,14 +248,10 @@ def advice_numbers(advice: Any, table: pd.DataFrame) -> list[tuple[str, str, str
         numbers.append((full, f"{advice.full_accuracy:.4f}", f"recommended {difference:+.4f}"))
     low, high = advice.depth_interval
     numbers.append(("depth", f"{advice.depth} of {advice.full_depth}", f"90 % interval {low}–{high}"))
-    ratios = (
-        ("parameters", advice.params_ratio), ("FLOPs", advice.flops_ratio), ("latency", advice.latency_ratio),
-        ("memory", advice.memory_ratio),
-    )  # fmt: skip
-    for title, ratio in ratios:
+    for cost, ratio in advice.ratios.items():
         saved = saving(ratio)
         if shorter and saved is not None:
-            numbers.append((f"{title} saved", saved, f"{ratio:.2g} of full depth"))
+            numbers.append((f"{COSTS[cost].title} saved", saved, f"{ratio:.2g} of full depth"))
     return numbers + own_numbers(advice)
 
 
@@ -281,9 +269,14 @@ def own_numbers(advice: Any) -> list[tuple[str, str, str]]:
 
 
 def measured_costs(table: pd.DataFrame) -> list[str]:
-    """The costs (``advice.prospects.COSTS``) that every stage of the table has a number of."""
+    """The names of the costs that every stage of the table has a number of."""
     count = table["stage"].nunique()
-    return [cost for cost, metric in COSTS.items() if len(per_depth(table, metric, "none")) == count]
+    return [cost for cost, kind in COSTS.items() if len(per_depth(table, kind.metric, "none")) == count]
+
+
+def objective_title(objective: str) -> str:
+    """What a depth is chosen by, as a person picks it: ``fewest parameters``, ``highest accuracy``."""
+    return "highest accuracy" if objective == "accuracy" else COSTS[objective].least
 
 
 def aim(advice: Any) -> str:
@@ -291,13 +284,12 @@ def aim(advice: Any) -> str:
     chosen = next((prospect for prospect in advice.prospects if prospect.depth == advice.depth), None)
     if chosen is None:
         return ""
-    budgets = " and ".join(amount(name, most) for name, most in advice.budgets.items())
-    among = f"the depths within {budgets}" if budgets else "all depths"
+    among = f"the depths within {budgets_in_words(advice.budgets)}" if advice.budgets else "all depths"
     if advice.objective == "accuracy":
         return f"Chosen by: highest expected accuracy of {among}."
     if not chosen.sufficient:
         return f"Chosen by: highest expected accuracy of {among}, none of which is enough."
-    by = OBJECTIVES[advice.objective]
+    by = COSTS[advice.objective].least
     if advice.objective == "params" and not measured(advice.prospects, "params"):
         by = "fewest stages (parameters were not measured)"
     return f"Chosen by: {by} of {among} that are enough."

@@ -1,4 +1,4 @@
-"""What each depth costs: parameters, FLOPs, measured latency and memory of the network cut there."""
+"""What each depth costs, one chart a kind of cost: the network cut there, with its head."""
 
 from typing import Any
 
@@ -6,36 +6,36 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from lwexplain.costs import COSTS
 from lwexplain.views.depth_curve import per_depth
-from lwexplain.views.theme import ACCENT, COST_UNITS, COSTS, MUTED, TEMPLATE, empty_figure, label
+from lwexplain.views.theme import ACCENT, MUTED, TEMPLATE, empty_figure, label
 
 BAR = "#9db8d2"
 
 
 def cost_figure(table: pd.DataFrame, *, depth: int | None = None, height: int = 320) -> go.Figure:
     """Bars over depth, one chart a cost; the bar of ``depth`` (the recommended one) is dark."""
-    found = {metric: per_depth(table, metric, "none") for metric in COSTS}
-    found = {metric: rows for metric, rows in found.items() if not rows.empty}
+    charts = [(kind, per_depth(table, kind.metric, "none")) for kind in COSTS.values()]
+    found = [(kind, rows) for kind, rows in charts if not rows.empty]
     if not found:
         return empty_figure("Costs were not measured in this analysis.")
     figure = make_subplots(
-        rows=1, cols=len(found), subplot_titles=[f"<b>{COST_UNITS[m][0]}</b>" for m in found], horizontal_spacing=0.07
+        rows=1, cols=len(found), subplot_titles=[f"<b>{kind.heading}</b>" for kind, _ in found], horizontal_spacing=0.07
     )
-    for column, (metric, rows) in enumerate(found.items(), start=1):
-        title, scale = COST_UNITS[metric]
-        form = "s" if scale == 1.0 else "g"
+    for column, (kind, rows) in enumerate(found, start=1):
+        form = "s" if kind.format == "count" else "g"
         full = float(rows["value"].iloc[-1]) or 1.0
         figure.add_bar(
             x=rows["depth"],
-            y=rows["value"] * scale,
+            y=rows["value"] * kind.scale,
             marker={"color": [ACCENT if d == depth else BAR for d in rows["depth"]]},
             text=[label(stage) for stage in rows["stage"]],
             textposition="none",
-            error_y=_percentiles(rows, scale),
+            error_y=_percentiles(rows, kind.scale),
             customdata=100 * rows["value"] / full,
-            hovertemplate=f"depth %{{x}}: %{{text}}<br>{title}: %{{y:.4{form}}}"
+            hovertemplate=f"depth %{{x}}: %{{text}}<br>{kind.heading}: %{{y:.4{form}}}"
             "<br>%{customdata:.0f} % of full depth<extra></extra>",
-            name=title,
+            name=kind.heading,
             row=1,
             col=column,
         )

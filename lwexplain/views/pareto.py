@@ -8,12 +8,12 @@ from typing import Any
 import plotly.graph_objects as go
 
 from lwexplain.advice.objective import costs_of, measured, pareto_front
-from lwexplain.advice.prospects import COSTS, Prospect
+from lwexplain.advice.prospects import Prospect
+from lwexplain.costs import COSTS
 from lwexplain.views.costs import human
 from lwexplain.views.study_table import TextTable
 from lwexplain.views.theme import (
     ACCENT,
-    COST_UNITS,
     MUTED,
     SERIES,
     TEMPLATE,
@@ -88,7 +88,7 @@ def pareto_table(prospects: Sequence[Prospect]) -> TextTable:
     """
     known = [cost for cost in COSTS if measured(prospects, cost)]
     fronts = {_name(prospects, cost): pareto_front(prospects, cost) for cost in _costs(prospects)} if prospects else {}
-    units = [COST_UNITS[COSTS[cost]][0] for cost in known]
+    units = [COSTS[cost].heading for cost in known]
     further = [
         (title, field)
         for title, field in (("on val", "val_accuracy"), ("balanced on val", "balanced_accuracy"))
@@ -137,7 +137,7 @@ def _panel(
     budget: float | None,
     accuracies: tuple[float, float],
 ) -> _Panel:
-    title, scale = _unit(prospects, cost)
+    title, scale = _axis_title(prospects, cost), COSTS[cost].scale
     x = [value * scale for value in costs_of(prospects, cost)]
     front = pareto_front(prospects, cost)
     axis, right = _axis(title, x if budget is None else [*x, budget * scale])
@@ -233,7 +233,7 @@ def _hover(prospect: Prospect) -> str:
     ]
     for cost in COSTS:
         if measured([prospect], cost):
-            lines.append(f"{COST_UNITS[COSTS[cost]][0]}: {_number(prospect, cost)}")
+            lines.append(f"{COSTS[cost].heading}: {_number(prospect, cost)}")
     return "<br>".join(lines)
 
 
@@ -242,7 +242,7 @@ def _share(value: float | None) -> str:
 
 
 def _number(prospect: Prospect, cost: str) -> str:
-    return human((prospect.cost(cost) or 0.0) * COST_UNITS[COSTS[cost]][1])
+    return human((prospect.cost(cost) or 0.0) * COSTS[cost].scale)
 
 
 def _axis(title: str, x: Sequence[float]) -> tuple[dict[str, Any], float]:
@@ -274,12 +274,11 @@ def _costs(prospects: Sequence[Prospect]) -> list[str]:
     return [cost for cost in COSTS if cost == "params" or measured(prospects, cost)]
 
 
-def _unit(prospects: Sequence[Prospect], cost: str) -> tuple[str, float]:
-    if not measured(prospects, cost):
-        return "stages", 1.0
-    return COST_UNITS[COSTS[cost]]
+def _axis_title(prospects: Sequence[Prospect], cost: str) -> str:
+    """The cost with its unit, or what stands in its place."""
+    return COSTS[cost].heading if measured(prospects, cost) else "stages"
 
 
 def _name(prospects: Sequence[Prospect], cost: str) -> str:
-    """The cost without its unit."""
-    return _unit(prospects, cost)[0].split(" (")[0]
+    """The cost without its unit, or what stands in its place."""
+    return COSTS[cost].title if measured(prospects, cost) else "stages"

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from lwexplain.advice.objective import check_budgets, check_objective
+from lwexplain.costs import cost_metrics
 from lwexplain.errors import AdviceError, LwexplainError
 from lwexplain.probes.sample_depth import confusion
 from lwexplain.results import AttributionSet, list_embeddings, read_attributions, read_odd_metrics
@@ -30,7 +31,6 @@ from lwexplain.views.sample_depth import confusion_figure, sample_depth_figure, 
 from lwexplain.views.separability import panel_families, separability_figure
 from lwexplain.views.similarity import similarity_figure, similarity_metrics
 from lwexplain.views.single_classes import class_figure, closest_pairs
-from lwexplain.views.theme import COSTS
 from lwexplain.views.training_curves import training_figure
 
 DEFAULT_TOLERANCE = 0.005
@@ -130,7 +130,7 @@ def render_report(run: Run) -> str:
         ],
         "costs": draw(
             "Cost of each depth",
-            lambda: cost_figure(table, depth=depth) if table["metric"].isin(COSTS).any() else None,
+            lambda: cost_figure(table, depth=depth) if table["metric"].isin(cost_metrics()).any() else None,
         ),
         "training": draw("Training", lambda: _training(run)),
         "training_costs": contents.training_costs(run),

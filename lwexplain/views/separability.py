@@ -10,6 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from lwexplain.costs import is_cost
 from lwexplain.views.attribution_quality import is_attribution_quality
 from lwexplain.views.depth_curve import per_depth, without_attrs
 from lwexplain.views.theme import (
@@ -21,7 +22,6 @@ from lwexplain.views.theme import (
     TEMPLATE,
     empty_figure,
     is_accuracy,
-    is_cost,
     is_sample_depth,
     is_similarity,
     label,

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from lwexplain.costs import COSTS, cost_metrics
 from lwexplain.terminal import LONGEST_CELL, say, say_json, say_table
 from lwexplain.text import plain
 
@@ -53,7 +54,7 @@ def print_table(run: "Run") -> None:
         ("separability", "separability_index", "val", _share),
         ("parameters", "parameters", "none", lambda value: f"{int(value):,}"),
     ]
-    known = {column[1] for column in columns} | {"flops", "latency_seconds"}
+    known = {*(column[1] for column in columns), *cost_metrics()}
     foreign = overall[overall["probe"].isin(_third_party(table))]
     custom = [name for name in foreign["metric"].unique() if name not in known]
     for name in custom:
@@ -133,12 +134,9 @@ def print_advice(advice: Any) -> None:
         interval = f"90 % interval {_share(low)} to {_share(high)}"
         say(f"  expected test accuracy {_share(advice.expected_accuracy)} ({interval}){full}")
     say(f"  full depth on val: {', '.join([*_own_accuracies(advice), f'always guessing {_share(advice.chance)}'])}")
-    if advice.params_ratio is not None:
-        say(
-            f"  of the full network's cost: parameters {_ratio(advice.params_ratio)}, "
-            f"FLOPs {_ratio(advice.flops_ratio)}, latency {_ratio(advice.latency_ratio)}, "
-            f"memory {_ratio(advice.memory_ratio)}"
-        )
+    if any(ratio is not None for ratio in advice.ratios.values()):
+        shares = ", ".join(f"{COSTS[cost].title} {_ratio(ratio)}" for cost, ratio in advice.ratios.items())
+        say(f"  of the full network's cost: {shares}")
     for note in advice.notes:
         say(f"  note: {plain(note, LONGEST_REASON)}")
 

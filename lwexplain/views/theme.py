@@ -101,16 +101,6 @@ SAMPLE_DEPTHS = {
     "_right_early_wrong_late": MetricTitle("right before, wrong here", "lower"),
 }
 
-# Title with the unit in which a cost is shown, and how many of that unit the table's one is.
-COST_UNITS = {
-    "parameters": ("parameters", 1.0),
-    "flops": ("FLOPs", 1.0),
-    "latency_seconds": ("latency (ms)", 1e3),
-    "memory_bytes": ("memory (MiB)", 2.0**-20),
-}
-
-COSTS = tuple(COST_UNITS)
-
 
 def metric_title(metric: str) -> MetricTitle:
     """Title and better direction of ``metric``; a custom probe's metric is titled by its own name."""
@@ -132,10 +122,6 @@ def is_accuracy(metric: str) -> bool:
 def is_balanced(metric: str) -> bool:
     """Whether a metric is a balanced accuracy, which stands beside an accuracy."""
     return metric.endswith("_balanced_accuracy")
-
-
-def is_cost(metric: str) -> bool:
-    return metric in COSTS
 
 
 def is_similarity(metric: str) -> bool:

@@ -8,26 +8,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lwexplain.advice.objective import (
-    OBJECTIVES,
-    SAME_LATENCY,
-    amount,
     check_budgets,
     check_objective,
     choose,
     measured,
+    objectives,
     pareto_front,
 )
-from lwexplain.advice.prospects import COSTS, Prospect
+from lwexplain.advice.prospects import Prospect
+from lwexplain.costs import COSTS, SAME_LATENCY
 from lwexplain.errors import AdviceError
 
 
 def made(accuracy, sufficient=None, **costs):
-    """Prospects of the given expected accuracies; costs by the name of an objective, one number a depth."""
+    """Prospects of the given expected accuracies; costs by name, one number a depth."""
     sufficient = sufficient or [True] * len(accuracy)
     return [
         Prospect(
             f"s{depth}", depth, value, (value - 0.01, value + 0.01), enough,
-            **{COSTS[name]: values[depth - 1] for name, values in costs.items()},
+            {name: values[depth - 1] for name, values in costs.items()},
         )
         for depth, (value, enough) in enumerate(zip(accuracy, sufficient, strict=True), start=1)
     ]  # fmt: skip
@@ -115,7 +114,7 @@ def test_a_cost_that_one_depth_lacks_is_named(name, missing):
     assert not measured(lacking, name)
     for objective, budgets in ((name, {}), ("accuracy", {name: 5.0})):
         with pytest.raises(
-            AdviceError, match=rf"cost '{name}' \(metric {COSTS[name]}\) was not measured at every depth"
+            AdviceError, match=rf"cost '{name}' \(metric {COSTS[name].metric}\) was not measured at every depth"
         ):
             choose(lacking, objective, budgets)
 
@@ -134,7 +133,7 @@ def test_without_a_depth_there_is_nothing_to_choose():
         choose([], "params", {})
 
 
-@given(prospects(), st.sampled_from(OBJECTIVES), budgets_of_all)
+@given(prospects(), st.sampled_from(objectives()), budgets_of_all)
 def test_the_choice_keeps_every_budget_or_there_is_none(depths, objective, budgets):
     fitting = [all(depth.cost(name) <= most for name, most in budgets.items()) for depth in depths]
     if any(fitting):
@@ -163,7 +162,7 @@ def test_a_larger_budget_never_gives_less_accuracy(depths, name, budget, more):
         assert loose.expected_accuracy >= tight.expected_accuracy
 
 
-@given(prospects(), st.sampled_from(OBJECTIVES))
+@given(prospects(), st.sampled_from(objectives()))
 def test_a_budget_that_everything_fits_changes_nothing(depths, objective):
     assert choose(depths, objective, dict.fromkeys(COSTS, 12.0)) == choose(depths, objective, {})
 
@@ -212,7 +211,7 @@ def test_the_best_within_a_budget_of_a_cost_is_as_accurate_as_the_front_there(de
         assert depths[choose(depths, "accuracy", {cost: budget})].expected_accuracy == best
 
 
-# ---------------------------------------------------------------------- objectives, budgets and amounts
+# ---------------------------------------------------------------------- objectives and budgets
 
 
 def test_unknown_objectives_and_budgets_are_refused_by_name_and_value():
@@ -231,21 +230,3 @@ def test_a_budget_is_a_positive_finite_number(value):
 
 def test_budgets_may_be_any_kind_of_number():
     assert check_budgets({"params": np.int64(5), "latency": np.float32(0.5)}) == {"params": 5.0, "latency": 0.5}
-
-
-def test_amounts_are_told_in_the_units_of_a_person_and_rounded_up():
-    assert amount("params", 12_345) == "12,345 parameters"
-    assert amount("flops", 1.5e6) == "1,500,000 FLOPs"
-    assert amount("latency", 0.001234) == "1.24 ms"
-    assert amount("latency", 0.00124) == "1.24 ms"
-    assert amount("latency", 2.0) == "2000 ms"
-    assert amount("memory", 3 * 2**20 + 1) == "3.01 MiB"
-    assert amount("memory", 1500 * 2**20) == "1500 MiB"
-
-
-@given(st.floats(1e-6, 1e4), st.sampled_from(["latency", "memory"]))
-def test_a_budget_of_the_amount_told_is_enough(value, cost):
-    value = value if cost == "latency" else value * 2**20
-    number, unit = amount(cost, value).split()
-    told = float(number) * {"ms": 1e-3, "MiB": 2**20}[unit]
-    assert value <= told * (1 + 1e-8) <= value * 1.02

@@ -5,11 +5,11 @@ import pytest
 from made_tables import table_of
 
 from lwexplain.advice.evidence import Evidence
-from lwexplain.advice.objective import OBJECTIVES, pareto_front
-from lwexplain.advice.prospects import COSTS
+from lwexplain.advice.objective import objectives, pareto_front
 from lwexplain.advice.recommend import recommend
 from lwexplain.advice.simple_rules import SIMPLE_RULES
 from lwexplain.api import compare
+from lwexplain.costs import COSTS
 from lwexplain.exporting.export import _advised
 from lwexplain.results import Analysis, write_analysis
 from lwexplain.run import Run
@@ -88,7 +88,7 @@ ASKED = [{}, {"params": 12}, {"flops": 45, "memory": 2.6e6, "latency": 0.0045}]
 def test_no_decision_verdict_or_reason_changes_with_test(name, retrain):
     table, turn = TABLES[name], 0
     for budgets in ASKED:
-        for objective in OBJECTIVES:
+        for objective in objectives():
             asked = {"objective": objective, "budgets": budgets, "retrain": retrain}
             turn += 1
             assert decision(recommend(exchanged(table, turn % 4), **asked)) == decision(recommend(table, **asked))
@@ -106,7 +106,7 @@ def test_the_most_accurate_depth_is_that_of_val(test):
     assert (advice.depth, advice.expected_accuracy) == (2, pytest.approx(test[1]))
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", objectives())
 def test_within_budgets_that_no_sufficient_depth_keeps_the_best_on_val_is_taken(objective):
     """Depths 1 to 3 keep the budget, none of them is enough; test praises the first."""
     table = table_of([0.6, 0.8, 0.7, 0.9, 0.9], test=[0.99, 0.1, 0.98, 0.9, 0.9], others=COST)

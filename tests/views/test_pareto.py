@@ -5,20 +5,27 @@ from dataclasses import replace
 import pytest
 
 from lwexplain.advice.prospects import Prospect
+from lwexplain.costs import COSTS
 from lwexplain.views.pareto import pareto_figure, pareto_table
 
 MIB = 2.0**20
 
 
-def depths(**changed):
-    """Four depths, the third the best; ``changed`` replaces fields of all of them."""
+def costs(*numbers):
+    """Costs by name, in the order of their table."""
+    return dict(zip(COSTS, numbers, strict=True))
+
+
+def depths(*, lacking=(), **changed):
+    """Four depths, the third the best; ``changed`` replaces fields of all of them, costs ``lacking`` are unknown."""
     made = [
-        Prospect("stem", 1, 0.80, (0.77, 0.83), False, 1_000, 2e6, 0.001, 1 * MIB),
-        Prospect("block1", 2, 0.90, (0.88, 0.92), True, 20_000, 1e6, 0.002, 2 * MIB),
-        Prospect("<block2>", 3, 0.93, (0.91, 0.95), True, 300_000, 3e6, 0.003, 3 * MIB),
-        Prospect("block3", 4, 0.92, (0.90, 0.94), True, 4_000_000, 4e6, 0.004, 4 * MIB),
+        Prospect("stem", 1, 0.80, (0.77, 0.83), False, costs(1_000, 2e6, 0.001, 1 * MIB)),
+        Prospect("block1", 2, 0.90, (0.88, 0.92), True, costs(20_000, 1e6, 0.002, 2 * MIB)),
+        Prospect("<block2>", 3, 0.93, (0.91, 0.95), True, costs(300_000, 3e6, 0.003, 3 * MIB)),
+        Prospect("block3", 4, 0.92, (0.90, 0.94), True, costs(4_000_000, 4e6, 0.004, 4 * MIB)),
     ]
-    return [replace(prospect, **changed) for prospect in made]
+    unknown = dict.fromkeys(lacking)
+    return [replace(prospect, costs=prospect.costs | unknown, **changed) for prospect in made]
 
 
 def shown(figure):
@@ -81,7 +88,7 @@ def test_hovering_names_the_stage_and_all_its_costs_with_foreign_text_escaped():
 
 
 def test_costs_that_were_not_measured_have_no_button_and_no_column():
-    bare = depths(parameters=None, flops=None, memory_bytes=None)
+    bare = depths(lacking=["params", "flops", "memory"])
     figure = pareto_figure(bare, 2, "accuracy")
     assert [button.label for button in figure.layout.updatemenus[0].buttons] == ["stages", "latency"]
     assert list(shown(figure)["recommended"].x) == [2]
@@ -103,7 +110,7 @@ def test_without_a_signal_there_is_a_sentence_and_an_empty_table():
 
 
 def test_one_depth_with_one_cost_is_drawn_without_buttons():
-    figure = pareto_figure(depths(flops=None, latency_seconds=None, memory_bytes=None)[:1], 1)
+    figure = pareto_figure(depths(lacking=["flops", "latency", "memory"])[:1], 1)
     assert not figure.layout.updatemenus
     low, high = figure.layout.xaxis.range
     assert low < 1_000 < high
