@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lwexplain.analysis.assembly import assembled
+from lwexplain.analysis.assembly import assemble_analysis
 from lwexplain.analysis.measuring import measure
 from lwexplain.analysis.own_output import own_head
 from lwexplain.analysis.stages import SampleImages, chance_level, find_tokens, stages_of
@@ -99,7 +99,7 @@ def analyze_model(
             "forward": "forward pass in the precision of the model",
             "notes": notes,
         }
-        return assembled(parts, attrs, data)
+        return assemble_analysis(parts, attrs, data)
 
 
 MANY = 10_000

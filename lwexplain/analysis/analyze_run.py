@@ -9,25 +9,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lwexplain.analysis.assembly import assembled
-from lwexplain.analysis.cores import shared_cores
-from lwexplain.analysis.measuring import is_lasting, made_ready, measure
+from lwexplain.analysis.assembly import assemble_analysis
+from lwexplain.analysis.cores import Cores, shared_cores
+from lwexplain.analysis.measuring import is_lasting, measure, start_probes
 from lwexplain.analysis.parts import Part, PartStore
 from lwexplain.analysis.stages import add_sample_images, chance_level, stages_of
 from lwexplain.capture.extract import Captured
 from lwexplain.capture.run_splits import Precision, RunCapture
 from lwexplain.capture.store import FeatureStore
-from lwexplain.config import Config
 from lwexplain.data.dataset import DataSplits, Images
-from lwexplain.data.load import load_data
 from lwexplain.data.pixels import thumbnails, to_pixels
-from lwexplain.data.same_data import require_same_data
 from lwexplain.data.splits import stratified_subset
-from lwexplain.devices import pick_device
-from lwexplain.errors import CaptureError, RunError
+from lwexplain.errors import CaptureError
 from lwexplain.memory import working_bytes
-from lwexplain.models.size_limit import SizeLimit
-from lwexplain.models.staged import StagedModel
 from lwexplain.probes.base import PROBES, Probe, StageData
 from lwexplain.probes.cost import CostProbe
 from lwexplain.probes.engine import ALWAYS, built_in_probes, default_probes
@@ -36,25 +30,10 @@ from lwexplain.processes import World
 from lwexplain.progress import Progress
 from lwexplain.results import SPLITS, Analysis, AnalysisKey, write_analysis
 from lwexplain.run import Run
-from lwexplain.stored_config import config_of_run, most_bytes
-from lwexplain.training.build import build_trainable
-from lwexplain.training.checkpoint import load_final_weights
+from lwexplain.training.trained import Trained, open_trained
 from lwexplain.version import VERSION
 
-
-def load_trained(run: Run, data: DataSplits, device: torch.device) -> tuple[StagedModel, str]:
-    """The trained network of a run on ``device`` in evaluation mode, and the digest of its weights."""
-    run.require_trained()
-    config = config_of_run(run)
-    with SizeLimit(most_bytes(run)):
-        model = build_trainable(config, data.shape, data.num_classes)
-    digest = load_final_weights(run, model)
-    if run.trained_depth > model.depth:
-        raise RunError(
-            f"{run.path}/run.json says that {run.trained_depth} stages were trained, the network has {model.depth}; "
-            "restore it from a copy of the run"
-        )
-    return model.to(device).to(memory_format=torch.channels_last).eval(), digest
+FLOAT32_PASS = "float32 forward pass"
 
 
 def analyze_run(
@@ -70,72 +49,27 @@ def analyze_run(
     """Analyze a trained run and write the results into it; see ``lw.analyze``. Of several processes one writes."""
     started = time.perf_counter()
     world = world or World()
-    config = config_of_run(run)
     store = PartStore(run.files.within("analysis/parts"), key.to_dict())
-    ready = made_ready(probes, store) if world.is_main else list(probes)
-    data = load_data(config.data, config.seed)
-    if key.max_samples is not None and key.max_samples < data.num_classes:
-        raise CaptureError(
-            f"max_samples={key.max_samples} cannot hold one image of each of the {data.num_classes} classes"
-        )
-    require_same_data(data, run)
-    where = pick_device(device or config.device)
-    model, _ = load_trained(run, data, where)
+    ready = start_probes(probes, store) if world.is_main else list(probes)
+    trained = open_trained(run, device)
+    _require_room_for_classes(key, trained.data)
     memory = working_bytes(mem_limit)
     with ExitStack() as stack:
         with world.first_alone():
             if world.is_main:
                 stack.enter_context(run.lock("lwexplain analyze"))
         cores = stack.enter_context(shared_cores(ready))
-        names = model.names[: run.trained_depth]
-        positions = {split: _positions(getattr(data, split), key.max_samples, config.seed) for split in SPLITS}
-        capture = RunCapture(
-            model,
-            names,
-            data,
-            positions,
-            where,
-            config.seed,
-            memory,
-            world,
-            key.pooling,
-            before_batch=cores.share,
-        )
-        captured, precision = _captured(run, key, capture)
-        subsampled = frozenset(split for split in SPLITS if len(positions[split]) < len(getattr(data, split)))
-        stages = stages_of(
-            captured,
-            data.classes,
-            seed=config.seed,
-            device=str(where),
-            memory_bytes=memory,
-            pooling=key.pooling,
-            subsampled=subsampled,
-        )
-        add_sample_images(stages, model, data, config.seed, where)
-        costs: list[Any] = [CostProbe(model, names), ReceptiveFieldProbe(model, names, data.shape)]
-        with Progress("analyze", 1, quiet=quiet if world.is_main else True) as progress:
-
-            def tell(name: str, done: int, total: int) -> None:
-                progress.describe(f"analyze: {name}")
-                progress.move_to(done, total)
-
-            parts = measure(stages, [*costs, *ready], store=store, world=world, cores=cores, tell=tell)
-        parts = [*_others(store, parts), *parts]
-        result = _assembled(stages, parts, config, precision, list(data.shape), data.notes)
-        _add_pictures(result, stages, data, captured["val"])
-        lasting = [part.probe for part in parts if is_lasting(part)]
+        capture = _capture_of(trained, key, memory, world, cores)
+        captured, precision = _features(run, key, capture)
+        stages = _stages(trained, key, capture, captured, memory)
+        measured = _measure(trained, stages, ready, store, world, cores, quiet)
+        parts = [*_others(store, measured), *measured]
+        result = assemble_analysis(parts, _attributes(trained, stages, precision), stages)
+        _add_pictures(result, stages, trained.data, captured["val"])
+        result.summary |= _summary(key, trained, parts, precision, world)
         result.summary |= {
-            "version": VERSION,
-            "installed": PROBES.offered(),
-            "lasting": lasting,
-            "complete": set(default_probes()) <= set(lasting),
-            "key": key.to_dict(),
-            "device": str(where),
-            "processes": world.size,
             "seconds": round(time.perf_counter() - started, 3),
             "samples": {split: len(part.labels) for split, part in captured.items()},
-            "forward": precision.note or "float32 forward pass",
         }
         with world.first_alone():
             if world.is_main:
@@ -143,8 +77,32 @@ def analyze_run(
     return result
 
 
-def _captured(run: Run, key: AnalysisKey, capture: RunCapture) -> tuple[dict[str, Captured], Precision]:
-    """The features of all splits, from the store as far as they are there."""
+def _require_room_for_classes(key: AnalysisKey, data: DataSplits) -> None:
+    if key.max_samples is not None and key.max_samples < data.num_classes:
+        raise CaptureError(
+            f"max_samples={key.max_samples} cannot hold one image of each of the {data.num_classes} classes"
+        )
+
+
+def _capture_of(trained: Trained, key: AnalysisKey, memory: int, world: World, cores: Cores) -> RunCapture:
+    """What captures the features of the trained stages on the samples of ``key``."""
+    data, seed = trained.data, trained.config.seed
+    return RunCapture(
+        trained.model,
+        trained.stages,
+        data,
+        {split: _positions(getattr(data, split), key.max_samples, seed) for split in SPLITS},
+        trained.device,
+        seed,
+        memory,
+        world,
+        key.pooling,
+        before_batch=cores.share,
+    )
+
+
+def _features(run: Run, key: AnalysisKey, capture: RunCapture) -> tuple[dict[str, Captured], Precision]:
+    """The features of all splits: read where they are in the store, else captured into it."""
     store = FeatureStore(run.files.within("analysis/features"), key.to_dict())
     with capture.world.first_alone():
         if capture.world.is_main:
@@ -173,6 +131,45 @@ def _captured(run: Run, key: AnalysisKey, capture: RunCapture) -> tuple[dict[str
     return captured, capture.precision
 
 
+def _stages(
+    trained: Trained, key: AnalysisKey, capture: RunCapture, captured: dict[str, Captured], memory: int
+) -> list[StageData]:
+    """What the probes see of each stage, with a few images that attributions are made for."""
+    data, seed, positions = trained.data, trained.config.seed, capture.positions
+    stages = stages_of(
+        captured,
+        data.classes,
+        seed=seed,
+        device=str(trained.device),
+        memory_bytes=memory,
+        pooling=key.pooling,
+        subsampled=frozenset(split for split in SPLITS if len(positions[split]) < len(getattr(data, split))),
+    )
+    add_sample_images(stages, trained.model, data, seed, trained.device)
+    return stages
+
+
+def _measure(
+    trained: Trained,
+    stages: list[StageData],
+    probes: Sequence[Any],
+    store: PartStore,
+    world: World,
+    cores: Cores,
+    quiet: bool | None,
+) -> list[Part]:
+    """What the costs, the receptive fields and all ``probes`` found."""
+    model, names = trained.model, trained.stages
+    always: list[Any] = [CostProbe(model, names), ReceptiveFieldProbe(model, names, trained.data.shape)]
+    with Progress("analyze", 1, quiet=quiet if world.is_main else True) as progress:
+
+        def tell(name: str, done: int, total: int) -> None:
+            progress.describe(f"analyze: {name}")
+            progress.move_to(done, total)
+
+        return measure(stages, [*always, *probes], store=store, world=world, cores=cores, tell=tell)
+
+
 def _others(store: PartStore, parts: Sequence[Part]) -> list[Part]:
     """Parts of earlier analyses of the same features by probes that were not asked for this time."""
     measured = {part.probe for part in parts}
@@ -180,24 +177,34 @@ def _others(store: PartStore, parts: Sequence[Part]) -> list[Part]:
     return [part for part in loaded if part is not None]
 
 
-def _assembled(
-    stages: list[StageData],
-    parts: list[Part],
-    config: Config,
-    precision: Precision,
-    shape: list[int],
-    notes: Sequence[str],
-) -> Analysis:
-    attrs: dict[str, Any] = {
+def _attributes(trained: Trained, stages: Sequence[StageData], precision: Precision) -> dict[str, Any]:
+    """What the table says of itself, besides what follows from its rows."""
+    return {
         "classes": list(stages[0].classes),
-        "strategy": config.training.strategy,
-        "input_shape": shape,
+        "strategy": trained.config.training.strategy,
+        "input_shape": list(trained.data.shape),
         "built_in": [*ALWAYS, *built_in_probes()],
         "chance": chance_level(stages[0].labels["val"]),
-        "forward": precision.note or "float32 forward pass",
-        "data_notes": list(notes),
+        "forward": precision.note or FLOAT32_PASS,
+        "data_notes": list(trained.data.notes),
     }
-    return assembled(parts, attrs, stages)
+
+
+def _summary(
+    key: AnalysisKey, trained: Trained, parts: Sequence[Part], precision: Precision, world: World
+) -> dict[str, Any]:
+    """What ``analysis.json`` says of how the results were made, and which of them last."""
+    lasting = [part.probe for part in parts if is_lasting(part)]
+    return {
+        "version": VERSION,
+        "installed": PROBES.offered(),
+        "lasting": lasting,
+        "complete": set(default_probes()) <= set(lasting),
+        "key": key.to_dict(),
+        "device": str(trained.device),
+        "processes": world.size,
+        "forward": precision.note or FLOAT32_PASS,
+    }
 
 
 def _add_pictures(result: Analysis, stages: list[StageData], data: DataSplits, val: Captured) -> None:

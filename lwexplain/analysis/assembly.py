@@ -14,7 +14,7 @@ from lwexplain.probes.sample_depth import depth_rows
 from lwexplain.results import PREDICTION_COLUMNS, Analysis, correctness_patterns, metrics_frame
 
 
-def assembled(parts: Sequence[Part], attrs: dict[str, Any], stages: Sequence[StageData]) -> Analysis:
+def assemble_analysis(parts: Sequence[Part], attrs: dict[str, Any], stages: Sequence[StageData]) -> Analysis:
     """The analysis of ``stages`` that ``parts`` make together; ``attrs`` are the other attributes of the table.
 
     What two probes give (the same metric of the same stage, split and class; the same source of predictions, layout

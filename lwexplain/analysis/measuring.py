@@ -88,9 +88,9 @@ def settings_of(probe: Any) -> dict[str, Any] | None:
     return {"class": f"{kind.__module__}.{kind.__qualname__}", "from": origin[0] if origin else None, "values": plain}
 
 
-def made_ready(probes: Sequence[str | Probe], store: PartStore) -> list[Any]:
-    """The same probes, built-in ones as objects; those whose own process takes long to start start it, unless what they
-    would find is in ``store``."""
+def start_probes(probes: Sequence[str | Probe], store: PartStore) -> list[Any]:
+    """The same probes, built-in ones as objects. Those whose own process takes long to start start it now, unless what
+    they would find is in ``store``."""
     made = [
         PROBES.create(probe) if isinstance(probe, str) and PROBES.origin(probe) is None else probe for probe in probes
     ]

@@ -17,7 +17,7 @@ from lwexplain.exporting.formats import Runner, format_of, open_network, require
 from lwexplain.exporting.fresh_head import heads_after
 from lwexplain.exporting.parity import parity, require_parity
 from lwexplain.exporting.shorter_network import ShorterNetwork, StageHead, portable
-from lwexplain.exporting.trained import TrainedRun, depth_of, load_run
+from lwexplain.exporting.source import ExportSource, depth_of, open_source
 from lwexplain.models.cost import measure_costs
 from lwexplain.progress import Progress
 from lwexplain.results import read_metrics
@@ -127,25 +127,25 @@ def export_run(
             progress.move_to(done, 4)
 
         tell("loading", 0)
-        trained = load_run(run, device)
-        cut = depth_of(trained.model, advice.depth if advice is not None and advice.depth is not None else depth)
+        source = open_source(run, device)
+        cut = depth_of(source.model, advice.depth if advice is not None and advice.depth is not None else depth)
         tell("heads", 1)
-        heads = _heads(trained, cut, head, early_exit)
+        heads = _heads(source, cut, head, early_exit)
         policy = None
         if early_exit:
-            val = trained.pixels("val")
-            policy = calibrated_policy(trained.model, heads, trained.normalisation, val, tolerance)
+            val = source.pixels("val")
+            policy = calibrated_policy(source.model, heads, source.normalisation, val, tolerance)
         tell("writing", 2)
         with ExitStack() as pending:
-            written = _write(pending, trained, heads[-1], out, file_format)
+            written = _write(pending, source, heads[-1], out, file_format)
             exits = None
             if policy is not None:
-                about = _metadata(trained, heads[-1])
+                about = _metadata(source, heads[-1])
                 exits = write_exits(
-                    pending, policy, trained.model, trained.normalisation, trained.some_images, out, file_format, about
+                    pending, policy, source.model, source.normalisation, source.some_images, out, file_format, about
                 )
             tell("measuring", 3)
-            return _measured(trained, heads[-1], written, exits, out, file_format, advice, tolerance)
+            return _measured(source, heads[-1], written, exits, out, file_format, advice, tolerance)
 
 
 def _advised(run: Run, tolerance: float, objective: str, budgets: Mapping[str, float] | None) -> Recommendation:
@@ -157,18 +157,18 @@ def _advised(run: Run, tolerance: float, objective: str, budgets: Mapping[str, f
     return advice
 
 
-def _heads(trained: TrainedRun, depth: int, kind: str, early_exit: bool) -> list[StageHead]:
+def _heads(source: ExportSource, depth: int, kind: str, early_exit: bool) -> list[StageHead]:
     """The head at ``depth``, the last one; with ``early_exit`` after those of the stages before it."""
     depths = [depth]
     if early_exit:
         own = kind == "local"
-        depths = [d for d in range(1, depth + 1) if d == depth or not own or d in trained.model.head_depths]
+        depths = [d for d in range(1, depth + 1) if d == depth or not own or d in source.model.head_depths]
     if early_exit and len(depths) < 2:
         raise ExportError(
-            f"early exit needs heads at two depths or more up to {trained.model.names[depth - 1]!r}; "
+            f"early exit needs heads at two depths or more up to {source.model.names[depth - 1]!r}; "
             "cut at a deeper stage, or use head=fresh or head=auto, which fit the heads that are missing"
         )
-    return heads_after(trained, depths, kind)
+    return heads_after(source, depths, kind)
 
 
 @dataclass(frozen=True)
@@ -180,10 +180,10 @@ class _Written:
     parity: dict[int, float]
 
 
-def _write(pending: ExitStack, trained: TrainedRun, head: StageHead, out: Path, file_format: str) -> _Written:
+def _write(pending: ExitStack, source: ExportSource, head: StageHead, out: Path, file_format: str) -> _Written:
     """Write the shorter network and check it; it takes its name when ``pending`` ends without error."""
-    network = portable(ShorterNetwork(trained.model, head, trained.normalisation))
-    images = trained.some_images
+    network = portable(ShorterNetwork(source.model, head, source.normalisation))
+    images = source.some_images
     temporary = pending.enter_context(atomic_path(out))
     write_network(
         network,
@@ -192,7 +192,7 @@ def _write(pending: ExitStack, trained: TrainedRun, head: StageHead, out: Path, 
         file_format,
         input_names=["images"],
         output_names=["logits"],
-        metadata=_metadata(trained, head),
+        metadata=_metadata(source, head),
     )
     written = open_network(temporary, file_format)
     differences = parity(lambda batch: written(batch)[0], network, images)
@@ -201,22 +201,22 @@ def _write(pending: ExitStack, trained: TrainedRun, head: StageHead, out: Path, 
     return _Written(written, temporary.stat().st_size, apart)
 
 
-def _metadata(trained: TrainedRun, head: StageHead) -> dict[str, Any]:
+def _metadata(source: ExportSource, head: StageHead) -> dict[str, Any]:
     return {
-        "classes": trained.data.classes,
-        "image_shape": list(trained.data.shape),
+        "classes": source.data.classes,
+        "image_shape": list(source.data.shape),
         "value_range": [0, 1],
-        "stage": trained.model.names[head.depth - 1],
+        "stage": source.model.names[head.depth - 1],
         "depth": head.depth,
-        "full_depth": trained.model.depth,
+        "full_depth": source.model.depth,
         "head": head.kind,
-        "data": trained.data.name,
+        "data": source.data.name,
         "made_with": f"lwexplain {VERSION}",
     }
 
 
 def _measured(
-    trained: TrainedRun,
+    source: ExportSource,
     head: StageHead,
     written: _Written,
     exits: ExitFiles | None,
@@ -226,15 +226,15 @@ def _measured(
     tolerance: float,
 ) -> Exported:
     """Read test once, through the written files and the full network alike, and put the figures together."""
-    model, data = trained.model, trained.data
+    model, data = source.model, source.data
     own = StageHead(model.depth, model.head(model.depth), "local")
-    short_network, full_network = (ShorterNetwork(model, each, trained.normalisation) for each in (head, own))
+    short_network, full_network = (ShorterNetwork(model, each, source.normalisation) for each in (head, own))
     assert data.test is not None
     right = {"short": 0, "full": 0, "exits": 0}
     left_at = []
-    for images, labels in trained.pixels("test"):
+    for images, labels in source.pixels("test"):
         right["short"] += count_right(written.run(images)[0], labels)
-        right["full"] += count_right(eager_logits(full_network, images, trained.device), labels)
+        right["full"] += count_right(eager_logits(full_network, images, source.device), labels)
         if exits is not None:
             logits, places = exits.classify(images)
             right["exits"] += count_right(logits, labels)
@@ -257,7 +257,7 @@ def _measured(
         short=short,
         full=full,
         parity=written.parity,
-        device=str(trained.device),
+        device=str(source.device),
         head_note=head.note,
         verdict=advice.verdict if advice is not None else None,
         reason=advice.reason if advice is not None else None,

@@ -9,7 +9,7 @@ from lwexplain.capture.extract import Captured, extract
 from lwexplain.data.batches import Batches
 from lwexplain.errors import ExportError
 from lwexplain.exporting.shorter_network import StageHead
-from lwexplain.exporting.trained import TrainedRun
+from lwexplain.exporting.source import ExportSource
 from lwexplain.memory import working_bytes
 from lwexplain.models.heads.linear import LinearHead
 from lwexplain.models.site import Site
@@ -21,7 +21,7 @@ from lwexplain.run.scratch import scratch_folder
 HEAD_KINDS = ("auto", "local", "fresh")
 
 
-def heads_after(trained: TrainedRun, depths: Sequence[int], kind: str) -> list[StageHead]:
+def heads_after(source: ExportSource, depths: Sequence[int], kind: str) -> list[StageHead]:
     """A head after each of ``depths``: the stage's own (``local``), a ``fresh`` one, or, with ``auto``, the stage's own
     where there is one.
 
@@ -29,18 +29,18 @@ def heads_after(trained: TrainedRun, depths: Sequence[int], kind: str) -> list[S
     """
     if kind not in HEAD_KINDS:
         raise ExportError(f"head is {kind!r}; choose one of {', '.join(HEAD_KINDS)}")
-    model = trained.model
+    model = source.model
     missing = [depth for depth in depths if depth not in model.head_depths]
     if kind == "local" and missing:
         raise ExportError(
             f"stage {model.names[missing[0] - 1]!r} was trained without a head of its own; "
             "use head=fresh, which fits one, or head=auto"
         )
-    fitted = fresh_heads(trained, depths if kind == "fresh" else missing)
+    fitted = fresh_heads(source, depths if kind == "fresh" else missing)
     return [fitted[depth] if depth in fitted else StageHead(depth, model.head(depth), "local") for depth in depths]
 
 
-def fresh_heads(trained: TrainedRun, depths: Sequence[int]) -> dict[int, StageHead]:
+def fresh_heads(source: ExportSource, depths: Sequence[int]) -> dict[int, StageHead]:
     """Average pool and one linear layer after each of ``depths``, on the features as they are.
 
     The linear layer is the linear probe (multinomial logistic regression on standardised features of all train images,
@@ -48,7 +48,7 @@ def fresh_heads(trained: TrainedRun, depths: Sequence[int]) -> dict[int, StageHe
     """
     if not depths:
         return {}
-    model, data, device = trained.model, trained.data, trained.device
+    model, data, device = source.model, source.data, source.device
     names = [model.names[depth - 1] for depth in depths]
     with scratch_folder("features") as folder:
         captured: dict[str, Captured] = {}
@@ -56,18 +56,18 @@ def fresh_heads(trained: TrainedRun, depths: Sequence[int]) -> dict[int, StageHe
             images = getattr(data, split)
             batches = Batches(
                 images,
-                trained.batch_size,
+                source.batch_size,
                 mean=data.mean,
                 std=data.std,
-                seed=trained.seed,
+                seed=source.seed,
                 device=device,
-                workers=trained.workers,
+                workers=source.workers,
                 channels_last=True,
             )
             modules = {name: model.stages[name] for name in names}
             store = f"{folder}/{split}"
             captured[split] = extract(model, batches, names, modules=modules, device=device, store=store)
-        stages = [_stage(name, depth, captured, trained) for name, depth in zip(names, depths, strict=True)]
+        stages = [_stage(name, depth, captured, source) for name, depth in zip(names, depths, strict=True)]
         fit_linear_probes(stages, GRID, World())
         probes = [fit_linear_probe(stage) for stage in stages]
     sites = model.sites()
@@ -86,14 +86,14 @@ def as_head(probe: LinearProbe, site: Site) -> nn.Module:
     return head.eval().requires_grad_(False)
 
 
-def _stage(name: str, depth: int, captured: Mapping[str, Captured], trained: TrainedRun) -> StageData:
+def _stage(name: str, depth: int, captured: Mapping[str, Captured], source: ExportSource) -> StageData:
     return StageData(
         name=name,
         depth=depth,
         features={split: part.features[name] for split, part in captured.items()},
         labels={split: part.labels for split, part in captured.items()},
-        classes=trained.data.classes,
-        seed=trained.seed,
-        device=str(trained.device),
+        classes=source.data.classes,
+        seed=source.seed,
+        device=str(source.device),
         memory_bytes=working_bytes(None),
     )

@@ -57,15 +57,15 @@ def test_every_stage_has_every_metric_of_the_chosen_probes(runs):
 
 def test_head_accuracy_is_that_of_the_truncated_network(runs):
     """Computed here from the images, without hooks."""
-    from lwexplain.analysis.analyze_run import load_trained
     from lwexplain.config import load_config
     from lwexplain.data.batches import Batches
     from lwexplain.data.load import load_data
+    from lwexplain.training.trained import open_trained
 
     run = runs["greedy"]
     config = load_config(run.config())
     data = load_data(config.data, config.seed)
-    model, _ = load_trained(run, data, torch.device("cpu"))
+    model = open_trained(run, "cpu").model
     for split in ("val", "test"):
         images = getattr(data, split)
         x, y, _ = next(iter(Batches(images, len(images), mean=data.mean, std=data.std, seed=0)))

@@ -10,7 +10,7 @@ from PIL import Image
 
 import lwexplain as lw
 from lwexplain.errors import DataError, RunError
-from lwexplain.exporting.trained import load_run
+from lwexplain.exporting.source import open_source
 from lwexplain.run import Run
 
 RECIPE = {"model": {"name": "cnn", "width": 4, "options": {"depth": 2}}, "training": {"epochs": 1}}
@@ -59,7 +59,23 @@ def test_images_swapped_with_others_of_equal_size_are_noticed(run, made):
     with pytest.raises(RunError, match=r"the images of 'folder' \(train, val, test\) differ from those .*run was"):
         analyze(run)
     with pytest.raises(RunError, match="the images of 'folder'"):
-        load_run(Run.open(run), "cpu")
+        open_source(Run.open(run), "cpu")
+
+
+def test_runs_are_not_compared_on_images_that_changed_since_training(run, made):
+    path = made / "images" / "cat" / "0.bmp"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x07")
+    with pytest.raises(RunError, match=r"the images of 'folder' .* differ from those .*run was trained on"):
+        lw.similarity(run, run)
+
+
+def test_the_other_run_of_a_comparison_is_checked_as_well(run, made, tmp_path):
+    manifest = json.loads((run / "run.json").read_text())
+    shutil.copytree(run, tmp_path / "other")
+    manifest["data"]["fingerprint"] = "contents:" + "0" * 64
+    (tmp_path / "other" / "run.json").write_text(json.dumps(manifest))
+    with pytest.raises(RunError, match=r"differ from those .*other was trained on"):
+        lw.similarity(run, tmp_path / "other")
 
 
 def test_the_error_names_the_split_that_changed(run, made):

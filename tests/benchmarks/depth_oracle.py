@@ -30,13 +30,13 @@ from depth_tasks import TASKS, Task
 from result_file import write_result
 
 import lwexplain as lw
-from lwexplain.analysis.analyze_run import load_trained
 from lwexplain.data.batches import Batches
 from lwexplain.data.dataset import DataSplits
 from lwexplain.data.load import load_data
 from lwexplain.results import is_analyzed, read_metrics
 from lwexplain.run import Run
 from lwexplain.run.files import atomic_path
+from lwexplain.training.trained import open_trained
 
 PROBES = ("head", "linear", "knn", "ncm", "separability", "geometry", "collapse")
 MAX_SAMPLES = 5000
@@ -84,7 +84,7 @@ def trained(task: Task, seed: int, depth: int | None, path: Path) -> Run:
 
 def accuracies(run: Run, data: DataSplits, depths: list[int]) -> list[dict[str, Any]]:
     """Accuracy on val and test of the network cut at each of ``depths``, with its own head."""
-    model, _ = load_trained(run, data, torch.device("cpu"))
+    model = open_trained(run, "cpu").model
     rows: list[dict[str, Any]] = [{"depth": depth} for depth in depths]
     for split in ("val", "test"):
         images = getattr(data, split)

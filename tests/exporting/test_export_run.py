@@ -10,7 +10,6 @@ import torch
 
 import lwexplain as lw
 from lwexplain.advice.recommend import recommend
-from lwexplain.analysis.analyze_run import load_trained
 from lwexplain.config import load_config
 from lwexplain.data.batches import Batches
 from lwexplain.data.load import load_data
@@ -19,13 +18,14 @@ from lwexplain.exporting.export import export_run
 from lwexplain.exporting.summary import lines_of, table_of
 from lwexplain.results import read_metrics
 from lwexplain.run import Run
+from lwexplain.training.trained import open_trained
 
 
 def own_logits(run, depth):
     """Logits of the run's own model on test, by its own forward and its own way of reading images."""
     config = load_config(run.config())
     data = load_data(config.data, config.seed)
-    model, _ = load_trained(run, data, torch.device("cpu"))
+    model = open_trained(run, "cpu").model
     x, y, _ = next(iter(Batches(data.test, len(data.test), mean=data.mean, std=data.std, seed=0)))
     with torch.no_grad():
         return model(x, upto=depth).numpy(), y.numpy()
