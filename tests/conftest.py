@@ -23,3 +23,12 @@ def site_of():
         return Site(image_shape, (*before, tuple(shape), *following), len(before) + 1, num_classes)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def no_search_for_components():
+    """For tests of pages: Streamlit reads the metadata of every installed package each time an app is tested, for
+    components in them. The explorer uses none, and that search takes longer than a page does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("streamlit.components.v2.manifest_scanner.scan_component_manifests", list)
+        yield

@@ -99,13 +99,15 @@ def test_each_recommendation_is_justified(demo):
 @pytest.mark.slow
 @pytest.mark.parametrize("page", ["overview", "embeddings", "attributions", "compare"])
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.usefixtures("no_search_for_components")
 def test_the_explorer_shows_the_demo(demo, page, name, monkeypatch):
     from streamlit.testing.v1 import AppTest
 
     monkeypatch.setenv("LWEXPLAIN_RUNS", str(demo[0]))
-    app = AppTest.from_file(str(SCRIPT), default_timeout=60).run()
-    app.selectbox(key="run_name").select(name).run()
+    app = AppTest.from_file(str(SCRIPT), default_timeout=60)
+    app.query_params["run"] = name
     app.switch_page(f"{page}.py").run()
+    assert app.selectbox(key="run_name").value == name
     assert not app.exception
     assert not app.error
 

@@ -13,10 +13,6 @@ def runs_folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _no_search_for_components():
-    """Streamlit reads the metadata of every installed package each time an app is tested, for components in them. The
-    explorer uses none, and that search takes longer than a page does."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("streamlit.components.v2.manifest_scanner.scan_component_manifests", list)
-        yield
+@pytest.fixture(autouse=True)
+def _no_search_for_components(no_search_for_components):
+    """Every test here may open pages."""
