@@ -141,9 +141,7 @@ def _explain_no_runs() -> None:
     st.markdown("To make runs: the demo trains and analyzes two small networks on embedded digits in a few minutes.")
     st.code("lwexplain demo --out runs/demo\nlwexplain explore runs/demo", language="bash")
     st.markdown("Or train and analyze one of your own:")
-    st.code(
-        "lwexplain train configs/digits_greedy.yaml --run-dir runs/mine\nlwexplain analyze runs/mine", language="bash"
-    )
+    st.code("lwexplain train CONFIG.yaml --run-dir runs/mine\nlwexplain analyze runs/mine", language="bash")
 
 
 # ---------------------------------------------------------------------- cached readers

@@ -10,6 +10,7 @@ from plotly.subplots import make_subplots
 from lwexplain.views.depth_curve import per_depth
 from lwexplain.views.heatmap import SQUARE_CELL, heatmap, row_axis, square
 from lwexplain.views.theme import ACCENT, SERIES, TEMPLATE, empty_figure, label, metric_title
+from lwexplain.views.vertical_lines import add_vertical_lines
 
 SOURCES = ("head", "linear_probe")
 MOST_CLASSES = 20
@@ -79,9 +80,8 @@ def sample_depth_figure(
                 row=1,
             )
     if depth is not None:
-        for column in (1, 2):
-            line = {"color": ACCENT, "width": 1, "dash": "dash"}
-            figure.add_vline(x=depth, line=line, row=1, col=column, layer="below")
+        places = [(depth, 1, column) for column in (1, 2)]
+        add_vertical_lines(figure, places, {"color": ACCENT, "width": 1, "dash": "dash"}, layer="below")
     step = max(1, len(depths) // 12)
     ticks = depths[::step]
     figure.update_xaxes(tickvals=[*ticks, depths[-1] + 1], ticktext=[*map(str, ticks), "never"], col=1)

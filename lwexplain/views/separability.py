@@ -27,6 +27,7 @@ from lwexplain.views.theme import (
     label,
     metric_title,
 )
+from lwexplain.views.vertical_lines import add_vertical_lines
 
 BETTER = {"higher": "higher is better ↑", "lower": "lower is better ↓", None: "no better direction"}
 UNKNOWN = "no better direction stated"
@@ -92,8 +93,10 @@ def separability_figure(
         for pale, part in enumerate(lines[metric]):
             _add_line(figure, part, scale, row + 1, column + 1, pale=bool(pale))
         figure.update_yaxes(type="log" if scale.log else "linear", range=scale.axis_range, row=row + 1, col=column + 1)
-        if depth is not None:
-            figure.add_vline(x=depth, line={"color": ACCENT, "width": 1, "dash": "dash"}, row=row + 1, col=column + 1)
+    if depth is not None:
+        panels = [divmod(index, columns) for index in range(len(metrics))]
+        places = [(depth, row + 1, column + 1) for row, column in panels]
+        add_vertical_lines(figure, places, {"color": ACCENT, "width": 1, "dash": "dash"})
     lowest = {index % columns: index // columns + 1 for index in range(len(metrics))}
     for column, row in lowest.items():
         figure.update_xaxes(title="depth (stages)", row=row, col=column + 1)

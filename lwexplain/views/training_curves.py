@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from lwexplain.views.theme import GRID, MUTED, SERIES, TEMPLATE, empty_figure, label
+from lwexplain.views.vertical_lines import add_vertical_lines
 
 PANELS = ("loss", "accuracy")
 
@@ -107,20 +108,24 @@ def _mark_stages(figure: go.Figure, table: pd.DataFrame, columns: int) -> None:
     starts = table.groupby("stage", sort=False)["epoch"].min()
     every = 1 + len(starts) // 10
     figure.update_xaxes(showgrid=False, range=[0.4, table["epoch"].max() + 0.6])
-    for column in range(1, columns + 1):
-        for number, (stage, epoch) in enumerate(starts.items()):
-            place = {"x": epoch - 0.5, "row": 1, "col": column}
-            figure.add_vline(line={"color": GRID, "width": 1.5}, layer="below", **place)
-            if number % every == 0:
-                figure.add_annotation(
-                    y=1.01,
-                    yref="y domain" if column == 1 else f"y{column} domain",
-                    text=label(stage, 12),
-                    textangle=-35,
-                    showarrow=False,
-                    xanchor="left",
-                    yanchor="bottom",
-                    font={"size": 11, "color": MUTED},
-                    **place,
-                )
+    panels = range(1, columns + 1)
+    places = [(epoch - 0.5, 1, column) for column in panels for epoch in starts]
+    add_vertical_lines(figure, places, {"color": GRID, "width": 1.5}, layer="below")
+    names = [
+        {
+            "x": epoch - 0.5,
+            "xref": "x" if column == 1 else f"x{column}",
+            "y": 1.01,
+            "yref": "y domain" if column == 1 else f"y{column} domain",
+            "text": label(stage, 12),
+            "textangle": -35,
+            "showarrow": False,
+            "xanchor": "left",
+            "yanchor": "bottom",
+            "font": {"size": 11, "color": MUTED},
+        }
+        for column in panels
+        for stage, epoch in list(starts.items())[::every]
+    ]
+    figure.update_layout(annotations=[*figure.layout.annotations, *names])
     figure.update_layout(legend={"y": 1.16})
