@@ -21,12 +21,10 @@ from lwexplain.arguments import (
     quiet_of,
     seed_of,
     stage_names,
-    tolerance_of,
     whole_number,
 )
 from lwexplain.config import Config, load_config
 from lwexplain.errors import (
-    AdviceError,
     CaptureError,
     ConfigError,
     ExportError,
@@ -274,16 +272,16 @@ def recommend(
 
     .. end of table
     """
+    from lwexplain.advice.question import Question
     from lwexplain.advice.recommend import recommend as advise
     from lwexplain.results import read_metrics
 
-    tolerance, retrain = tolerance_of(tolerance, AdviceError), flag("retrain", retrain)
-    options: dict[str, Any] = {"objective": objective, "budgets": budgets, "retrain": retrain}
+    question = Question(tolerance, objective, {} if budgets is None else budgets, retrain)
     if isinstance(table, pd.DataFrame):
-        return advise(table, tolerance, **options)
+        return advise(table, question)
     run = run_of(table, "the table or run")
-    advice = advise(read_metrics(run), tolerance, **options)
-    if retrain:
+    advice = advise(read_metrics(run), question)
+    if question.retrain:
         try:
             run.write_json("analysis/recommendation.json", advice.to_dict())
         except RunError as error:  # a run that somebody only lets us read, or a full disk
@@ -310,8 +308,10 @@ def export(
     The file holds normalisation, stages and head, takes images float32 (N, C, H, W) in [0, 1], returns logits (N, K)
     and needs no lwexplain. It is checked against the network and measured on test beside the full one.
     """
+    from lwexplain.advice.question import Question
     from lwexplain.exporting.export import export_run
 
+    question = Question(tolerance, objective, {} if budgets is None else budgets)
     return export_run(
         run_of(run),
         path_of("out", out, ExportError),
@@ -319,9 +319,7 @@ def export(
         format=format,
         head=head,
         early_exit=flag("early_exit", early_exit),
-        tolerance=tolerance_of(tolerance, ExportError),
-        objective=objective,
-        budgets=budgets,
+        question=question,
         device=device_name(device),
         quiet=quiet_of(quiet),
     )
@@ -336,13 +334,14 @@ def report(run: "Run | str | Path", out: str | Path | None = None) -> Path:
 
 def compare(runs: "Sequence[Run | str | Path]", tolerance: float = 0.005) -> pd.DataFrame:
     """One row a run: strategy, recommendation, accuracies, costs and training time."""
+    from lwexplain.advice.question import Question
     from lwexplain.advice.recommend import recommend as advise
     from lwexplain.results import read_metrics
 
-    tolerance = tolerance_of(tolerance, AdviceError)
+    question = Question(tolerance)
     rows = []
     for run in runs_of(runs):
-        advice = advise(read_metrics(run), tolerance)
+        advice = advise(read_metrics(run), question)
         rows.append(
             {
                 "run": run.name,

@@ -130,20 +130,23 @@ def whole_number(
     return number
 
 
+def finite(value: Any) -> float | None:
+    """The value as a number of Python; None where it is no finite number."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number beyond the largest float
+        return None
+    return number if isfinite(number) else None
+
+
 def real_number(what: str, value: Any, meaning: str, family: type[LwexplainError] = ConfigError) -> float:
     """A finite number; ``meaning`` says what is expected of it."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not isfinite(value):
+    number = finite(value)
+    if number is None:
         raise family(f"{what} is {meaning}, found {shown(value)}")
-    return float(value)
-
-
-def tolerance_of(value: Any, family: type[LwexplainError]) -> float:
-    """A loss of accuracy in [0, 1)."""
-    meaning = "a difference of accuracies in [0, 1)"
-    tolerance = real_number("tolerance", value, meaning, family)
-    if not 0 <= tolerance < 1:
-        raise family(f"tolerance is {meaning}, found {shown(value)}; 0.005 is half a point")
-    return tolerance
+    return number
 
 
 def choice(what: str, value: Any, known: Collection[str], family: type[LwexplainError] = ConfigError) -> str:

@@ -10,13 +10,13 @@ from typing import Any
 import pandas as pd
 
 from lwexplain import api
+from lwexplain.advice.curve import ACCURACY_SOURCES
 from lwexplain.config import load_config
 from lwexplain.results import is_analyzed, read_metrics
 from lwexplain.run import Run
 from lwexplain.run.files import atomic_path
 
 TABLE = "table.json"
-SOURCES = ("head", "linear_probe")
 ADVICE = (
     "verdict", "stage", "depth", "expected_accuracy", "full_accuracy", "own_head_accuracy", "own_probe_accuracy",
     "params_ratio", "flops_ratio", "reason",
@@ -119,7 +119,7 @@ def _by_depth(tables: list[pd.DataFrame]) -> list[dict[str, Any]]:
     rows = []
     for number, stage in enumerate(tables[0].attrs["stages"][:depth], start=1):
         row: dict[str, Any] = {"depth": number, "stage": stage}
-        for source in SOURCES:
+        for source in ACCURACY_SOURCES:
             values = [_value(table, f"{source}_accuracy", "test", number) for table in tables]
             row[source] = None if None in values else spread(value for value in values if value is not None)
         separability = [_value(table, "separability_index", "val", number) for table in tables]

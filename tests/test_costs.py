@@ -123,7 +123,7 @@ def test_a_recommendation_survives_being_kept_by_the_explorer():
 def test_a_new_cost_is_an_objective(energy):
     advice = lw.recommend(energy, objective="energy")
     assert (advice.objective, advice.depth) == ("energy", 2)
-    assert contents.aim(advice) == "Chosen by: least energy of all depths that are enough."
+    assert contents.chosen_by(advice) == "Chosen by: least energy of all depths that are enough."
     with pytest.raises(AdviceError, match="choose one of accuracy, params, flops, latency, memory, energy"):
         lw.recommend(energy, objective="speed")
 
@@ -191,10 +191,10 @@ def test_a_new_cost_is_never_negative_in_a_table_that_is_read(energy):
 
 def test_a_new_cost_has_a_field_for_its_budget_on_the_page(energy):
     def page(found):
-        from lwexplain.explorer.aim_picker import choose_objective, chosen_aim
+        from lwexplain.explorer.question_picker import choose_objective, chosen_question
 
         choose_objective(found)
-        chosen = chosen_aim(found)
+        chosen = chosen_question(found)
         import streamlit
 
         streamlit.session_state["found"] = (chosen.objective, dict(chosen.budgets))

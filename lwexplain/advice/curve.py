@@ -9,7 +9,9 @@ import pandas as pd
 
 from lwexplain.errors import AdviceError
 
-SOURCES = ("head", "linear_probe")
+ACCURACY_SOURCES = ("head", "linear_probe")
+"""What can say how accurate a depth is: the head its stage was trained with, or a linear probe of its features."""
+
 RESAMPLES = 2000
 
 JOINT_STRATEGIES = ("deep_supervision",)
@@ -182,7 +184,7 @@ def _patterns(table: pd.DataFrame) -> dict[str, _Pattern]:
         return {
             source: _Pattern.of(content, stages)
             for source, content in patterns.items()
-            if source in SOURCES and content["n"] > 0
+            if source in ACCURACY_SOURCES and content["n"] > 0
         }
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise AdviceError(

@@ -2,42 +2,11 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from numbers import Real
 
 from lwexplain.advice.prospects import Prospect
-from lwexplain.arguments import shown
+from lwexplain.advice.question import Question
 from lwexplain.costs import COSTS
 from lwexplain.errors import AdviceError
-
-
-def objectives() -> tuple[str, ...]:
-    """What can be made as good as can be: the accuracy expected on val, or one of the costs."""
-    return ("accuracy", *COSTS)
-
-
-def check_objective(objective: str) -> str:
-    """The objective; raises AdviceError where it is none of ``objectives()``."""
-    if not isinstance(objective, str) or objective not in objectives():
-        raise AdviceError(f"there is no objective {shown(objective)}; choose one of {', '.join(objectives())}")
-    return objective
-
-
-def check_budgets(budgets: Mapping[str, float]) -> dict[str, float]:
-    """The budgets, the most that a cost may be; raises AdviceError for an unknown cost or an amount that is none."""
-    if not isinstance(budgets, Mapping):
-        raise AdviceError(
-            f"budgets is {shown(budgets)}; expected a mapping such as {{'params': 1e6, 'latency': 0.002}}"
-        )
-    for name, amount in budgets.items():
-        if name not in COSTS:
-            raise AdviceError(
-                f"there is no budget for {shown(name)} (found {shown(amount)}); costs are {', '.join(COSTS)}"
-            )
-        if isinstance(amount, bool) or not isinstance(amount, Real) or not 0 < amount < math.inf:
-            raise AdviceError(
-                f"the budget of {name} is {shown(amount)}; it must be a positive number of {COSTS[name].counts}"
-            )
-    return {name: float(amount) for name, amount in budgets.items()}
 
 
 def measured(prospects: Sequence[Prospect], cost: str) -> bool:
@@ -46,8 +15,8 @@ def measured(prospects: Sequence[Prospect], cost: str) -> bool:
     return all(value is not None and math.isfinite(value) for value in values)
 
 
-def choose(prospects: Sequence[Prospect], objective: str, budgets: Mapping[str, float]) -> int:
-    """Position of the depth to take: of those within all budgets the best by the objective.
+def choose(prospects: Sequence[Prospect], question: Question) -> int:
+    """Position of the depth to take: of those within all budgets the best by the objective of the question.
 
     A cost as objective: the cheapest that is sufficient (costs within ``CostKind.alike`` of the least are the same), of
     equally cheap ones the one with the fewest stages. The objective ``accuracy``, and any objective where none within
@@ -57,8 +26,7 @@ def choose(prospects: Sequence[Prospect], objective: str, budgets: Mapping[str, 
 
     Raises AdviceError where there is no depth, nothing fits the budgets, or a cost that is asked for was not measured.
     """
-    check_objective(objective)
-    allowed = _within(prospects, check_budgets(budgets))
+    objective, allowed = question.objective, _within(prospects, question.budgets)
     enough = [position for position in allowed if prospects[position].sufficient]
     if objective == "accuracy" or not enough:
         sizes = costs_of(prospects, "params")

@@ -1,12 +1,11 @@
 """The reason of a recommendation, in sentences that a person understands without the numbers beside it."""
 
-from collections.abc import Mapping
-
 from lwexplain.advice.curve import DepthCurve
 from lwexplain.advice.evidence import Evidence
 from lwexplain.advice.learned import Learned
 from lwexplain.advice.objective import budgets_in_words
 from lwexplain.advice.outlook import Outlook
+from lwexplain.advice.question import Question
 from lwexplain.advice.signal import GuessTest
 
 ENDINGS = {
@@ -26,14 +25,11 @@ def reason_for_depth(
     curve: DepthCurve,
     outlook: Outlook,
     position: int,
-    *,
-    tolerance: float,
-    budgets: Mapping[str, float],
-    retrain: bool,
+    question: Question,
 ) -> str:
     """Why the depth at ``position`` is recommended."""
-    best, points = outlook.best, f"{100 * tolerance:g} points"
-    sentence = f"{_measured(evidence, curve, outlook, position, retrain=retrain)}, "
+    best, points = outlook.best, f"{100 * question.tolerance:g} points"
+    sentence = f"{_measured(evidence, curve, outlook, position, retrain=question.retrain)}, "
     if position == best:
         sentence += "the best of all depths"
     else:
@@ -49,8 +45,9 @@ def reason_for_depth(
             sentence += f"; {before} would be enough, too"
         else:
             sentence += f"; {before} stays within {points} of the best with a probability of {chance}"
-    if not outlook.sufficient[position] and budgets:
-        ending = f"within {budgets_in_words(budgets)} no depth is surely good enough, and this is the most accurate"
+    if not outlook.sufficient[position] and question.budgets:
+        within = budgets_in_words(question.budgets)
+        ending = f"within {within} no depth is surely good enough, and this is the most accurate"
     else:
         ending = ENDINGS[verdict]
     return f"{sentence}: {ending}.{_own_head_and_probe(evidence, curve)}"

@@ -11,14 +11,13 @@ from lwexplain.advice.curve import DepthCurve, bootstrap_curve, decision_source,
 from lwexplain.advice.depth_model import SLACK, DepthModel, shipped_model
 from lwexplain.advice.evidence import Evidence
 from lwexplain.advice.learned import Learned, probe_beats_heads, what_was_learned
-from lwexplain.advice.objective import check_budgets, check_objective, choose
+from lwexplain.advice.objective import choose
 from lwexplain.advice.outlook import Outlook, outlook_of
 from lwexplain.advice.prospects import Prospect
+from lwexplain.advice.question import Question
 from lwexplain.advice.reason import notes_on, reason_for_depth, reason_without_depth
 from lwexplain.advice.rules import CONFIDENCE
-from lwexplain.arguments import tolerance_of
 from lwexplain.costs import COSTS
-from lwexplain.errors import AdviceError
 
 VERDICTS = ("stop_here", "use_full_depth", "go_deeper", "heads_too_weak", "undertrained", "no_signal")
 
@@ -91,15 +90,13 @@ class Recommendation:
 
 def recommend(
     table: pd.DataFrame,
-    tolerance: float = 0.005,
+    question: Question | None = None,
     *,
-    objective: str = "params",
-    budgets: Mapping[str, float] | None = None,
-    retrain: bool = True,
     model: DepthModel | None = None,
     seed: int = 0,
 ) -> Recommendation:
-    """The cheapest depth whose network, trained anew, is not worse than the best depth's by more than ``tolerance``.
+    """The answer to a question (the usual one where none is given): by default the cheapest depth whose network,
+    trained anew, is not worse than the best depth's by more than the tolerance.
 
     With ``retrain`` False: where the trained network can be cut as it stands. In layer-wise runs that is the same
     question; in others the cut network gets a fresh linear head, which reads less out of early stages than training
@@ -113,18 +110,18 @@ def recommend(
     No depth is recommended where the network's own output is no better than a constant guess, and none to train where
     it lies far below what a linear probe reads from the network's own features (``advice/learned.py``).
 
-    ``objective``: which cost is to be smallest among the depths that are good enough (``params``, ``flops``,
-    ``latency``, ``memory``), or ``accuracy`` for the most accurate depth. ``budgets`` bounds costs: ``{"params": 1e6,
-    "latency": 0.002}`` (parameters, FLOPs, seconds, bytes, of one image). Where no depth within the budgets is good
-    enough, the most accurate of them is recommended and the reason says so.
+    Of the depths that are good enough the one with the least cost is recommended, or whichever is most accurate, as the
+    objective of the question says. Where no depth within its budgets is good enough, the most accurate of them is
+    recommended and the reason says so.
 
-    Raises AdviceError where the table lacks the evidence, nothing fits the budgets, or an option is out of range.
+    Raises AdviceError where the table lacks the evidence, or nothing fits the budgets.
     """
-    tolerance = tolerance_of(tolerance, AdviceError)
+    question = question or Question()
+    tolerance, retrain = question.tolerance, question.retrain
     asked: dict[str, Any] = {
         "tolerance": tolerance,
-        "objective": check_objective(objective),
-        "budgets": check_budgets({} if budgets is None else budgets),
+        "objective": question.objective,
+        "budgets": dict(question.budgets),
     }
     curve = bootstrap_curve(table, decision_source(table, retrain=retrain), seed=seed)
     evidence = Evidence.of(table)
@@ -135,20 +132,11 @@ def recommend(
     coefficients = (model or shipped_model()).of(curve.source if retrain else "head")
     outlook = outlook_of(evidence, curve, coefficients, tolerance, seed=seed)
     prospects = _prospects(evidence, curve, outlook)
-    position = choose(prospects, asked["objective"], asked["budgets"])
+    position = choose(prospects, question)
     verdict = learned.problem or _verdict(table, curve, outlook, position, tolerance)
     chosen, full = prospects[position], prospects[-1]
     low, high = outlook.interval
-    reason = reason_for_depth(
-        verdict,
-        evidence,
-        curve,
-        outlook,
-        position,
-        tolerance=tolerance,
-        budgets=asked["budgets"],
-        retrain=retrain,
-    )
+    reason = reason_for_depth(verdict, evidence, curve, outlook, position, question)
     return Recommendation(
         verdict=verdict,
         stage=chosen.stage,

@@ -7,7 +7,7 @@ import streamlit as st
 
 from lwexplain.errors import LwexplainError
 from lwexplain.explorer import run_reader as reader
-from lwexplain.explorer.aim_picker import chosen_aim, describe
+from lwexplain.explorer.question_picker import chosen_question, describe
 from lwexplain.explorer.run_picker import keep, restore
 from lwexplain.explorer.run_reader import CHART, friendly, show_table
 from lwexplain.run import Run
@@ -48,8 +48,8 @@ def show(runs: dict[str, str]) -> None:
         restore("compared_split", "val", ["val", "test"])
         st.radio("Split", ["val", "test"], key="compared_split", horizontal=True)
     metric, split = keep("compared_metric"), keep("compared_split")
-    aim = chosen_aim()
-    advised = {name: reader.advice(Run.open(runs[name]), aim) for name in tables}
+    question = chosen_question()
+    advised = {name: reader.advice(Run.open(runs[name]), question) for name in tables}
     figure = comparison_figure(
         tables,
         metric=None if metric == DECIDING else metric,
@@ -59,7 +59,8 @@ def show(runs: dict[str, str]) -> None:
     st.plotly_chart(figure, theme=None, key="comparison", config=CHART)
     st.subheader("Recommendations")
     st.caption(
-        f"★ marks the recommended depth for {describe(aim)} (set on Overview); accuracies with 90\u00a0% intervals. "
+        f"★ marks the recommended depth for {describe(question)} (set on Overview); accuracies with 90\u00a0% "
+        "intervals. "
         "Runs judged by different accuracies (a trained head, a linear probe) do not compare one to one."
     )
     rows = [_row(name, tables[name], advice) for name, (advice, _) in advised.items()]
@@ -86,7 +87,7 @@ def _row(name: str, table: pd.DataFrame, advice: Any) -> dict[str, Any]:
         return start | {"judged by": "–", "verdict": "none", "stage": "–"}
     start["judged by"] = contents.judged_by(advice)
     numbers = {title: value for title, value, _ in contents.advice_numbers(advice, table)}
-    start |= {"verdict": contents.VERDICTS.get(advice.verdict, advice.verdict), "stage": advice.stage or "–"}
+    start |= {"verdict": contents.VERDICT_TITLES.get(advice.verdict, advice.verdict), "stage": advice.stage or "–"}
     title = contents.expected_accuracy_title(advice, table)
     if title in numbers:
         low, high = advice.expected_accuracy_interval

@@ -6,11 +6,12 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from lwexplain.advice.question import Question
 from lwexplain.costs import COSTS, is_cost
 from lwexplain.explorer import run_reader as reader
-from lwexplain.explorer.aim_picker import choose_objective, choose_tolerance, chosen_aim
+from lwexplain.explorer.question_picker import choose_objective, choose_tolerance, chosen_question
 from lwexplain.explorer.run_picker import keep, restore
-from lwexplain.explorer.run_reader import CHART, Aim, friendly, show_table
+from lwexplain.explorer.run_reader import CHART, friendly, show_table
 from lwexplain.probes.sample_depth import confusion
 from lwexplain.run import Run
 from lwexplain.text import escape_markdown, plain
@@ -37,10 +38,10 @@ def show(run: Run, table: pd.DataFrame) -> None:
     with control:
         choose_tolerance()
     choose_objective(table)
-    aim = chosen_aim(table)
-    advice, problem = reader.advice(run, aim)
+    question = chosen_question(table)
+    advice, problem = reader.advice(run, question)
     # Where nothing fits the budgets, the advice without them tells how far they must be raised.
-    outlook = advice or (reader.advice(run, replace(aim, budgets=()))[0] if aim.budgets else None)
+    outlook = advice or (reader.advice(run, replace(question, budgets={}))[0] if question.budgets else None)
     with st.container(border=True):
         if advice is None:
             st.warning(f"No recommendation: {escape_markdown(problem, 1000)}", icon=":material/help:")
@@ -49,7 +50,7 @@ def show(run: Run, table: pd.DataFrame) -> None:
     _show_failures(table)
     _show_depths(table, advice, outlook.source if outlook else None)
     with friendly("Accuracy against cost"):
-        _show_against_cost(outlook, advice, aim)
+        _show_against_cost(outlook, advice, question)
     _show_measures(table, advice.depth if advice else None)
     with friendly("The depths of single samples"):
         _show_samples(run, table, advice.depth if advice else None)
@@ -75,7 +76,7 @@ def show(run: Run, table: pd.DataFrame) -> None:
 
 def show_card(advice: Any, table: pd.DataFrame) -> None:
     """The recommendation: verdict, reason, what to expect and what is saved."""
-    verdict = escape_markdown(contents.VERDICTS.get(advice.verdict, advice.verdict))
+    verdict = escape_markdown(contents.VERDICT_TITLES.get(advice.verdict, advice.verdict))
     where = f": {escape_markdown(advice.stage)} (depth {advice.depth} of {advice.full_depth})" if advice.depth else ""
     st.subheader(f"{verdict}{where}", anchor=False)
     st.markdown(escape_markdown(advice.reason, 1000))
@@ -86,10 +87,10 @@ def show_card(advice: Any, table: pd.DataFrame) -> None:
         for column, (title, value, remark) in zip(columns, here, strict=False):
             column.metric(title[0].upper() + title[1:], value)
             column.caption(escape_markdown(remark))
-    source = contents.SOURCES.get(advice.source, advice.source)
+    source = contents.SOURCE_TITLES.get(advice.source, advice.source)
     st.caption(
-        f"{escape_markdown(contents.aim(advice))} Decided on the val split by {escape_markdown(source)}; accuracies "
-        f"are those of test where there is one. Verdict: {escape_markdown(advice.verdict)}."
+        f"{escape_markdown(contents.chosen_by(advice))} Decided on the val split by {escape_markdown(source)}; "
+        f"accuracies are those of test where there is one. Verdict: {escape_markdown(advice.verdict)}."
     )
     for note in advice.notes:
         st.caption(escape_markdown(f"{note[:1].upper()}{note[1:]}."))
@@ -147,20 +148,20 @@ def _show_depths(table: pd.DataFrame, advice: Any, source: str | None) -> None:
     show_table(frame, column_config=_cost_columns())
 
 
-def _show_against_cost(outlook: Any, advice: Any, aim: Aim) -> None:
+def _show_against_cost(outlook: Any, advice: Any, question: Question) -> None:
     """The prospects of ``outlook``, the depth of ``advice`` marked; None where nothing fits the budgets."""
     if outlook is None or not outlook.prospects:
         return
-    prospects, depth, first = outlook.prospects, outlook.depth, aim.objective
+    prospects, depth, first = outlook.prospects, outlook.depth, question.objective
     if advice is None:
-        depth, first = None, contents.tightest(prospects, dict(aim.budgets))
+        depth, first = None, contents.tightest(prospects, question.budgets)
     st.subheader("Accuracy against cost")
     st.caption(
-        (escape_markdown(contents.aim(advice)) if advice else "No depth keeps the budgets.")
+        (escape_markdown(contents.chosen_by(advice)) if advice else "No depth keeps the budgets.")
         + " Numbers are depths, intervals hold 90 %. The line joins the depths that no other "
         "one beats; a depth that is not on it is beaten by one that is on val at least as accurate and as cheap."
     )
-    figure = pareto_figure(prospects, depth, first, budgets=dict(aim.budgets))
+    figure = pareto_figure(prospects, depth, first, budgets=question.budgets)
     st.plotly_chart(figure, theme=None, key="pareto", config=CHART)
     table = pareto_table(prospects)
     frame = pd.DataFrame(table.rows, columns=table.header)

@@ -4,13 +4,13 @@ import contextlib
 import logging
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import streamlit as st
 
+from lwexplain.advice.question import Question
 from lwexplain.errors import AdviceError, LwexplainError
 from lwexplain.results import Analysis, is_analyzed, list_embeddings, read_attributions, read_metrics, read_thumbnails
 from lwexplain.run import Run
@@ -21,15 +21,6 @@ from lwexplain.views.training_curves import training_figure
 log = logging.getLogger("lwexplain.explorer")
 
 Stamp = tuple[tuple[int, int] | None, ...]
-
-
-@dataclass(frozen=True)
-class Aim:
-    """What a depth is chosen by; ``tolerance`` in accuracy, ``budgets`` pairs of a cost and the most it may be."""
-
-    tolerance: float
-    objective: str
-    budgets: tuple[tuple[str, float], ...]
 
 
 # ---------------------------------------------------------------------- the run of the page
@@ -183,9 +174,9 @@ def events(run: Run) -> list[dict[str, Any]]:
     return _events(str(run.path), _stamp(run, "events.jsonl"))
 
 
-def advice(run: Run, aim: Aim) -> tuple[Any, str | None]:
+def advice(run: Run, question: Question) -> tuple[Any, str | None]:
     """The recommendation for what was asked and None, or None and why there is none."""
-    return _advice(str(run.path), _stamp(run, "analysis/metrics.parquet", "analysis/analysis.json"), aim)
+    return _advice(str(run.path), _stamp(run, "analysis/metrics.parquet", "analysis/analysis.json"), question)
 
 
 def _stamp(run: Run, *names: str) -> Stamp:
@@ -214,10 +205,10 @@ def _events(path: str, stamp: Stamp) -> list[dict[str, Any]]:
 
 
 @st.cache_data(max_entries=256, show_spinner=False)
-def _advice(path: str, stamp: Stamp, aim: Aim) -> tuple[Any, str | None]:
+def _advice(path: str, stamp: Stamp, question: Question) -> tuple[Any, str | None]:
     from lwexplain.advice.recommend import recommend
 
     try:
-        return recommend(_metrics(path, stamp), aim.tolerance, objective=aim.objective, budgets=dict(aim.budgets)), None
+        return recommend(_metrics(path, stamp), question), None
     except AdviceError as error:
         return None, str(error)

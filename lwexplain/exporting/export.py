@@ -1,13 +1,13 @@
 """Export: the network of a run, cut at a depth, as a checked and measured file."""
 
-from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lwexplain.advice.question import Question
 from lwexplain.advice.recommend import Recommendation, recommend
 from lwexplain.errors import ExportError
 from lwexplain.exporting.early_exit import calibrated_policy
@@ -87,9 +87,7 @@ def export_run(
     format: str | None = None,
     head: str = "auto",
     early_exit: bool = False,
-    tolerance: float = 0.005,
-    objective: str = "params",
-    budgets: Mapping[str, float] | None = None,
+    question: Question | None = None,
     device: str | None = None,
     quiet: bool | None = None,
 ) -> Exported:
@@ -97,12 +95,12 @@ def export_run(
 
     The file takes images float32 (N, C, H, W) with pixel values in [0, 1] and returns logits (N, K); it needs
     torch alone (``pt2``) or onnxruntime alone (``onnx``). ``depth`` is a stage name, a number of stages, or ``auto``:
-    the recommendation for an analyzed run, with ``tolerance``, ``objective`` and ``budgets`` as in ``lw.recommend``.
+    the answer to ``question`` (the usual one where none is given) for an analyzed run, cut as it stands.
     ``format`` is by default told by the suffix. ``head``: ``local``, the one that the stage was trained with;
     ``fresh``, a linear one fitted on train and chosen on val; ``auto``, local where there is one. With ``early_exit``
     the network is also written in segments beside ``out`` (``net.exit1.onnx``, ..., ``net.exits.json``), between which
-    a sample may leave; thresholds are calibrated on val for the least mean FLOPs within ``tolerance`` of the accuracy
-    at ``depth``.
+    a sample may leave; thresholds are calibrated on val for the least mean FLOPs within the tolerance of the question
+    of the accuracy at ``depth``.
 
     Nothing is left behind where anything fails. Raises ExportError (no depth to recommend, a format or head that cannot
     be had, a file that does not do what the network does), ModelError for a stage that is not there, RunError for a run
@@ -115,11 +113,8 @@ def export_run(
     require_packages(file_format)
     if out.is_dir():
         raise ExportError(f"{out} is a folder; name the file to write, such as {out / f'network.{file_format}'}")
-    if not 0 <= tolerance < 1:
-        raise ExportError(
-            f"tolerance is a difference of accuracies in [0, 1), found {tolerance!r}; 0.005 is half a point"
-        )
-    advice = _advised(run, tolerance, objective, budgets) if depth == "auto" else None
+    asked = replace(question or Question(), retrain=False)  # the network is cut as it stands
+    advice = _advised(run, asked) if depth == "auto" else None
     with Progress("export", 4, quiet=quiet) as progress:
 
         def tell(what: str, done: int) -> None:
@@ -134,7 +129,7 @@ def export_run(
         policy = None
         if early_exit:
             val = source.pixels("val")
-            policy = calibrated_policy(source.model, heads, source.normalisation, val, tolerance)
+            policy = calibrated_policy(source.model, heads, source.normalisation, val, asked.tolerance)
         tell("writing", 2)
         with ExitStack() as pending:
             written = _write(pending, source, heads[-1], out, file_format)
@@ -145,13 +140,12 @@ def export_run(
                     pending, policy, source.model, source.normalisation, source.some_images, out, file_format, about
                 )
             tell("measuring", 3)
-            return _measured(source, heads[-1], written, exits, out, file_format, advice, tolerance)
+            return _measured(source, heads[-1], written, exits, out, file_format, advice, asked.tolerance)
 
 
-def _advised(run: Run, tolerance: float, objective: str, budgets: Mapping[str, float] | None) -> Recommendation:
+def _advised(run: Run, question: Question) -> Recommendation:
     """The recommendation for an analyzed run; raises ExportError where it names no depth."""
-    table = read_metrics(run)
-    advice = recommend(table, tolerance, objective=objective, budgets=budgets, retrain=False)  # it is cut as it stands
+    advice = recommend(read_metrics(run), question)
     if advice.depth is None:
         raise ExportError(f"{advice.reason} Name a stage to cut {run.path} at in place of auto")
     return advice

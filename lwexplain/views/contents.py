@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from lwexplain.advice.curve import ACCURACY_SOURCES
 from lwexplain.advice.objective import budgets_in_words, measured
 from lwexplain.advice.prospects import Prospect
 from lwexplain.costs import COSTS, is_cost
@@ -18,7 +19,7 @@ from lwexplain.views.sample_depth import sample_depth_source
 from lwexplain.views.single_classes import of_a_pair, of_one_class
 from lwexplain.views.theme import is_accuracy, is_sample_depth, is_similarity, metric_title
 
-VERDICTS = {
+VERDICT_TITLES = {
     "stop_here": "Stop early",
     "use_full_depth": "Use the full depth",
     "go_deeper": "Go deeper",
@@ -28,7 +29,7 @@ VERDICTS = {
 }
 
 # Accuracy of these sources decides; a recommendation names one of them.
-SOURCES = {
+SOURCE_TITLES = {
     "head": "the trained head of each stage",
     "linear_probe": "linear probes and receptive fields, as a model of retrained networks weighs them",
 }
@@ -96,7 +97,7 @@ def notes(table: pd.DataFrame) -> list[str]:
 def stage_predictions(predictions: pd.DataFrame, stage: str) -> pd.Series:
     """Predicted class by val sample at one stage: from its trained head, else from the linear probe."""
     part = predictions[(predictions["split"] == "val") & (predictions["stage"] == stage)]
-    for source in SOURCES:
+    for source in ACCURACY_SOURCES:
         chosen = part[part["source"] == source]
         if not chosen.empty:
             return chosen.drop_duplicates("sample").set_index("sample")["predicted"]
@@ -279,7 +280,7 @@ def objective_title(objective: str) -> str:
     return "highest accuracy" if objective == "accuracy" else COSTS[objective].least
 
 
-def aim(advice: Any) -> str:
+def chosen_by(advice: Any) -> str:
     """What the depth of a recommendation was chosen by, in a sentence; "" where there is no signal to choose by."""
     chosen = next((prospect for prospect in advice.prospects if prospect.depth == advice.depth), None)
     if chosen is None:

@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, Template, select_autoescape
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from lwexplain.advice.objective import check_budgets, check_objective
+from lwexplain.advice.question import Question
 from lwexplain.costs import cost_metrics
 from lwexplain.errors import AdviceError, LwexplainError
 from lwexplain.probes.sample_depth import confusion
@@ -33,7 +33,6 @@ from lwexplain.views.similarity import similarity_figure, similarity_metrics
 from lwexplain.views.single_classes import class_figure, closest_pairs
 from lwexplain.views.training_curves import training_figure
 
-DEFAULT_TOLERANCE = 0.005
 MOST_IMAGES = 8  # rows of the attribution grid
 MOST_POINTS = 4000  # points of an embedding, over all the stages shown
 MOST_FURTHER = 120  # rows of the table of further measurements
@@ -81,9 +80,10 @@ def render_report(run: Run) -> str:
 
     stages, classes = contents.stage_names(table), contents.class_names(table)
     config = attempt("Configuration", run.config) or {}
-    asked = _asked(attempt("Recommendation", lambda: run.read_json("analysis/recommendation.json")))
+    on_file = attempt("Recommendation", lambda: run.read_json("analysis/recommendation.json"))
+    question = Question.from_recommendation(on_file)  # so that the report answers what the command line answered
     unread = (None, "it could not be worked out from these measurements (see below).")
-    advice, no_advice = attempt("Recommendation", lambda: _advice(table, asked)) or unread
+    advice, no_advice = attempt("Recommendation", lambda: _advice(table, question)) or unread
     depth = advice.depth if advice else None
     numbers = attempt("Recommendation", lambda: contents.advice_numbers(advice, table)) or []
     within = contents.band(advice)
@@ -95,8 +95,8 @@ def render_report(run: Run) -> str:
         "created": run.manifest.get("created"),
         "advice": advice,
         "no_advice": no_advice,
-        "verdict": contents.VERDICTS.get(advice.verdict, advice.verdict) if advice else None,
-        "source": contents.SOURCES.get(advice.source, advice.source) if advice else None,
+        "verdict": contents.VERDICT_TITLES.get(advice.verdict, advice.verdict) if advice else None,
+        "source": contents.SOURCE_TITLES.get(advice.source, advice.source) if advice else None,
         "full_depth": advice.full_depth if advice else len(stages),
         "numbers": [(value, f"{title}, {small}") for title, value, small in numbers],
         "decision": draw(
@@ -186,28 +186,13 @@ class _Figures:
         return len(self.scripts) - 1
 
 
-def _advice(table: pd.DataFrame, asked: dict[str, Any]) -> tuple[Any, str | None]:
+def _advice(table: pd.DataFrame, question: Question) -> tuple[Any, str | None]:
     from lwexplain.advice.recommend import recommend
 
     try:
-        return recommend(table, **asked), None
+        return recommend(table, question), None
     except AdviceError as error:
         return None, str(error)
-
-
-def _asked(recommendation: Any) -> dict[str, Any]:
-    """Tolerance, objective and budgets of the recommendation on file, so that the report says what the command line
-    said; the usual ones for those that it lacks or that cannot be."""
-    given = recommendation if isinstance(recommendation, dict) else {}
-    tolerance = given.get("tolerance")
-    usable = isinstance(tolerance, (int, float)) and 0 <= tolerance < 1
-    asked: dict[str, Any] = {"tolerance": float(tolerance) if usable and tolerance is not None else DEFAULT_TOLERANCE}
-    for name, check in (("objective", check_objective), ("budgets", check_budgets)):
-        try:
-            asked[name] = check(given[name])
-        except (KeyError, TypeError, AttributeError, AdviceError):
-            continue
-    return asked
 
 
 def _against_cost(advice: Any, figures: _Figures) -> dict[str, Any] | None:
@@ -221,7 +206,7 @@ def _against_cost(advice: Any, figures: _Figures) -> dict[str, Any] | None:
         "columns": table.header,
         "rows": table.rows,
         "depths": [prospect.depth for prospect in advice.prospects],
-        "aim": contents.aim(advice),
+        "chosen_by": contents.chosen_by(advice),
     }
 
 

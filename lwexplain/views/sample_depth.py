@@ -7,12 +7,12 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from lwexplain.advice.curve import ACCURACY_SOURCES
 from lwexplain.views.depth_curve import per_depth
 from lwexplain.views.heatmap import SQUARE_CELL, heatmap, row_axis, square
 from lwexplain.views.theme import ACCENT, SERIES, TEMPLATE, empty_figure, label, metric_title
 from lwexplain.views.vertical_lines import add_vertical_lines
 
-SOURCES = ("head", "linear_probe")
 MOST_CLASSES = 20
 RIGHT = "#e3e7ec"
 CURVES = (
@@ -26,8 +26,8 @@ def sample_depth_source(table: pd.DataFrame, split: str = "val") -> str | None:
     """Whose predictions tell most about the depth of samples: of the heads, or of the linear probes where more stages
     have one; None where there are neither."""
     rows = table[table["split"] == split]
-    stages = {source: int((rows["metric"] == f"{source}_first_correct").sum()) for source in SOURCES}
-    best = max(SOURCES, key=lambda source: stages[source])  # of equals the first
+    stages = {source: int((rows["metric"] == f"{source}_first_correct").sum()) for source in ACCURACY_SOURCES}
+    best = max(ACCURACY_SOURCES, key=lambda source: stages[source])  # of equals the first
     return best if stages[best] else None
 
 

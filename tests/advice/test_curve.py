@@ -5,6 +5,7 @@ from made_tables import table_of
 
 from lwexplain.advice.curve import bootstrap_curve, decision_source
 from lwexplain.advice.evidence import Evidence
+from lwexplain.advice.question import Question
 from lwexplain.advice.recommend import recommend
 from lwexplain.advice.simple_rules import accuracy_metric
 from lwexplain.errors import AdviceError
@@ -61,18 +62,18 @@ def test_heads_trained_together_do_not_tell_which_depth_to_train():
     """Head 1 is far behind, as its stage serves later heads; a network of two stages sees the whole image."""
     table = together([0.60, 0.80, 0.90], probes=[0.60, 0.80, 0.90])
     assert decision_source(table) == "linear_probe"
-    advice = recommend(table, tolerance=0.02)
+    advice = recommend(table, Question(tolerance=0.02))
     assert (advice.source, advice.verdict, advice.depth) == ("linear_probe", "stop_here", 2)
     assert any("trained together (deep supervision)" in note for note in advice.notes)
     layer_wise = together([0.60, 0.80, 0.90], probes=[0.60, 0.80, 0.90])
     layer_wise.attrs["strategy"] = "greedy"
-    assert recommend(layer_wise, tolerance=0.02).depth == 3
+    assert recommend(layer_wise, Question(tolerance=0.02)).depth == 3
 
 
 def test_heads_trained_together_tell_where_the_network_can_be_cut():
     table = together([0.60, 0.80, 0.90], probes=[0.60, 0.80, 0.90])
     assert decision_source(table, retrain=False) == "head"
-    advice = recommend(table, tolerance=0.02, retrain=False)
+    advice = recommend(table, Question(tolerance=0.02, retrain=False))
     assert (advice.source, advice.depth) == ("head", 3)
     assert advice.prospects[1].val_accuracy == pytest.approx(0.80, abs=2e-3)
 
@@ -81,7 +82,7 @@ def test_without_probes_heads_trained_together_are_no_evidence_of_other_depths()
     table = together([0.60, 0.80, 0.90])
     with pytest.raises(AdviceError, match=r"heads were trained together, .* with the probe 'linear'"):
         recommend(table)
-    assert recommend(table, retrain=False).depth == 3
+    assert recommend(table, Question(retrain=False)).depth == 3
 
 
 def test_the_simple_rules_read_probes_of_heads_trained_together():

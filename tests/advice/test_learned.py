@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from made_tables import table_of, table_of_predictions
 
+from lwexplain.advice.question import Question
 from lwexplain.advice.recommend import recommend
 
 N = 1000
@@ -49,7 +50,7 @@ def test_an_own_head_far_below_its_probe_is_undertrained(head, probes, strategy)
 
 
 def test_an_undertrained_network_can_still_be_cut_as_it_is():
-    advice = recommend(network(0.29, [0.5, 0.72, 0.71]), retrain=False, tolerance=0.02)
+    advice = recommend(network(0.29, [0.5, 0.72, 0.71]), Question(retrain=False, tolerance=0.02))
     assert (advice.verdict, advice.depth) == ("undertrained", 2)
     assert "train it further first" in advice.reason
 
@@ -72,10 +73,10 @@ def test_a_head_that_reads_about_as_much_as_its_probe_is_no_cause_for_concern(he
 
 
 def test_features_below_a_head_that_guesses_can_be_cut_with_a_fresh_head():
-    advice = recommend(network(0.103, [0.5, 0.72, 0.71]), retrain=False, tolerance=0.02)
+    advice = recommend(network(0.103, [0.5, 0.72, 0.71]), Question(retrain=False, tolerance=0.02))
     assert (advice.verdict, advice.depth) == ("undertrained", 2)
     assert "own head reaches 10.30 %" in advice.reason
-    assert recommend(network(0.103, [0.1, 0.1, 0.1]), retrain=False).verdict == "no_signal"
+    assert recommend(network(0.103, [0.1, 0.1, 0.1]), Question(retrain=False)).verdict == "no_signal"
 
 
 def test_few_samples_do_not_make_a_head_surely_worse():

@@ -2,20 +2,13 @@
 
 import math
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lwexplain.advice.objective import (
-    check_budgets,
-    check_objective,
-    choose,
-    measured,
-    objectives,
-    pareto_front,
-)
+from lwexplain.advice.objective import budgets_in_words, choose, measured, pareto_front
 from lwexplain.advice.prospects import Prospect
+from lwexplain.advice.question import Question, objectives
 from lwexplain.costs import COSTS, SAME_LATENCY
 from lwexplain.errors import AdviceError
 
@@ -64,47 +57,52 @@ budgets_of_all = st.dictionaries(st.sampled_from(sorted(COSTS)), numbers(1, 12))
 # ---------------------------------------------------------------------- choose
 
 
+def position(depths, objective, budgets):
+    """Position of the depth that is chosen."""
+    return choose(depths, Question(objective=objective, budgets=budgets))
+
+
 @pytest.mark.parametrize("objective", ["params", "latency", "memory"])
 def test_a_cost_as_objective_takes_the_cheapest_that_is_enough(objective):
-    assert choose(FOUR, objective, {}) == 1
+    assert position(FOUR, objective, {}) == 1
 
 
 def test_the_cheapest_may_be_deeper_than_another_one():
-    assert choose(made([0.9, 0.9], flops=[5, 4]), "flops", {}) == 1
+    assert position(made([0.9, 0.9], flops=[5, 4]), "flops", {}) == 1
 
 
 def test_the_objective_accuracy_takes_the_best_whether_needed_or_not():
-    assert choose(FOUR, "accuracy", {}) == 2
+    assert position(FOUR, "accuracy", {}) == 2
 
 
 def test_budgets_come_first():
-    assert choose(FOUR, "accuracy", {"params": 200}) == 1
-    assert choose(FOUR, "accuracy", {"flops": 400}) == 1
-    assert choose(FOUR, "accuracy", {"latency": 0.0035, "memory": 2.5 * 2**20}) == 1
+    assert position(FOUR, "accuracy", {"params": 200}) == 1
+    assert position(FOUR, "accuracy", {"flops": 400}) == 1
+    assert position(FOUR, "accuracy", {"latency": 0.0035, "memory": 2.5 * 2**20}) == 1
 
 
 def test_of_depths_none_of_which_is_enough_the_most_accurate_is_taken():
-    assert choose(FOUR, "params", {"latency": 0.001}) == 0
-    assert choose(made([0.5, 0.7, 0.6], [False] * 3, params=[1, 2, 3]), "params", {}) == 1
+    assert position(FOUR, "params", {"latency": 0.001}) == 0
+    assert position(made([0.5, 0.7, 0.6], [False] * 3, params=[1, 2, 3]), "params", {}) == 1
 
 
 def test_equally_accurate_depths_are_told_apart_by_parameters_and_equally_cheap_ones_by_stages():
-    assert choose(made([0.9, 0.9], params=[5, 4]), "accuracy", {}) == 1
-    assert choose(made([0.9, 0.9], params=[4, 4]), "accuracy", {}) == 0
-    assert choose(made([0.8, 0.9], params=[4, 4]), "params", {}) == 0
+    assert position(made([0.9, 0.9], params=[5, 4]), "accuracy", {}) == 1
+    assert position(made([0.9, 0.9], params=[4, 4]), "accuracy", {}) == 0
+    assert position(made([0.8, 0.9], params=[4, 4]), "params", {}) == 0
 
 
 def test_latencies_that_differ_by_noise_alone_are_alike():
     just_alike, different = 0.002 * (1 + SAME_LATENCY), 0.002 * (1 + 2 * SAME_LATENCY)
-    assert choose(made([0.9, 0.9], latency=[just_alike, 0.002]), "latency", {}) == 0
-    assert choose(made([0.9, 0.9], latency=[different, 0.002]), "latency", {}) == 1
+    assert position(made([0.9, 0.9], latency=[just_alike, 0.002]), "latency", {}) == 0
+    assert position(made([0.9, 0.9], latency=[different, 0.002]), "latency", {}) == 1
 
 
 def test_stages_stand_in_for_parameters_that_were_not_measured_but_not_in_a_budget():
     bare = made([0.8, 0.9, 0.9], [False, True, True])
-    assert choose(bare, "params", {}) == choose(bare, "accuracy", {}) == 1
+    assert position(bare, "params", {}) == position(bare, "accuracy", {}) == 1
     with pytest.raises(AdviceError, match=r"cost 'params' \(metric parameters\) was not measured"):
-        choose(bare, "params", {"params": 10})
+        position(bare, "params", {"params": 10})
 
 
 @pytest.mark.parametrize("name", ["flops", "latency", "memory"])
@@ -116,31 +114,31 @@ def test_a_cost_that_one_depth_lacks_is_named(name, missing):
         with pytest.raises(
             AdviceError, match=rf"cost '{name}' \(metric {COSTS[name].metric}\) was not measured at every depth"
         ):
-            choose(lacking, objective, budgets)
+            position(lacking, objective, budgets)
 
 
 def test_a_budget_that_nothing_fits_names_the_least_there_is():
     with pytest.raises(AdviceError, match=r"params within 9 parameters: the least is 10 parameters, at s1 \(depth 1\)"):
-        choose(FOUR, "params", {"params": 9})
+        position(FOUR, "params", {"params": 9})
     with pytest.raises(AdviceError, match=r"flops within 100 FLOPs: the least is 400 FLOPs, at s2 \(depth 2\); raise"):
-        choose(FOUR, "accuracy", {"flops": 100})
+        position(FOUR, "accuracy", {"flops": 100})
     with pytest.raises(AdviceError, match=r"no depth within 100 parameters keeps flops within 400 FLOPs: .* 500 FLOPs"):
-        choose(FOUR, "accuracy", {"params": 100, "flops": 400})
+        position(FOUR, "accuracy", {"params": 100, "flops": 400})
 
 
 def test_without_a_depth_there_is_nothing_to_choose():
     with pytest.raises(AdviceError, match="no depth to choose from"):
-        choose([], "params", {})
+        position([], "params", {})
 
 
 @given(prospects(), st.sampled_from(objectives()), budgets_of_all)
 def test_the_choice_keeps_every_budget_or_there_is_none(depths, objective, budgets):
     fitting = [all(depth.cost(name) <= most for name, most in budgets.items()) for depth in depths]
     if any(fitting):
-        assert fitting[choose(depths, objective, budgets)]
+        assert fitting[position(depths, objective, budgets)]
     else:
         with pytest.raises(AdviceError, match="the least is"):
-            choose(depths, objective, budgets)
+            position(depths, objective, budgets)
 
 
 @given(prospects(), budgets_of_all, st.sampled_from(sorted(COSTS)), st.sampled_from(sorted(COSTS)))
@@ -148,7 +146,7 @@ def test_the_choice_is_enough_wherever_a_depth_within_the_budgets_is(depths, bud
     budgets = budgets | {name: 12.0}
     within = [depth for depth in depths if all(depth.cost(cost) <= most for cost, most in budgets.items())]
     if within:
-        chosen = depths[choose(depths, objective, budgets)]
+        chosen = depths[position(depths, objective, budgets)]
         assert chosen.sufficient == any(depth.sufficient for depth in within)
         cheaper = [d for d in within if d.sufficient and d.cost(objective) < chosen.cost(objective)]
         assert not chosen.sufficient or objective == "latency" or not cheaper
@@ -157,14 +155,14 @@ def test_the_choice_is_enough_wherever_a_depth_within_the_budgets_is(depths, bud
 @given(prospects(), st.sampled_from(sorted(COSTS)), numbers(1, 12), numbers(0, 5))
 def test_a_larger_budget_never_gives_less_accuracy(depths, name, budget, more):
     if any(depth.cost(name) <= budget for depth in depths):
-        tight = depths[choose(depths, "accuracy", {name: budget})]
-        loose = depths[choose(depths, "accuracy", {name: budget + more})]
+        tight = depths[position(depths, "accuracy", {name: budget})]
+        loose = depths[position(depths, "accuracy", {name: budget + more})]
         assert loose.expected_accuracy >= tight.expected_accuracy
 
 
 @given(prospects(), st.sampled_from(objectives()))
 def test_a_budget_that_everything_fits_changes_nothing(depths, objective):
-    assert choose(depths, objective, dict.fromkeys(COSTS, 12.0)) == choose(depths, objective, {})
+    assert position(depths, objective, dict.fromkeys(COSTS, 12.0)) == position(depths, objective, {})
 
 
 # ---------------------------------------------------------------------- pareto_front
@@ -208,25 +206,12 @@ def test_the_best_within_a_budget_of_a_cost_is_as_accurate_as_the_front_there(de
     front = [d for d, flag in zip(depths, pareto_front(depths, cost), strict=True) if flag and d.cost(cost) <= budget]
     if front:
         best = max(depth.expected_accuracy for depth in front)
-        assert depths[choose(depths, "accuracy", {cost: budget})].expected_accuracy == best
+        assert depths[position(depths, "accuracy", {cost: budget})].expected_accuracy == best
 
 
-# ---------------------------------------------------------------------- objectives and budgets
+# ---------------------------------------------------------------------- budgets in words
 
 
-def test_unknown_objectives_and_budgets_are_refused_by_name_and_value():
-    assert check_objective("memory") == "memory"
-    with pytest.raises(AdviceError, match="no objective 'speed'; choose one of accuracy, params, flops, latency"):
-        choose(FOUR, "speed", {})
-    with pytest.raises(AdviceError, match=r"no budget for 'accuracy' \(found 0.9\); costs are params, flops"):
-        check_budgets({"accuracy": 0.9})
-
-
-@pytest.mark.parametrize("value", [0, -1.0, math.nan, math.inf, True, "5", None])
-def test_a_budget_is_a_positive_finite_number(value):
-    with pytest.raises(AdviceError, match=r"the budget of latency is .*; it must be a positive number of seconds"):
-        check_budgets({"latency": value})
-
-
-def test_budgets_may_be_any_kind_of_number():
-    assert check_budgets({"params": np.int64(5), "latency": np.float32(0.5)}) == {"params": 5.0, "latency": 0.5}
+def test_budgets_are_told_in_the_units_of_a_person():
+    assert budgets_in_words({"params": 1000, "latency": 0.002}) == "1,000 parameters and 2 ms"
+    assert budgets_in_words({}) == ""

@@ -5,7 +5,8 @@ import pytest
 from made_tables import table_of
 
 from lwexplain.advice.evidence import Evidence
-from lwexplain.advice.objective import objectives, pareto_front
+from lwexplain.advice.objective import pareto_front
+from lwexplain.advice.question import Question, objectives
 from lwexplain.advice.recommend import recommend
 from lwexplain.advice.simple_rules import SIMPLE_RULES
 from lwexplain.api import compare
@@ -89,9 +90,9 @@ def test_no_decision_verdict_or_reason_changes_with_test(name, retrain):
     table, turn = TABLES[name], 0
     for budgets in ASKED:
         for objective in objectives():
-            asked = {"objective": objective, "budgets": budgets, "retrain": retrain}
+            asked = Question(objective=objective, budgets=budgets, retrain=retrain)
             turn += 1
-            assert decision(recommend(exchanged(table, turn % 4), **asked)) == decision(recommend(table, **asked))
+            assert decision(recommend(exchanged(table, turn % 4), asked)) == decision(recommend(table, asked))
 
 
 def test_the_reported_figures_do_change_with_test():
@@ -102,7 +103,7 @@ def test_the_reported_figures_do_change_with_test():
 
 @pytest.mark.parametrize("test", [[0.80, 0.88, 0.91, 0.87], [0.80, 0.88, 0.87, 0.91], [0.9, 0.1, 0.9, 0.9]])
 def test_the_most_accurate_depth_is_that_of_val(test):
-    advice = recommend(table_of(VAL, test=test), objective="accuracy")
+    advice = recommend(table_of(VAL, test=test), Question(objective="accuracy"))
     assert (advice.depth, advice.expected_accuracy) == (2, pytest.approx(test[1]))
 
 
@@ -110,7 +111,7 @@ def test_the_most_accurate_depth_is_that_of_val(test):
 def test_within_budgets_that_no_sufficient_depth_keeps_the_best_on_val_is_taken(objective):
     """Depths 1 to 3 keep the budget, none of them is enough; test praises the first."""
     table = table_of([0.6, 0.8, 0.7, 0.9, 0.9], test=[0.99, 0.1, 0.98, 0.9, 0.9], others=COST)
-    advice = recommend(table, objective=objective, budgets={"params": 30})
+    advice = recommend(table, Question(objective=objective, budgets={"params": 30}))
     assert advice.depth == 2
     assert "no depth is surely good enough, and this is the most accurate" in advice.reason
 
@@ -145,7 +146,9 @@ def written(table, path):
 def test_neither_export_nor_comparison_chooses_by_test(name, tmp_path):
     runs = [written(exchanged(TABLES[name], seed), tmp_path / str(seed)) for seed in range(3)]
     for objective in ("params", "accuracy"):
-        chosen = {_advised(run, 0.005, objective, {"params": 45}).depth for run in runs}
+        chosen = {
+            _advised(run, Question(objective=objective, budgets={"params": 45}, retrain=False)).depth for run in runs
+        }
         assert len(chosen) == 1
     table = compare(runs)
     assert table[["verdict", "depth", "stage", "source"]].drop_duplicates().shape[0] == 1

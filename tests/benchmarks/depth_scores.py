@@ -25,6 +25,7 @@ from result_file import write_result
 
 from lwexplain.advice.depth_model import COEFFICIENTS, DepthModel
 from lwexplain.advice.evidence import Evidence
+from lwexplain.advice.question import Question
 from lwexplain.advice.recommend import Recommendation, recommend
 from lwexplain.advice.simple_rules import SIMPLE_RULES
 from lwexplain.run.files import atomic_path
@@ -77,7 +78,7 @@ def rule_positions(rule: Callable[[Evidence], int | None]) -> Callable[[Case], l
 
 
 def advise(case: Case, model: DepthModel) -> list[Recommendation]:
-    return [recommend(unit.table, TOLERANCE, model=model) for unit in case.units]
+    return [recommend(unit.table, Question(TOLERANCE), model=model) for unit in case.units]
 
 
 def position_of(advice: Recommendation) -> int:
@@ -127,7 +128,7 @@ def promise(tolerance: float, cases: list[Case], models: dict[str, DepthModel]) 
     """How often the recommended depth, trained anew, really lies within the tolerance of the best depth on test."""
     kept, parameters = [], []
     for case in cases:
-        advices = [recommend(unit.table, tolerance, model=models[case.name]) for unit in case.units]
+        advices = [recommend(unit.table, Question(tolerance), model=models[case.name]) for unit in case.units]
         positions = [position_of(advice) for advice in advices]
         kept.append(np.mean([case.accuracy.max() - case.accuracy[position] <= tolerance for position in positions]))
         parameters.append(np.mean(case.parameters[positions] / case.parameters[-1]))

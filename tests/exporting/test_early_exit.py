@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from lwexplain.advice.question import Question
 from lwexplain.errors import ExportError
 from lwexplain.exporting.export import export_run
 from lwexplain.exporting.source import ExportSource
@@ -24,7 +25,9 @@ def test_a_plain_loop_over_the_files_reproduces_the_figures(
 ):
     """``layer`` cuts a ResNet inside its blocks, where a state is two tensors."""
     run = trained(*settings)
-    early = export_run(run, tmp_path / f"net.{suffix}", depth=depth, early_exit=True, tolerance=0.02).early_exit
+    early = export_run(
+        run, tmp_path / f"net.{suffix}", depth=depth, early_exit=True, question=Question(0.02)
+    ).early_exit
     images, labels = test_images(run)
     logits, places, _ = stranger(early.index_file, images)
     assert float((logits.argmax(1) == labels).mean()) == early.test_accuracy.value
@@ -35,7 +38,7 @@ def test_a_plain_loop_over_the_files_reproduces_the_figures(
 
 
 def test_the_exits_end_at_the_chosen_depth_and_the_index_names_their_files(trained, tmp_path):
-    exported = export_run(trained(), tmp_path / "net.onnx", depth=3, early_exit=True, tolerance=0.5)
+    exported = export_run(trained(), tmp_path / "net.onnx", depth=3, early_exit=True, question=Question(0.5))
     early = exported.early_exit
     depths = [exit_.depth for exit_ in early.exits]
     assert depths == sorted(set(depths))
@@ -53,7 +56,7 @@ def test_the_exits_end_at_the_chosen_depth_and_the_index_names_their_files(train
 
 def test_a_wide_tolerance_buys_cheaper_answers(trained, tmp_path):
     exact, loose = (
-        export_run(trained(), tmp_path / "net.pt2", depth=4, early_exit=True, tolerance=tolerance).early_exit
+        export_run(trained(), tmp_path / "net.pt2", depth=4, early_exit=True, question=Question(tolerance)).early_exit
         for tolerance in (0.0, 0.9)
     )
     assert loose.test_mean_flops <= exact.test_mean_flops
@@ -77,7 +80,7 @@ def test_test_decides_neither_thresholds_nor_exits(trained, tmp_path, monkeypatc
                     yield images, (labels + 1) % len(self.data.classes) if split == "test" else labels
 
             monkeypatch.setattr(ExportSource, "pixels", exchanged)
-        exported = export_run(trained(), tmp_path / "net.pt2", depth=4, early_exit=True, tolerance=0.1)
+        exported = export_run(trained(), tmp_path / "net.pt2", depth=4, early_exit=True, question=Question(0.1))
         found.append([(exit_.stage, exit_.threshold, exit_.flops) for exit_ in exported.early_exit.exits])
         found.append(exported.short.test_accuracy.value)
     assert true[0] == wrong[0]

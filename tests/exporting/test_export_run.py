@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import lwexplain as lw
+from lwexplain.advice.question import Question
 from lwexplain.advice.recommend import recommend
 from lwexplain.config import load_config
 from lwexplain.data.batches import Batches
@@ -107,7 +108,7 @@ def test_a_fresh_head_reaches_what_the_linear_probe_of_an_analysis_reaches(analy
 
 
 def test_auto_cuts_where_the_recommendation_says(analyzed, tmp_path):
-    advice = recommend(read_metrics(analyzed), retrain=False)
+    advice = recommend(read_metrics(analyzed), Question(retrain=False))
     exported = export_run(analyzed, tmp_path / "net.pt2")
     assert (exported.depth, exported.stage, exported.verdict) == (advice.depth, advice.stage, advice.verdict)
     assert exported.reason == advice.reason
@@ -118,7 +119,7 @@ def test_auto_cuts_where_the_recommendation_says(analyzed, tmp_path):
 
 def test_auto_minds_budgets(analyzed, tmp_path):
     smallest = export_run(analyzed, tmp_path / "net.pt2", depth=1).short.parameters
-    assert export_run(analyzed, tmp_path / "net.pt2", budgets={"params": smallest + 1}).depth == 1
+    assert export_run(analyzed, tmp_path / "net.pt2", question=Question(budgets={"params": smallest + 1})).depth == 1
 
 
 def test_without_a_signal_there_is_no_depth_to_export(analyzed, tmp_path, monkeypatch):
@@ -194,12 +195,10 @@ def test_an_error_while_measuring_leaves_no_file(trained, tmp_path, monkeypatch)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_and_a_tolerance_out_of_range_are_refused_before_any_work(trained, tmp_path):
+def test_a_folder_is_refused_before_any_work(trained, tmp_path):
     (tmp_path / "net.pt2").mkdir()
     with pytest.raises(ExportError, match=r"is a folder; name the file to write, such as .*network\.pt2"):
         export_run(trained(), tmp_path / "net.pt2", depth=1)
-    with pytest.raises(ExportError, match=r"found -0\.1"):
-        export_run(trained(), tmp_path / "other.pt2", depth=1, tolerance=-0.1)
 
 
 def test_missing_packages_are_named_with_the_extra(trained, tmp_path, monkeypatch):

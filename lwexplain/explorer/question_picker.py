@@ -1,21 +1,18 @@
-"""What a depth is chosen by, on every page that gives advice: tolerance, objective and budgets."""
+"""What every page that gives advice is asked: tolerance, objective and budgets, as a person picks them."""
 
 import pandas as pd
 import streamlit as st
 
+from lwexplain.advice.question import USUAL_OBJECTIVE, USUAL_TOLERANCE, Question
 from lwexplain.costs import COSTS
 from lwexplain.explorer.run_picker import keep, restore
-from lwexplain.explorer.run_reader import Aim
 from lwexplain.text import escape_markdown
 from lwexplain.views import contents
-
-USUAL_TOLERANCE = 0.5
-USUAL_OBJECTIVE = "params"
 
 
 def choose_tolerance() -> None:
     """The slider of the tolerance."""
-    restore("tolerance", USUAL_TOLERANCE)
+    restore("tolerance", 100 * USUAL_TOLERANCE)
     st.slider(
         "Tolerance (points of accuracy)",
         0.0,
@@ -59,21 +56,21 @@ def choose_objective(table: pd.DataFrame) -> None:
         keep(key)
 
 
-def chosen_aim(table: pd.DataFrame | None = None) -> Aim:
+def chosen_question(table: pd.DataFrame | None = None) -> Question:
     """What was chosen on Overview, or the usual; with a table, without the budgets of costs that it does not have."""
     kept = st.session_state
-    budgets = []
+    budgets = {}
     for cost, kind in COSTS.items():
         most = kept.get(f"kept_budget_{cost}")
         if most is not None and (table is None or cost in contents.measured_costs(table)):
-            budgets.append((cost, most * kind.field.size))
-    tolerance = kept.get("kept_tolerance", USUAL_TOLERANCE) / 100
-    return Aim(tolerance, kept.get("kept_objective", USUAL_OBJECTIVE), tuple(budgets))
+            budgets[cost] = most * kind.field.size
+    tolerance = kept.get("kept_tolerance", 100 * USUAL_TOLERANCE) / 100
+    return Question(tolerance, kept.get("kept_objective", USUAL_OBJECTIVE), budgets)
 
 
-def describe(aim: Aim) -> str:
-    """The choice in a few words."""
-    objective = contents.objective_title(aim.objective)
-    parts = [f"a tolerance of {100 * aim.tolerance:g} points", f"the objective {objective!r}"]
-    parts += [f"a budget of {COSTS[cost].amount(most)}" for cost, most in aim.budgets]
+def describe(question: Question) -> str:
+    """The question in a few words."""
+    objective = contents.objective_title(question.objective)
+    parts = [f"a tolerance of {100 * question.tolerance:g} points", f"the objective {objective!r}"]
+    parts += [f"a budget of {COSTS[cost].amount(most)}" for cost, most in question.budgets.items()]
     return escape_markdown(f"{', '.join(parts[:-1])} and {parts[-1]}")
