@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
+import plotly.graph_objects as go
 import streamlit as st
 
 from lwexplain.explorer import run_reader as reader
@@ -35,53 +36,35 @@ def show(run: Run, table: pd.DataFrame) -> None:
         return
     left, middle, right = st.columns([1, 2, 1], vertical_alignment="bottom")
     with left:
-        restore("method", "umap" if "umap" in methods else methods[0], methods)
-        st.selectbox("Method", methods, key="method", format_func=plain)
-    frame = reader.embedding(run, keep("method"))
+        method = _choose_method(methods)
+    frame = reader.embedding(run, method)
     frame = frame[frame["split"] == "val"]  # predictions and thumbnails are those of val
     if frame.empty:
         st.info("This layout shows no val samples, the only ones this page has images of.", icon=":material/info:")
         return
-    stage = _choose_stage(frame, contents.stage_names(table), middle)
+    with middle:
+        stage = _choose_stage(frame, contents.stage_names(table))
     predicted = contents.stage_predictions(reader.predictions(run), stage)
     with right:
-        restore("colouring", "class", list(COLOURINGS))
-        st.radio("Colour by", list(COLOURINGS), format_func=COLOURINGS.get, key="colouring", horizontal=True)
-    colouring = keep("colouring")
+        colouring = _choose_colouring()
     if colouring == "outcome" and predicted.empty:
         st.caption("No prediction was recorded at this stage, so right and wrong cannot be told.")
     classes = contents.class_names(table)
 
     chart, gallery = st.columns([3, 2])
-    place = f"{run.path}|{st.session_state['method']}|{stage}"
-    chosen, chosen_at = st.session_state.get("chosen_samples", ([], ""))
-    elsewhere = chosen if chosen_at != place and chosen_at.startswith(f"{run.path}|") else []
+    place = f"{run.path}|{method}|{stage}"
+    elsewhere = _selected_elsewhere(run, place)
+    figure = embedding_figure(
+        frame,
+        stage,
+        classes,
+        predicted=None if predicted.empty else predicted,
+        colour_by=colouring,
+        selected=elsewhere,
+    )
     with chart:
-        figure = embedding_figure(
-            frame,
-            stage,
-            classes,
-            predicted=None if predicted.empty else predicted,
-            colour_by=colouring,
-            selected=elsewhere,
-        )
-        event = st.plotly_chart(
-            figure,
-            theme=None,
-            key=f"embedding_{stage}",
-            on_select="rerun",
-            selection_mode=("box", "lasso", "points"),
-            config=CHART,
-        )
-        st.caption(
-            "Click a point, or several with Shift held; or choose lasso or box at the top right of the chart and draw "
-            "around points. The axes have no unit: each stage is scaled to the same spread."
-        )
-    samples = selected_samples(event)
-    if samples:
-        st.session_state["chosen_samples"] = (samples, place)
-    elif chosen_at == place:
-        st.session_state["chosen_samples"] = ([], "")
+        samples = _show_chart(figure, stage)
+    _remember(samples, place)
     with gallery, friendly("The gallery"):
         _show_gallery(run, frame, samples or elsewhere, predicted, classes)
 
@@ -98,23 +81,64 @@ def selected_samples(event: Mapping[str, Any]) -> list[int]:
     return list(dict.fromkeys(samples))
 
 
-def _choose_stage(frame: pd.DataFrame, stages: list[str], place: Any) -> str:
+def _choose_method(methods: list[str]) -> str:
+    restore("method", "umap" if "umap" in methods else methods[0], methods)
+    st.selectbox("Method", methods, key="method", format_func=plain)
+    return keep("method")
+
+
+def _choose_stage(frame: pd.DataFrame, stages: list[str]) -> str:
     """The stage slider; stages without points are left out."""
     depths = dict(frame[["stage", "depth"]].drop_duplicates("stage").itertuples(index=False, name=None))
-    present = set(depths)
-    stages = [stage for stage in stages if stage in present] or sorted(present)
+    stages = [stage for stage in stages if stage in depths] or sorted(depths)
     restore("stage", stages[-1], stages)
-    with place:
-        if len(stages) == 1:
-            st.markdown(f"Stage: {escape_markdown(stages[0])}")
-        else:
-            st.select_slider(
-                "Stage (shallow to deep)",
-                stages,
-                key="stage",
-                format_func=lambda stage: escape_markdown(f"depth {depths.get(stage, '?')}: {stage}"),
-            )
+    if len(stages) == 1:
+        st.markdown(f"Stage: {escape_markdown(stages[0])}")
+    else:
+        st.select_slider(
+            "Stage (shallow to deep)",
+            stages,
+            key="stage",
+            format_func=lambda stage: escape_markdown(f"depth {depths.get(stage, '?')}: {stage}"),
+        )
     return keep("stage")
+
+
+def _choose_colouring() -> str:
+    restore("colouring", "class", list(COLOURINGS))
+    st.radio("Colour by", list(COLOURINGS), format_func=COLOURINGS.get, key="colouring", horizontal=True)
+    return keep("colouring")
+
+
+def _show_chart(figure: go.Figure, stage: str) -> list[int]:
+    """Draw the scatter; returns the samples that are selected on it."""
+    event = st.plotly_chart(
+        figure,
+        theme=None,
+        key=f"embedding_{stage}",
+        on_select="rerun",
+        selection_mode=("box", "lasso", "points"),
+        config=CHART,
+    )
+    st.caption(
+        "Click a point, or several with Shift held; or choose lasso or box at the top right of the chart and draw "
+        "around points. The axes have no unit: each stage is scaled to the same spread."
+    )
+    return selected_samples(event)
+
+
+def _selected_elsewhere(run: Run, place: str) -> list[int]:
+    """The samples that were selected at another stage or in another layout of this run, to be followed here."""
+    samples, chosen_at = st.session_state.get("chosen_samples", ([], ""))
+    return samples if chosen_at != place and chosen_at.startswith(f"{run.path}|") else []
+
+
+def _remember(samples: list[int], place: str) -> None:
+    """Keep the selection for other stages; one that was taken back here is forgotten."""
+    if samples:
+        st.session_state["chosen_samples"] = (samples, place)
+    elif st.session_state.get("chosen_samples", ([], ""))[1] == place:
+        st.session_state["chosen_samples"] = ([], "")
 
 
 def _show_gallery(run: Run, frame: pd.DataFrame, samples: list[int], predicted: pd.Series, classes: list[str]) -> None:
