@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint explore
+.PHONY: demo test lint docs explore
 
 demo: .venv/.installed
 	$(BIN)/lwexplain demo
@@ -14,6 +14,10 @@ lint: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: .venv/.installed-dev
+	$(BIN)/python -m mkdocs build --strict --clean --quiet
+	@echo "documentation: site/index.html"
 
 explore: .venv/.installed
 	$(BIN)/lwexplain explore
@@ -28,5 +32,5 @@ $(BIN)/python:
 	@touch $@
 
 .venv/.installed-dev: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev,docs]'
 	@touch $@ .venv/.installed
