@@ -16,7 +16,7 @@ lint: .venv/.installed-dev
 	$(BIN)/mypy
 
 docs: .venv/.installed-dev
-	$(BIN)/python -m mkdocs build --strict --clean --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --clean --quiet
 	@echo "documentation: site/index.html"
 
 explore: .venv/.installed

@@ -1,9 +1,8 @@
-"""The tables of the README and of docstrings, made from the result files.
+"""The tables of the README and of the documentation, made from the result files.
 
     python tests/benchmarks/readme_tables.py            # write them, between their markers
 
-In markdown a marker is ``<!-- table: NAME -->`` before and ``<!-- end of table -->`` behind, in a docstring
-``.. table: NAME`` before and ``.. end of table`` behind.
+A table stands between ``<!-- table: NAME -->`` and ``<!-- end of table -->``.
 """
 
 import json
@@ -16,8 +15,7 @@ from typing import Any
 from lwexplain.views.study_table import TextTable, accuracy, mebibytes, number
 
 ROOT = Path(__file__).parents[2]
-README = ROOT / "README.md"
-FILES = (README, ROOT / "lwexplain" / "api.py")
+FILES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -223,25 +221,18 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], TextTable]]] = {
 """Each table by name: its result file, and what makes it."""
 
 
+MARKED = re.compile(r"^<!-- table: (\w+) -->\n.*?^<!-- end of table -->$", re.DOTALL | re.MULTILINE)
+
+
 def with_tables(text: str) -> str:
-    """The text with every marked table made anew, as indented as its marker."""
+    """The text with every marked table made anew."""
 
-    def made(match: re.Match[str]) -> str:
-        indent, before, name, after = match["indent"], match["before"], match["name"], match["after"]
-        file, table = TABLES[name]
-        lines = (
-            table(json.loads((RESULTS / f"{file}.json").read_text(encoding="utf-8")))
-            .markdown(escaped=False)
-            .splitlines()
-        )
-        blank = [""] if indent else []  # a docstring's comment ends with a blank line
-        return "\n".join(indent + line if line else line for line in [before, *blank, *lines, *blank, after])
+    def make(match: re.Match[str]) -> str:
+        file, table = TABLES[match[1]]
+        result = json.loads((RESULTS / f"{file}.json").read_text(encoding="utf-8"))
+        return f"<!-- table: {match[1]} -->\n{table(result).markdown(escaped=False)}<!-- end of table -->"
 
-    for start, end in (("<!-- table: {} -->", "<!-- end of table -->"), (".. table: {}", ".. end of table")):
-        before = re.escape(start).replace(r"\{\}", r"(?P<name>\w+)")
-        pattern = rf"^(?P<indent> *)(?P<before>{before})\n.*?^ *(?P<after>{re.escape(end)})$"
-        text = re.sub(pattern, made, text, flags=re.DOTALL | re.MULTILINE)
-    return text
+    return MARKED.sub(make, text)
 
 
 if __name__ == "__main__":
