@@ -58,14 +58,36 @@ def train(
 ) -> Run:
     """Train a network as configured and return its run.
 
-    ``config`` is a YAML file, a mapping or a Config; ``overrides`` are dotted keys on top. The run directory is
-    ``run_dir``, by default ``runs/<name of the file>``. With ``resume`` a run that was interrupted goes on exactly
-    where its last checkpoint lies (on the CPU bit for bit); a finished one is returned as it is; one that is not there,
-    because it was stopped before it was made, starts from the beginning, with a warning. Under ``torchrun`` every
-    process calls this and they train together.
+    Under ``torchrun`` every process calls this and they train together.
 
-    Raises ConfigError, UnknownNameError, DataError, ModelError, RunError and TrainingError (a loss that is not finite;
-    the last good checkpoint stays).
+    Args:
+        config: A YAML file, a mapping or a Config.
+        overrides: Dotted keys on top of it, such as ``{"training.epochs": 3}``.
+        run_dir: The run directory, by default ``runs/<name of the file>``.
+        resume: Go on with a run that was interrupted, exactly where its last checkpoint lies (on the CPU bit for bit).
+            A finished run is returned as it is. One that is not there, because it was stopped before it was made,
+            starts from the beginning, with a warning.
+        quiet: True shows no progress, False shows it; by default it is shown on a terminal.
+
+    Returns:
+        The trained run.
+
+    Raises:
+        ConfigError: A key or value of the configuration is wrong, or the run was begun with another configuration.
+        UnknownNameError: There is no model, data set, strategy, head or loss of that name, or it lacks an option.
+        DataError: The images are missing, unreadable or not those that the run was begun on.
+        ModelError: The network cannot be built as asked.
+        RunError: Something else lies at ``run_dir``, or another process works there.
+        TrainingError: The loss is not finite; the last good checkpoint stays.
+
+    Examples:
+        >>> config = {
+        ...     "data": {"name": "digits", "train_size": 200},
+        ...     "model": {"name": "cnn", "width": 4, "units": "group"},
+        ... }
+        >>> run = lw.train(config, overrides={"training.epochs": 1}, run_dir="runs/first")
+        >>> run.status, run.trained_depth
+        ('trained', 3)
     """
     flag("resume", resume)
     quiet = quiet_of(quiet)
@@ -147,19 +169,41 @@ def analyze(
 ) -> pd.DataFrame:
     """Capture every stage of a trained run, measure the probes, and return (and write) the long table.
 
-    ``probes``: names of ``lwexplain list probes`` or objects with ``name`` and ``measure(stage)``; None = all built-in
-    ones. ``max_samples`` bounds each split by a stratified sub-sample (None = all). ``pooling``: ``mean``, ``max``,
-    ``flatten`` or ``pyramid``. ``precision`` of the forward pass: ``float32``, ``bfloat16``, or ``auto``, which takes
-    bfloat16 for long passes where the device is made for it and the features stay the same to 3 % of their spread; the
-    table says so. ``mem_limit`` (bytes, or text as ``"2GB"``) bounds the memory of this process.
-
     Features and the results of every probe are kept in the run: what was measured before with the same settings is not
     measured again, a further probe reads the features that are there, and an interrupted analysis goes on where it was.
-    Results with other settings take the place of those before; where that would lose a probe's results, because not all
-    of its probes are asked for, it is an error unless ``replace`` is set.
+    Results with other settings take the place of those before. Under ``torchrun`` every process calls this and they
+    share the work.
 
-    Under ``torchrun`` every process calls this and they share the work. Columns and ``attrs`` of the table are
-    described in ``lwexplain.results``; probes that raised are listed in ``attrs["failures"]``.
+    Args:
+        run: A run or its directory.
+        probes: Names of ``lwexplain list probes`` or objects with ``name`` and ``measure(stage)``; None = all built-in
+            ones and those of installed packages.
+        max_samples: Bound of each split, by a stratified sub-sample; None = all samples.
+        pooling: ``mean``, ``max``, ``flatten`` or ``pyramid``: how features over positions become one row.
+        precision: Of the forward pass: ``float32``, ``bfloat16``, or ``auto``, which takes bfloat16 for long passes
+            where the device is made for it and the features stay the same to 3 % of their spread; the table says so.
+        mem_limit: Bound of the memory of this process, in bytes or as ``"2GB"``.
+        device: ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; by default where the run was trained.
+        replace: With other settings than before: lose what other probes have measured.
+        quiet: True shows no progress, False shows it; by default it is shown on a terminal.
+
+    Returns:
+        The table, one row a measurement. Its columns and ``attrs`` are described on the page "The run directory and the
+        table"; probes that raised are listed in ``attrs["failures"]``.
+
+    Raises:
+        RunError: The run is not trained, or other settings would lose what probes that are not asked for have measured
+            and ``replace`` is not set.
+        DataError: The images are not those that the run was trained on.
+        UnknownNameError: There is no probe of that name.
+        ProbeError: An object is no probe, or two probes have one name.
+        CaptureError: An argument is out of range, or features cannot be captured.
+
+    Examples:
+        >>> table = lw.analyze("runs/digits", probes=["linear"])
+        >>> overall = table[(table["metric"] == "linear_probe_accuracy") & table["class"].isna()]
+        >>> sorted(overall["split"].unique())
+        ['test', 'train', 'val']
     """
     from lwexplain.analysis.kept import kept_analysis, require_nothing_lost
     from lwexplain.results import AnalysisKey, read_metrics
@@ -204,9 +248,42 @@ def analyze_model(
 ) -> pd.DataFrame:
     """Analyze any module at its named submodules; no run directory is needed or written.
 
-    ``loaders`` maps ``train``, ``val`` and (optionally) ``test`` to iterables of (images float32 (N, C, H, W), labels
-    int64 (N,)). ``stages`` are module names in the order in which they run; a module that is called several times gives
-    a stage a call, ``NAME#1``, ``NAME#2``, ... The model is left exactly as it was.
+    The model is left exactly as it was.
+
+    Args:
+        model: Any ``torch.nn.Module``.
+        loaders: ``train``, ``val`` and (optionally) ``test``: iterables of (images float32 (N, C, H, W), labels int64
+            (N,)).
+        stages: Module names in the order in which they run. A module that is called several times gives a stage a call,
+            ``NAME#1``, ``NAME#2``, ...
+        probes: As in ``lw.analyze``.
+        classes: Names of the classes; by default their numbers.
+        pooling: ``mean``, ``max``, ``flatten``, ``pyramid`` or a function from a stage's output to (N, D).
+        mem_limit: Bound of the memory of this process, in bytes or as ``"2GB"``.
+        device: Where images go, by default where the model lies.
+        seed: Of what is drawn, such as sub-samples.
+        quiet: True shows no progress, False shows it; by default it is shown on a terminal.
+
+    Returns:
+        The table of ``lw.analyze``.
+
+    Raises:
+        ModelError: The model is no module, or one that cannot be run or looked into.
+        CaptureError: A stage is not there or gives no features, or a loader gives something else than images and
+            labels.
+        UnknownNameError: There is no probe of that name.
+        ProbeError: An object is no probe, or two probes have one name.
+        UserCodeError: The model or a loader raised; its error is the cause.
+
+    Examples:
+        >>> import torch
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 2))
+        >>> images, labels = torch.rand(40, 1, 8, 8), torch.arange(40) % 2
+        >>> loaders = {"train": [(images[:20], labels[:20])], "val": [(images[20:], labels[20:])]}
+        >>> table = lw.analyze_model(model, loaders, stages=["1", "2"], probes=["linear"])
+        >>> table.attrs["stages"]
+        ['1', '2']
     """
     names, place, own = stage_names(stages), device_name(device), class_names(classes)
     pooling_of(pooling, own=True)
@@ -240,37 +317,33 @@ def recommend(
     budgets: Mapping[str, float] | None = None,
     retrain: bool = True,
 ) -> "Recommendation":
-    """Advice on depth from an analysis table or an analyzed run; see ``lwexplain.advice.recommend``.
+    """Advice on depth from an analysis table or an analyzed run.
 
-    The cheapest depth by ``objective`` (``params``, ``flops``, ``latency``, ``memory``) whose network, trained anew
-    with that depth, is expected to lose no more than ``tolerance`` against the best depth, or with the objective
-    ``accuracy`` the most accurate one; within ``budgets`` such as ``{"params": 1e6, "latency": 0.002}`` (parameters,
-    FLOPs, seconds, bytes, for one image). ``retrain`` False asks where the trained network can be cut as it stands.
+    The cheapest depth whose network, trained anew with that depth, is expected to lose no more than ``tolerance``
+    against the best depth. For a run, the recommendation is also kept in ``analysis/recommendation.json``; a warning
+    says where it cannot be. How often the advice is right was measured; see the page "How often the advice is right".
 
-    For a run, the recommendation is also kept in ``analysis/recommendation.json``; a warning says where it cannot be.
+    Args:
+        table: A table of ``lw.analyze`` or ``lw.analyze_model``, or an analyzed run or its directory.
+        tolerance: Accuracy one is willing to lose, in [0, 1).
+        objective: The cost that is to be smallest among the depths that are good enough: ``params``, ``flops``,
+            ``latency`` or ``memory``; or ``accuracy`` for the most accurate depth.
+        budgets: Bounds such as ``{"params": 1e6, "latency": 0.002}``: parameters, FLOPs, seconds, bytes, for one image.
+        retrain: False asks where the trained network can be cut as it stands.
 
-    How often that is right was measured on tasks whose networks were retrained at every depth, at a tolerance of half a
-    point, each task advised on with coefficients fitted on the others alone (tests/benchmarks/depth_scores.py). Regret
-    is the accuracy lost against the cheapest depth that is enough, in points:
+    Returns:
+        The recommendation.
 
-    .. table: depth_rules
+    Raises:
+        AdviceError: The table lacks the evidence, nothing fits the budgets, or an option is out of range.
+        RunError: The run is not analyzed, or its table is damaged.
 
-    | rule | mean regret | worst | within one stage | too deep | too shallow | parameters to the oracle's |
-    | --- | ---: | ---: | ---: | ---: | ---: | ---: |
-    | lwexplain | 0.09 | 0.70 | 93 % | 22 % | 11 % | 1.21 |
-    | always full | 0.26 | 1.64 | 43 % | 83 % | 0 % | 3.37 |
-    | middle | 1.93 | 12.91 | 61 % | 13 % | 70 % | 0.45 |
-    | probe at 98 % of best | 0.61 | 2.27 | 86 % | 35 % | 47 % | 1.07 |
-    | one standard error | 0.40 | 1.77 | 76 % | 53 % | 22 % | 1.61 |
-    | nearest-class-mean effective depth | 0.24 | 1.64 | 66 % | 67 % | 1 % | 2.38 |
-    | saturation tail | 0.22 | 1.64 | 49 % | 83 % | 0 % | 3.16 |
-    | receptive-field border | 0.28 | 1.98 | 57 % | 65 % | 13 % | 2.38 |
-    | knee of GDV | 2.30 | 8.37 | 37 % | 43 % | 43 % | 0.80 |
-    | plateau of separability index | 0.27 | 1.64 | 75 % | 53 % | 12 % | 1.80 |
-    | break of separation law | 0.32 | 1.64 | 71 % | 64 % | 14 % | 2.17 |
-    | gain below threshold | 1.01 | 8.80 | 77 % | 52 % | 22 % | 1.49 |
-
-    .. end of table
+    Examples:
+        >>> advice = lw.recommend("runs/digits", tolerance=0.02)
+        >>> advice.tolerance, advice.full_depth, len(advice.prospects)
+        (0.02, 3, 3)
+        >>> advice.depth_interval[0] <= advice.depth <= advice.depth_interval[1]
+        True
     """
     from lwexplain.advice.question import Question
     from lwexplain.advice.recommend import recommend as advise
@@ -303,10 +376,42 @@ def export(
     device: str | None = None,
     quiet: bool | None = None,
 ) -> "Exported":
-    """Write the network of a trained run, cut at ``depth``, as ``.pt2`` or ONNX; see ``lwexplain.exporting.export``.
+    """Write the network of a trained run, cut at ``depth``, as ``.pt2`` or ONNX.
 
     The file holds normalisation, stages and head, takes images float32 (N, C, H, W) in [0, 1], returns logits (N, K)
-    and needs no lwexplain. It is checked against the network and measured on test beside the full one.
+    and needs no lwexplain. It is checked against the network and measured on test beside the full one. Nothing is left
+    behind where anything fails.
+
+    Args:
+        run: A trained run or its directory.
+        out: The file to write.
+        depth: A stage, a number of stages, or ``auto`` for the recommended depth of an analyzed run.
+        format: ``pt2`` or ``onnx``; by default told by the suffix of ``out``.
+        head: ``local``, the one that the stage was trained with; ``fresh``, a linear one fitted on train and chosen on
+            val; ``auto``, local where there is one.
+        early_exit: Also write segments between which an image may leave, with thresholds calibrated on val.
+        tolerance: As in ``lw.recommend``, for ``depth="auto"`` and for early exits.
+        objective: As in ``lw.recommend``, for ``depth="auto"``.
+        budgets: As in ``lw.recommend``, for ``depth="auto"``.
+        device: Where to measure, by default where the run was trained.
+        quiet: True shows no progress, False shows it; by default it is shown on a terminal.
+
+    Returns:
+        What was written: its path, and the figures of the shorter network and of the full one.
+
+    Raises:
+        ExportError: There is no depth to recommend, a format or head cannot be had, or the file does not do what the
+            network does.
+        ModelError: There is no such stage.
+        RunError: The run is not trained or, with ``auto``, not analyzed.
+        DataError: The images are not those that the run was trained on.
+
+    Examples:
+        >>> exported = lw.export("runs/digits", "two_stages.pt2", depth=2)
+        >>> exported.depth, exported.full_depth, exported.head
+        (2, 3, 'local')
+        >>> exported.short.parameters < exported.full.parameters
+        True
     """
     from lwexplain.advice.question import Question
     from lwexplain.exporting.export import export_run
@@ -326,14 +431,45 @@ def export(
 
 
 def report(run: "Run | str | Path", out: str | Path | None = None) -> Path:
-    """Write the self-contained HTML report of an analyzed run; returns its path (``report.html`` in the run)."""
+    """Write the self-contained HTML report of an analyzed run.
+
+    Args:
+        run: An analyzed run or its directory.
+        out: The file to write, by default ``report.html`` in the run.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        RunError: The run has no readable analysis, or the file cannot be written.
+
+    Examples:
+        >>> lw.report("runs/digits", "digits.html").name
+        'digits.html'
+    """
     from lwexplain.views.report import write_report
 
     return write_report(run_of(run), None if out is None else path_of("out", out))
 
 
 def compare(runs: "Sequence[Run | str | Path]", tolerance: float = 0.005) -> pd.DataFrame:
-    """One row a run: strategy, recommendation, accuracies, costs and training time."""
+    """Put the recommendations of several analyzed runs side by side.
+
+    Args:
+        runs: Analyzed runs or their directories.
+        tolerance: As in ``lw.recommend``.
+
+    Returns:
+        One row a run: its name, data, model, strategy and training time, and the fields of its recommendation.
+
+    Raises:
+        RunError: A run is not analyzed.
+        AdviceError: A table lacks the evidence for advice.
+
+    Examples:
+        >>> lw.compare(["runs/digits", "runs/digits_bp"])[["run", "strategy"]].values.tolist()
+        [['digits', 'greedy'], ['digits_bp', 'bp']]
+    """
     from lwexplain.advice.question import Question
     from lwexplain.advice.recommend import recommend as advise
     from lwexplain.results import read_metrics
@@ -390,9 +526,27 @@ def similarity(
 ) -> pd.DataFrame:
     """How alike the stages of two trained runs represent the same images (a run may be compared with itself).
 
-    One row a pair of stages: ``stage, depth, other_stage, other_depth, cka_linear, cka_rbf``, the unbiased estimates of
-    centred kernel alignment (Kornblith et al. 2019) on at most ``max_samples`` val images of the first run. The
-    runs may differ in everything but the shape of their images.
+    The values are the unbiased estimates of centred kernel alignment (Kornblith et al. 2019), on val images of the
+    first run. The runs may differ in everything but the shape of their images.
+
+    Args:
+        first: A trained run or its directory.
+        second: Another one, or the same.
+        max_samples: Most images to compare on, at least 4.
+        device: Where to compute, by default where the runs were trained.
+
+    Returns:
+        One row a pair of stages: ``stage, depth, other_stage, other_depth, cka_linear, cka_rbf``.
+
+    Raises:
+        RunError: A run is not trained.
+        CaptureError: There are fewer than 4 images, or images of different shapes.
+        DataError: The images are not those that the first run was trained on.
+
+    Examples:
+        >>> table = lw.similarity("runs/digits", "runs/digits_bp", max_samples=100)
+        >>> len(table)  # three stages of each
+        9
     """
     from lwexplain.analysis.between_runs import similarity_of_runs
 

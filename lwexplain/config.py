@@ -154,7 +154,22 @@ class _WithoutAliases(yaml.SafeDumper):
 
 
 class Config(Section):
-    """One experiment."""
+    """One experiment: data, model and training, checked key by key.
+
+    Attributes:
+        seed: Of the split, the weights and the order of images.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+        data: Which images, how they are split and how they are fed.
+        model: Which network and where it is cut into stages.
+        training: Strategy and recipe.
+
+    Examples:
+        >>> config = lw.Config(seed=1)
+        >>> config.model.name
+        'resnet18'
+        >>> config.to_yaml().splitlines()[0]
+        'seed: 1'
+    """
 
     seed: int = Field(0, ge=0, le=MAX_SEED)
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
@@ -168,9 +183,22 @@ class Config(Section):
 
 
 def load_config(source: str | Path | dict[str, Any] | Config, overrides: dict[str, Any] | None = None) -> Config:
-    """Read a configuration from a YAML file, a mapping or a Config, with dotted ``overrides`` on top.
+    """Read a configuration from a YAML file, a mapping or a Config.
 
-    Raises ConfigError that names the file, the key and the value.
+    Args:
+        source: The file, the mapping or the Config.
+        overrides: Dotted keys on top of it, such as ``{"training.epochs": 3}``.
+
+    Returns:
+        The checked configuration, defaults included.
+
+    Raises:
+        ConfigError: The file cannot be read, or a key or value is wrong; the message names file, key and value.
+
+    Examples:
+        >>> config = lw.load_config({"data": {"name": "digits"}}, {"training.epochs": 3})
+        >>> config.data.name, config.training.epochs, config.training.strategy
+        ('digits', 3, 'bp')
     """
     if not isinstance(source, (str, Path, dict, Config)):
         raise ConfigError(

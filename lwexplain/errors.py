@@ -34,7 +34,17 @@ class LwexplainWarning(UserWarning):
 
 
 class LwexplainError(Exception):
-    """Base of all errors meant for a person. The command line prints it and exits with code 2."""
+    """Base of all errors meant for a person. The command line prints it and exits with code 2.
+
+    The message names the thing, the value found, what was expected, and the next step.
+
+    Examples:
+        >>> try:
+        ...     lw.load_config({"training": {"epoch": 3}})
+        ... except lw.LwexplainError as error:
+        ...     print(error)
+        the configuration: unknown key 'training.epoch'; did you mean 'epochs'? known: ...
+    """
 
 
 class ConfigError(LwexplainError):

@@ -42,6 +42,11 @@ class Recommendation:
     ``balanced_accuracy`` of ``source`` at the recommended depth; ``own_head_accuracy`` and ``own_probe_accuracy``, of
     the whole network's own head and of a linear probe of its last stage, and their balanced accuracies. ``notes`` say
     what a reader must know of the evidence.
+
+    Examples:
+        >>> advice = lw.recommend("runs/digits")
+        >>> sorted(advice.to_dict())[:3]
+        ['balanced_accuracy', 'budgets', 'chance']
     """
 
     verdict: str

@@ -21,6 +21,25 @@ class StagedModel(nn.Module):
     ``forward(x)`` returns the logits (N, K) of the full depth, ``forward(x, upto=d)`` those of the network cut
     after stage ``d`` (a depth from 1 or a stage name). Stages hold no head; ``heads`` is filled by ``set_head``.
     Stages frozen by ``freeze`` keep their parameters and their normalisation statistics also after ``train()``.
+
+    Args:
+        stages: Modules by name, in order.
+        input_shape: (C, H, W) of one image.
+        num_classes: Number of classes, K.
+        tail: What follows the last stage in a network that has its own output; it becomes the head of the full depth.
+
+    Raises:
+        ModelError: There is no stage.
+
+    Examples:
+        >>> import torch
+        >>> from torch import nn
+        >>> stages = {"first": nn.Flatten(), "second": nn.Linear(64, 8)}
+        >>> model = lw.StagedModel(stages, input_shape=(1, 8, 8), num_classes=3, tail=nn.Linear(8, 3))
+        >>> model(torch.rand(5, 1, 8, 8)).shape
+        torch.Size([5, 3])
+        >>> model.feature_shapes()
+        [(64,), (8,)]
     """
 
     def __init__(

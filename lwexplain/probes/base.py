@@ -22,11 +22,20 @@ PROBES = Registry("probe", "lwexplain.probes", group="lwexplain.probes")
 class Measurement:
     """One number about one stage: a row of ``metrics.parquet``.
 
-    ``metric`` is made of letters, digits and _; one that ends in ``_accuracy`` is a share in [0, 1]. ``split`` is
-    ``none`` for what belongs to no split. ``class_`` names the class, the pair of classes (``pair_of``) or, of a
-    similarity, the other stage that a value belongs to; None for all together. ``low`` and ``high`` bound a 95 %
-    interval where there is one; ``n`` is the number of samples behind it. ``note`` says what a reader must know: a
-    sub-sample, no convergence, an approximation.
+    Attributes:
+        metric: Letters, digits and _; one that ends in ``_accuracy`` is a share in [0, 1].
+        value: The number.
+        split: ``train``, ``val``, ``test``, or ``none`` for what belongs to no split.
+        class_: The class, the pair of classes (``pair_of``) or, of a similarity, the other stage that the value belongs
+            to; None for all together.
+        low: Lower end of the 95 % interval, None where there is none.
+        high: Its upper end.
+        n: The number of samples behind the value.
+        note: What a reader must know: a sub-sample, no convergence, an approximation.
+
+    Examples:
+        >>> lw.Measurement("zero_share", 0.25, n=100)
+        Measurement(metric='zero_share', value=0.25, split='val', class_=None, low=None, high=None, n=100, note='')
     """
 
     metric: str
@@ -96,6 +105,13 @@ class StageData:
     image of zeros is among them where that is known, ``model_to_stage`` from images to the stage's raw output, ``head``
     from that output to logits, ``pool`` from it to the rows of ``features``. ``pooled`` says how these rows were made
     where a reader must know.
+
+    Examples:
+        >>> import numpy as np
+        >>> features = {"val": np.zeros((4, 2), np.float32)}
+        >>> stage = lw.StageData("block1", 1, features, {"val": np.array([0, 1, 0, 1])}, classes=["cat", "dog"])
+        >>> stage.note("val"), stage.features["val"].shape
+        ('', (4, 2))
     """
 
     name: str
@@ -129,6 +145,17 @@ class Probe(Protocol):
 
     ``measure`` returns ``{"metric": value}`` or a sequence of results. A probe that needs all stages together
     defines ``measure_all(stages)`` instead, which returns ``{stage name: results}``.
+
+    Examples:
+        >>> class Mean:
+        ...     name = "mean"
+        ...
+        ...     def measure(self, stage):
+        ...         return {"feature_mean": stage.features["val"].mean()}
+        >>> isinstance(Mean(), lw.Probe)
+        True
+        >>> "feature_mean" in set(lw.analyze("runs/digits", probes=["linear", Mean()])["metric"])
+        True
     """
 
     name: str

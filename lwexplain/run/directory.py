@@ -48,7 +48,15 @@ HOLDER_BYTES = 200
 
 
 class Run:
-    """One run directory. ``Run.create`` makes it, ``Run.open`` reads it; both check the schema version."""
+    """One run directory. ``Run.create`` makes it, ``Run.open`` reads it; both check the schema version.
+
+    Examples:
+        >>> run = lw.Run.open("runs/digits")
+        >>> run.status, run.trained_depth, run.config()["model"]["name"]
+        ('trained', 3, 'cnn')
+        >>> [path.name for path in lw.Run.find("runs")]
+        ['digits', 'digits_bp']
+    """
 
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
         self.path = path

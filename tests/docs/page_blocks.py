@@ -44,9 +44,7 @@ def blocks_of(text):
         reason = re.fullmatch(r"<!-- not run: (.+) -->", before)
         end = lines.index("```", number + 1)
         code = "\n".join(lines[number + 1 : end])
-        found.append(
-            Block(fence[1], code, number + 2, reason[1] if reason else "", before == "<!-- empty runs -->")
-        )
+        found.append(Block(fence[1], code, number + 2, reason[1] if reason else "", before == "<!-- empty runs -->"))
         number = end + 1
     return found
 

@@ -89,7 +89,38 @@ def attribute(
     device: str | torch.device | None = None,
     chunk: int | None = None,
 ) -> AttributionBatch:
-    """The maps of all images of ``batches`` in one; see ``attribute_batches``, which holds only one batch at a time."""
+    """Heat maps of all images of a loader: which pixels a module's logits rest on.
+
+    The maps of all images come in one object; ``attribute_batches`` holds only one batch at a time. The model works in
+    evaluation mode and is as before afterwards.
+
+    Args:
+        model: A module that returns logits (N, K), alone or in a tuple, mapping or object.
+        batches: A DataLoader, a list or a generator of images (B, C, H, W), or of (images, labels), or of (images,
+            labels, index).
+        method: ``saliency``, ``gradient_x_input``, ``integrated_gradients``, ``grad_cam``, ``deep_lift``,
+            ``occlusion``, ``layer_conductance``, or a Method.
+        layer: The module that ``grad_cam`` and ``layer_conductance`` explain through, by name.
+        target: The class explained: ``predicted``, ``label`` (the batch's labels) or a class number.
+        device: Where images go, by default where the model lies.
+        chunk: Most rows of one forward pass; by default as many as fit into the memory.
+
+    Returns:
+        The maps with their classes, completeness residuals and notes. It is a sequence of its images.
+
+    Raises:
+        ProbeError: The method, the layer or the target is unknown, the method has no meaning for the layer or needs
+            gradients that the model cuts off, there are no images or images of several sizes, or one image alone does
+            not fit into the memory.
+        ModelError: The model is no module, or one that cannot be run.
+
+    Examples:
+        >>> import torch
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
+        >>> maps = lw.attribute(model, [torch.rand(5, 1, 8, 8)], method="saliency")
+        >>> maps.maps.shape
+        (5, 8, 8)
+    """
     parts = list(attribute_batches(model, batches, method, layer=layer, target=target, device=device, chunk=chunk))
     if not parts:
         raise ProbeError("attribute: the batches hold no images")
