@@ -12,7 +12,6 @@ import subprocess
 import sys
 from contextlib import ExitStack
 
-import pandas as pd
 import pytest
 import yaml
 from page_blocks import PAGES, ROOT, RUN_LANGUAGES, begins_with_runs, blocks_of, name_of
@@ -37,7 +36,9 @@ def prepare(folder):
     for path in sorted((ROOT / "configs").glob("*.yaml")):
         config = yaml.safe_load(path.read_text())
         config["model"] = SMALL_MODEL
-        config["data"] |= {"train_size": 500, "val_fraction": 0.25}
+        config["data"] |= {"val_fraction": 0.25, "batch_size": 32}
+        if config["data"]["name"] == "digits":
+            config["data"]["train_size"] = 500
         config["training"] |= {"epochs": 3, "precision": "fp32"}
         if config["data"]["name"] == "folder":
             config["data"]["image_size"] = 8
@@ -129,23 +130,3 @@ def test_few_blocks_are_not_run_and_each_says_why():
     assert len(run) >= 3 * len(left_out)
     assert all(block.language in RUN_LANGUAGES and len(block.reason) > 10 for block in left_out)
     assert {block.language for block in found} <= {*RUN_LANGUAGES, "text", "toml"}
-
-
-def test_the_page_of_indices_names_every_metric_of_an_analysis(readme):
-    page = (ROOT / "docs" / "indices.md").read_text(encoding="utf-8")
-    table = pd.read_parquet(readme / "runs" / "digits_bp" / "analysis" / "metrics.parquet")
-    assert not table.attrs["failures"]
-    methods = [path.stem for path in (readme / "runs/digits_bp/analysis/attributions").glob("*.npy")]
-    for metric in sorted(table["metric"].unique()):
-        general = next((f"METHOD{metric.removeprefix(name)}" for name in methods if metric.startswith(f"{name}_")), "")
-        assert f"`{general or metric}`" in page, metric
-
-
-def test_the_page_of_indices_names_no_metric_that_is_not_measured(readme):
-    page = (ROOT / "docs" / "indices.md").read_text(encoding="utf-8")
-    table = pd.read_parquet(readme / "runs" / "digits_bp" / "analysis" / "metrics.parquet")
-    headings = [line for line in page.splitlines() if line.startswith("### `")]
-    named = {part for line in headings for part in line.split("`")[1::2]}
-    known = {metric.replace("integrated_gradients_", "METHOD_") for metric in table["metric"]}
-    assert named
-    assert named <= known

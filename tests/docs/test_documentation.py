@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import json
 import re
 import tomllib
 from html.parser import HTMLParser
@@ -12,8 +13,12 @@ from made_parts import MARKED, PARTS, with_parts
 from page_blocks import PAGES, ROOT, blocks_of, name_of
 
 from lwexplain.cli import app
+from lwexplain.probes.attribution.methods import METHODS
 
 TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
+INTERFACE = json.loads((ROOT / "tests" / "public_interface.json").read_text())
+"""What other people's scripts rely on; a test of its own holds it against a real analysis."""
+
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 HERE = re.compile(r"https://github\.com/lwexplain/lwexplain/blob/main/(\S+)")
 
@@ -141,3 +146,26 @@ def test_the_citation_has_what_the_format_asks_for_and_the_version_of_the_packag
         [{"family-names": "Xu", "given-names": "Lei"}],
         2023,
     )
+
+
+def test_the_page_of_indices_has_every_metric_of_an_analysis_and_no_other():
+    page = TEXTS[ROOT / "docs" / "indices.md"]
+    named = set(re.findall(r"`(\w+)`", page))
+    headings = {part for line in re.findall(r"^### .+$", page, re.MULTILINE) for part in line.split("`")[1::2]}
+    measured = {general_name(metric) for metric in INTERFACE["metrics"]}
+    assert len(measured) > 50
+    assert measured <= named
+    assert headings <= measured
+
+
+def general_name(metric):
+    """The name of a metric as the page has it: of attributions once for all methods."""
+    method = next((method for method in METHODS if metric.startswith(f"{method}_")), None)
+    return metric if method is None else f"METHOD{metric.removeprefix(method)}"
+
+
+def test_the_page_of_the_run_directory_has_every_column_and_attribute_of_the_table():
+    page = TEXTS[ROOT / "docs" / "run_directory.md"]
+    named = set(re.findall(r"`(\w+)`", page))
+    assert set(INTERFACE["parquet"]["analysis/metrics.parquet"]) <= named
+    assert set(INTERFACE["attributes"]) <= named
