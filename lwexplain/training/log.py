@@ -1,6 +1,7 @@
 """What a training writes down: a line an epoch and head, the cost of each phase, and the sums at the end."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from lwexplain.processes import World
 from lwexplain.run import Run
 from lwexplain.training.evaluation import HeadResult
 from lwexplain.training.prefix import LivePrefix, PrefixCache
-from lwexplain.training.snapshot import Position
+from lwexplain.training.state import Position
 from lwexplain.training.strategies.base import Phase
 
 
@@ -72,6 +73,12 @@ class TrainingLog:
                 images_per_second=round(images / seconds, 1),
                 peak_memory_bytes=peak_memory_bytes(self.device),
             )
+
+    def progress(self, phases: Sequence[Phase], position: Position) -> None:
+        """Say in the manifest how far training has come; nothing where its last phase has ended."""
+        if position.phase < len(phases):
+            epoch = f"{phases[position.phase].name}, epoch {position.epoch + 1} of {self.epochs}"
+            self.update(progress=f"phase {position.phase + 1} of {len(phases)}: {epoch}")
 
     def finite(
         self, losses: list[float], accuracies: list[float], phase: Phase, position: Position

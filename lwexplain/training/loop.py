@@ -41,7 +41,8 @@ from lwexplain.training.log import TrainingLog
 from lwexplain.training.meter import Meter
 from lwexplain.training.optimization import build_optimizer, learning_rate
 from lwexplain.training.prefix import SHARE, LivePrefix, PrefixBatch, PrefixCache, views_for
-from lwexplain.training.snapshot import BestWeights, Position, restore_snapshot, save_snapshot
+from lwexplain.training.snapshot import Plan, restore_snapshot, save_snapshot
+from lwexplain.training.state import BestWeights, RandomStates, TrainingState
 from lwexplain.training.strategies.base import Phase, Span
 from lwexplain.training.unit import LocalUnit, UnitResult
 
@@ -84,13 +85,11 @@ class Trainer:
             data.train, size, shuffle=True, drop_last=True, augment=augment, shard=shard, **feed
         )
         self.val_batches = Batches(data.val, 4 * size, shard=shard, **feed)
-        self.position = Position()
-        self.optimizer: torch.optim.Optimizer | None = None
+        self.state = TrainingState(
+            self.model, self.losses, Meter([], self.world), RandomStates(self.world, self.device)
+        )
         self.units: list[nn.Module] = []
         self.prefix: LivePrefix | PrefixCache = LivePrefix(self.model, 0, self.autocast)
-        self.val_correct: dict[int, Tensor] = {}
-        self.best: BestWeights | None = None
-        self.meter = Meter([], self.world)
         self.interruption = Interruption()
         self.last_save = self.epoch_began = 0.0
 
@@ -109,51 +108,51 @@ class Trainer:
         with torch.random.fork_rng(devices=cuda), self.interruption:
             torch.manual_seed(self.config.seed + self.world.rank)
             if resume:
-                restore_snapshot(self)
+                restore_snapshot(self.state, run, self.world, self.plan, self._prepare_present_phase)
             else:
                 self._tell_what_parts_change()
                 self.save()
             self.log.update(status="training", strategy=self.recipe.strategy, stages=self.model.names)
             steps = len(self.train_batches) * self.recipe.epochs
             with Progress("train", steps * len(self.phases), quiet=quiet or not self.world.is_main or None) as progress:
-                progress.advance(steps * self.position.phase + self._steps_into_phase())
+                progress.advance(steps * self.state.position.phase + self._steps_into_phase())
                 try:
-                    while self.position.phase < len(self.phases) and self.position.stopped is None:
-                        self._fit_phase(self.phases[self.position.phase], progress)
+                    while self.state.position.phase < len(self.phases) and self.state.position.stopped is None:
+                        self._fit_phase(self.phases[self.state.position.phase], progress)
                 finally:
                     self.units = []  # an error would hold them, and they the process group
-        self.log.finish(self.phases[self.position.phase - 1].depth, self.position)
+        self.log.finish(self.phases[self.state.position.phase - 1].depth, self.state.position)
 
     def _fit_phase(self, phase: Phase, progress: Progress) -> None:
         self._enter(phase)
-        for epoch in range(self.position.epoch, self.recipe.epochs):
-            if self.position.step == 0:
-                self.meter = self._new_meter()
-            self.epoch_began = time.perf_counter() - self.position.epoch_seconds
-            key = self.position.phase * self.recipe.epochs + epoch
+        for epoch in range(self.state.position.epoch, self.recipe.epochs):
+            if self.state.position.step == 0:
+                self.state.meter = self._new_meter()
+            self.epoch_began = time.perf_counter() - self.state.position.epoch_seconds
+            key = self.state.position.phase * self.recipe.epochs + epoch
             progress.describe(f"{phase.name}  epoch {epoch + 1}/{self.recipe.epochs}")
-            for batch in self.prefix.training(self.train_batches, key, epoch, self.position.step):
+            for batch in self.prefix.training(self.train_batches, key, epoch, self.state.position.step):
                 with self._measured(phase) if self._steps_into_phase() == 0 else nullcontext():
                     self._step(phase, batch)
                 progress.advance()
-                if self.position.step % LOG_EVERY == 0 or (self.interruption.asked and self.world.is_alone):
+                if self.state.position.step % LOG_EVERY == 0 or (self.interruption.asked and self.world.is_alone):
                     self._look_around(phase, progress)
             self._end_epoch(phase, time.perf_counter() - self.epoch_began)
-            self.position.epoch, self.position.step, self.position.epoch_seconds = epoch + 1, 0, 0.0
+            self.state.position.epoch, self.state.position.step, self.state.position.epoch_seconds = epoch + 1, 0, 0.0
             if epoch + 1 < self.recipe.epochs:
                 self._save_and_stop_where_asked(due=self._is_save_due())
         self._leave(phase)
 
     def _step(self, phase: Phase, batch: PrefixBatch) -> None:
         """Forward, losses, backward, update; nothing here waits for the device."""
-        assert self.optimizer is not None
+        assert self.state.optimizer is not None
         self._set_learning_rate(self._steps_into_phase())
-        self.optimizer.zero_grad(set_to_none=True)
+        self.state.optimizer.zero_grad(set_to_none=True)
         for part, share, is_last in self._parts(batch):
             self._go_through_units(part, share, synchronise=is_last)
-        self.optimizer.step()
-        self.meter.count += self._images_a_step
-        self.position.step += 1
+        self.state.optimizer.step()
+        self.state.meter.count += self._images_a_step
+        self.state.position.step += 1
 
     def _go_through_units(self, part: PrefixBatch, share: float, *, synchronise: bool) -> None:
         """Unit after unit: forward, its losses, backward; the next one starts from a detached state."""
@@ -164,7 +163,7 @@ class Trainer:
                     result: UnitResult = unit(state, part.labels, part.images)
                 (share * result.loss).backward()
             for value, logits in zip(result.values, result.logits, strict=True):
-                self.meter.add(row, value, logits, part.labels)
+                self.state.meter.add(row, value, logits, part.labels)
                 row += 1
             state = detach(result.state)
 
@@ -180,8 +179,8 @@ class Trainer:
 
     def _look_around(self, phase: Phase, progress: Progress) -> None:
         """Between steps, now and then: read the loss, save what is due, and stop where somebody has asked for it."""
-        losses, accuracies = self.log.finite(*self.meter.read(), phase, self.position)
-        where = f"{phase.name}  epoch {self.position.epoch + 1}/{self.recipe.epochs}"
+        losses, accuracies = self.log.finite(*self.state.meter.read(), phase, self.state.position)
+        where = f"{phase.name}  epoch {self.state.position.epoch + 1}/{self.recipe.epochs}"
         progress.describe(f"{where}  loss {losses[-1]:.3f}  train acc {accuracies[-1]:.3f}")
         self._save_and_stop_where_asked(due=self._is_save_due())
 
@@ -193,8 +192,9 @@ class Trainer:
         asked, due = self.world.any(self.interruption.asked, due)
         if asked or due:
             self.save()
-        if asked and self.position.phase < len(self.phases):
-            where = f"{self.phases[self.position.phase].name}, epoch {self.position.epoch + 1} of {self.recipe.epochs}"
+        if asked and self.state.position.phase < len(self.phases):
+            position = self.state.position
+            where = f"{self.phases[position.phase].name}, epoch {position.epoch + 1} of {self.recipe.epochs}"
             processes = "" if self.world.is_alone else f"torchrun --nproc_per_node={self.world.size} -m "
             raise TrainingInterrupted(
                 f"interrupted in {where}; everything so far is saved: go on with {processes}{self.run.resume_call}"
@@ -215,10 +215,13 @@ class Trainer:
 
     def _enter(self, phase: Phase) -> None:
         """Make what the phase needs, unless a checkpoint has just restored it."""
-        if self.optimizer is None:
+        if self.state.optimizer is None:
             self.prepare(phase)
         self.model.train()
         reset_peak_memory(self.device)
+
+    def _prepare_present_phase(self) -> None:
+        self.prepare(self.phases[self.state.position.phase])
 
     def prepare(self, phase: Phase) -> None:
         """Freeze the prefix and keep its outputs; make the units, the optimizer and an empty meter."""
@@ -231,8 +234,8 @@ class Trainer:
                 f"{phase.name} has nothing to train: its stages and heads have no parameters, or share all of them "
                 "with stages that are frozen by then; join stages (model.stages) or choose training.strategy=bp"
             )
-        self.optimizer = build_optimizer(parameters, self.recipe.optimizer)
-        self.meter = self._new_meter()
+        self.state.optimizer = build_optimizer(parameters, self.recipe.optimizer)
+        self.state.meter = self._new_meter()
 
     def _unit(self, span: Span) -> nn.Module:
         unit: nn.Module = LocalUnit(self.model, span, self.losses, recompute=self.recipe.gradient_checkpointing)
@@ -245,7 +248,7 @@ class Trainer:
     def _prefix_of(self, phase: Phase) -> LivePrefix | PrefixCache:
         """The frozen stages' outputs from the cache, deepened to this phase, or live where there is none."""
         where = self.recipe.prefix_cache
-        if phase.frozen == 0 or where == "off" or self.position.live_prefix:
+        if phase.frozen == 0 or where == "off" or self.state.position.live_prefix:
             return LivePrefix(self.model, phase.frozen, self.autocast)
         cache = self.prefix
         if not isinstance(cache, PrefixCache):
@@ -270,7 +273,7 @@ class Trainer:
         reason = reason or "another process has no room for its prefix cache"
         if where != "auto":
             raise TrainingError(reason)
-        self.position.live_prefix = True
+        self.state.position.live_prefix = True
         self.log.event(event="no_prefix_cache", stage=phase.name, reason=reason)
         return LivePrefix(self.model, phase.frozen, self.autocast)
 
@@ -278,43 +281,47 @@ class Trainer:
         """Keep the stage's own checkpoint, ask whether to go on, and step to the next phase."""
         if self.recipe.keep == "best":
             self._go_back_to_best(phase)
-        self.optimizer = None
+        self.state.optimizer = None
         self.units = []
-        self.position.phase += 1
-        self.position.epoch = 0
-        self.position.best_accuracy = None
+        self.state.position.phase += 1
+        self.state.position.epoch = 0
+        self.state.position.best_accuracy = None
         if len(self.phases) > 1 and self.world.is_main:
             depth = phase.depth
             stage = with_prefix("stage", self.model.body[depth - 1].state_dict())
             head = with_prefix("head", self.model.head(depth).state_dict())
             path = self.run.checkpoints / f"stage_{depth:02d}.safetensors"
             save_checkpoint(path, stage | head, {"stage": phase.name, "depth": depth})
-        if self.recipe.stop == "auto" and self.stop_rule and self.position.phase < len(self.phases):
-            reason = self.stop_rule([self.val_correct[depth] for depth in sorted(self.val_correct)])
+        if self.recipe.stop == "auto" and self.stop_rule and self.state.position.phase < len(self.phases):
+            reason = self.stop_rule([self.state.val_correct[depth] for depth in sorted(self.state.val_correct)])
             if reason:
-                self.position.stopped = reason
+                self.state.position.stopped = reason
                 self.log.event(event="stop", stage=phase.name, depth=phase.depth, reason=reason)
         self._save_and_stop_where_asked()
 
     def _end_epoch(self, phase: Phase, seconds: float) -> None:
         """Evaluate the phase's heads on val, log a line for each, and keep the weights if they are the best so far."""
-        training = self.log.finite(*self.meter.read(), phase, self.position)
+        training = self.log.finite(*self.state.meter.read(), phase, self.state.position)
         results = self._evaluate(phase)
-        self.val_correct |= {depth: result.correct for depth, result in results.items()}
+        self.state.val_correct |= {depth: result.correct for depth, result in results.items()}
         lr = self._learning_rate(self._steps_into_phase() - 1)
-        self.log.epoch(phase, self.position, *training, results, lr=lr, images=self.meter.count, seconds=seconds)
+        self.log.epoch(
+            phase, self.state.position, *training, results, lr=lr, images=self.state.meter.count, seconds=seconds
+        )
         accuracy = results[phase.depth].accuracy
-        if self.position.best_accuracy is None or accuracy > self.position.best_accuracy:
-            self.position.best_accuracy = accuracy
-            found = {"phase": phase.name, "epoch": self.position.epoch + 1, "val_accuracy": accuracy}
-            self.best = BestWeights({k: v.to("cpu", copy=True) for k, v in self.model.state_dict().items()}, found)
+        if self.state.position.best_accuracy is None or accuracy > self.state.position.best_accuracy:
+            self.state.position.best_accuracy = accuracy
+            found = {"phase": phase.name, "epoch": self.state.position.epoch + 1, "val_accuracy": accuracy}
+            self.state.best = BestWeights(
+                {k: v.to("cpu", copy=True) for k, v in self.model.state_dict().items()}, found
+            )
 
     def _go_back_to_best(self, phase: Phase) -> None:
         """Put the weights of the epoch with the best val accuracy back, and what they got right."""
         path = self.run.checkpoints / BEST
-        weights = self.best.weights if self.best else under_prefix("model", load_checkpoint(path)[0])
+        weights = self.state.best.weights if self.state.best else under_prefix("model", load_checkpoint(path)[0])
         load_weights(self.model, weights, path)
-        self.val_correct |= {depth: result.correct for depth, result in self._evaluate(phase).items()}
+        self.state.val_correct |= {depth: result.correct for depth, result in self._evaluate(phase).items()}
 
     def _evaluate(self, phase: Phase) -> dict[int, HeadResult]:
         batches = self.prefix.validation(self.val_batches)
@@ -339,6 +346,12 @@ class Trainer:
     # ------------------------------------------------------------------ parts of a step
 
     @property
+    def plan(self) -> Plan:
+        """How long this training goes on."""
+        recipe, n = self.recipe, len(self.val_batches.images)
+        return Plan(len(self.phases), recipe.epochs, len(self.train_batches), n, recipe.keep == "best")
+
+    @property
     def _images_a_step(self) -> int:
         """Images in a global batch."""
         return min(self.train_batches.batch_size, len(self.train_batches.images))
@@ -348,13 +361,13 @@ class Trainer:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16")
 
     def _new_meter(self) -> Meter:
-        phase = self.phases[self.position.phase]
+        phase = self.phases[self.state.position.phase]
         devices = [pick_device(span.device) if span.device else self.device for span in phase.spans for _ in span.heads]
         return Meter(devices, self.world)
 
     def _set_learning_rate(self, step: int) -> None:
-        assert self.optimizer is not None
-        for group in self.optimizer.param_groups:
+        assert self.state.optimizer is not None
+        for group in self.state.optimizer.param_groups:
             group["lr"] = self._learning_rate(step)
 
     def _learning_rate(self, step: int) -> float:
@@ -362,13 +375,21 @@ class Trainer:
         return learning_rate(recipe.schedule, recipe.optimizer.lr, step, len(self.train_batches), recipe.epochs)
 
     def _steps_into_phase(self) -> int:
-        return self.position.epoch * len(self.train_batches) + self.position.step
+        return self.state.position.epoch * len(self.train_batches) + self.state.position.step
 
     def save(self) -> None:
         """Write ``last.safetensors``; raises TrainingError instead where a weight is not finite."""
         now = time.perf_counter()
-        self.position.seconds += now - self.last_save
-        if self.position.step:
-            self.position.epoch_seconds = now - self.epoch_began
+        self.state.position.seconds += now - self.last_save
+        if self.state.position.step:
+            self.state.position.epoch_seconds = now - self.epoch_began
         self.last_save = now
-        save_snapshot(self)
+        self._require_finite_weights()
+        save_snapshot(self.state, self.run, self.world)
+        self.log.progress(self.phases, self.state.position)
+
+    def _require_finite_weights(self) -> None:
+        name = self.state.weight_that_is_not_finite()
+        if name is not None:
+            phase = self.phases[min(self.state.position.phase, len(self.phases) - 1)]
+            raise self.log.failure(f"weight {name} is not finite", phase.name, self.state.position)

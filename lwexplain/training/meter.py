@@ -27,11 +27,16 @@ class Meter:
         sums = self._sums() / max(1, self.count)
         return sums[: len(self.loss)].tolist(), sums[len(self.loss) :].tolist()
 
-    def tensors(self) -> dict[str, Tensor]:
-        """What ``restore`` needs; every process must call it. The sums are those of all processes."""
+    @property
+    def rows(self) -> int:
+        """How many sums there are: a loss and a number of hits for each head."""
+        return len(self.loss) + len(self.hits)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The sums of all processes and the number of images; every process must call it."""
         return {"sums": self._sums(), "count": torch.tensor(self.count)}
 
-    def restore(self, tensors: dict[str, Tensor]) -> None:
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         """Go on from ``tensors``; in several processes the first one takes over all that was summed."""
         sums = tensors["sums"] if self.world.is_main else torch.zeros_like(tensors["sums"])
         for part, value in zip([*self.loss, *self.hits], sums, strict=True):

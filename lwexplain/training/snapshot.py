@@ -1,12 +1,14 @@
-"""What an exact resume needs: how far training has come, weights, optimizer, random state and log, in one file."""
+"""The state of a training in its run directory: written whole, and gone back to."""
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from lwexplain.errors import CheckpointError
+from lwexplain.processes import World
+from lwexplain.run import Run
 from lwexplain.training.checkpoint import (
     BEST,
     LAST,
@@ -14,113 +16,52 @@ from lwexplain.training.checkpoint import (
     load_checkpoint,
     load_optimizer,
     load_weights,
-    optimizer_tensors,
     save_checkpoint,
     under_prefix,
-    with_prefix,
 )
-from lwexplain.training.snapshot_checks import (
-    check_finite,
-    check_hits,
-    check_meter,
-    check_optimizer,
-    check_place,
-    check_random_state,
-    check_state,
-)
-
-if TYPE_CHECKING:
-    from lwexplain.training.loop import Trainer
+from lwexplain.training.state import TrainingState
+from lwexplain.training.state_checks import check_contents, check_finite, check_meter, check_optimizer
 
 
-@dataclass
-class Position:
-    """How far training has come: the next step to do.
+@dataclass(frozen=True)
+class Plan:
+    """How long training goes on: ``phases`` of ``epochs`` of ``steps`` each, with ``val_samples`` to look at;
+    ``keeps_best`` where each phase ends with the weights of its best epoch."""
 
-    ``seconds`` of training so far, ``epoch_seconds`` of them in the present epoch, ``events_bytes`` of the log,
-    ``stopped`` the reason for an early end, ``live_prefix`` whether the outputs of frozen stages found no place to be
-    kept in, ``best_accuracy`` the best on val of the present phase.
-    """
-
-    phase: int = 0
-    epoch: int = 0
-    step: int = 0
-    seconds: float = 0.0
-    epoch_seconds: float = 0.0
-    events_bytes: int = 0
-    stopped: str | None = None
-    live_prefix: bool = False
-    best_accuracy: float | None = None
+    phases: int
+    epochs: int
+    steps: int
+    val_samples: int
+    keeps_best: bool
 
 
-@dataclass
-class BestWeights:
-    """The model's ``weights`` in the best epoch of the present phase, on the CPU, and the ``epoch`` they are of.
-    ``saved`` once they lie in the run directory."""
-
-    weights: dict[str, Tensor]
-    epoch: dict[str, Any]
-    saved: bool = False
-
-
-def save_snapshot(trainer: "Trainer") -> None:
-    """Write ``last.safetensors``, and ``best.safetensors`` where there are better weights; every process must call it.
-
-    Raises TrainingError where a weight is not finite.
-    """
-    position, world = trainer.position, trainer.world
-    weights = trainer.model.state_dict()
-    phase = trainer.phases[min(position.phase, len(trainer.phases) - 1)]
-    for name, tensor in weights.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise trainer.log.failure(f"weight {name} is not finite", phase.name, position)
-    meter = trainer.meter.tensors()
-    random_states = world.gather(torch.get_rng_state())
-    on_device = world.gather(torch.cuda.get_rng_state(trainer.device)) if trainer.device.type == "cuda" else []
-    tensors = with_prefix("model", weights) | with_prefix("meter", meter)
-    tensors |= with_prefix("rng.cpu", {str(rank): state for rank, state in enumerate(random_states)})
-    tensors |= with_prefix("rng.cuda", {str(rank): state for rank, state in enumerate(on_device)})
+def save_snapshot(state: TrainingState, run: Run, world: World) -> None:
+    """Write ``last.safetensors``, and ``best.safetensors`` where there are better weights; every process must call
+    it."""
+    tensors = state.state_dict()
     with world.first_alone():
         if world.is_main:
-            _write(trainer, phase.name, tensors)
+            _write(state, tensors, run, world)
 
 
-def _write(trainer: "Trainer", phase: str, tensors: dict[str, Tensor]) -> None:
-    """Write the checkpoints: ``tensors`` and what else the first process knows."""
-    position = trainer.position
-    position.events_bytes = trainer.run.files.synced_size("events.jsonl")  # a checkpoint never knows more than the disk
-    for depth, loss in trainer.losses.items():
-        tensors |= with_prefix(f"loss.{depth}", loss.state_dict())
-    tensors |= with_prefix("val_correct", {str(depth): hits for depth, hits in trainer.val_correct.items()})
-    if trainer.optimizer is not None:
-        tensors |= with_prefix("optimizer", optimizer_tensors(trainer.optimizer))
-    state = {"position": asdict(position), "optimizer": trainer.optimizer is not None, "processes": trainer.world.size}
-    if trainer.best and not trainer.best.saved:
-        save_checkpoint(trainer.run.checkpoints / BEST, with_prefix("model", trainer.best.weights), trainer.best.epoch)
-        trainer.best.saved = True
-    save_checkpoint(trainer.run.checkpoints / LAST, tensors, state)
-    trainer.run.write_json("checkpoints/last.json", state | {"file": LAST})
-    if position.phase < len(trainer.phases):
-        progress = f"{phase}, epoch {position.epoch + 1} of {trainer.recipe.epochs}"
-        trainer.run.update(progress=f"phase {position.phase + 1} of {len(trainer.phases)}: {progress}")
+def restore_snapshot(state: TrainingState, run: Run, world: World, plan: Plan, prepare: Callable[[], None]) -> None:
+    """Put ``state`` and the log back to the last checkpoint; ``prepare`` makes the optimizer and the meter of the phase
+    that ``state.position`` is in.
 
-
-def restore_snapshot(trainer: "Trainer") -> None:
-    """Go back to the last checkpoint: weights, optimizer, random state, log and position."""
-    path = trainer.run.checkpoints / LAST
-    if trainer.world.is_main:
-        trainer.run.files.remove_leftovers("checkpoints")
-    tensors, state = load_checkpoint(path)
+    Raises CheckpointError where the checkpoint is missing, damaged, or not one of this training.
+    """
+    if world.is_main:
+        run.files.remove_leftovers("checkpoints")
+    path = run.checkpoints / LAST
+    tensors, contents = load_checkpoint(path)
     try:
-        check_state(state, Position)
-        if state["processes"] != trainer.world.size:
+        check_contents(contents)
+        if contents["processes"] != world.size:
             raise CheckpointError(
-                f"{trainer.run.path} was trained by {state['processes']} processes and now there are "
-                f"{trainer.world.size}; resume with torchrun --nproc_per_node={state['processes']}"
+                f"{run.path} was trained by {contents['processes']} processes and now there are {world.size}; "
+                f"resume with torchrun --nproc_per_node={contents['processes']}"
             )
-        position = Position(**state["position"])
-        check_place(trainer, position, state["optimizer"])
-        _restore(trainer, position, tensors, state["optimizer"])
+        _restore(state, tensors, contents, run, world, plan, prepare)
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error) if isinstance(error, ValueError) else type(error).__name__
         raise CheckpointError(
@@ -128,36 +69,67 @@ def restore_snapshot(trainer: "Trainer") -> None:
         ) from None
 
 
-def _restore(trainer: "Trainer", position: Position, tensors: dict[str, Tensor], has_optimizer: bool) -> None:
-    """Put everything in its place."""
-    path = trainer.run.checkpoints / LAST
+def _write(state: TrainingState, tensors: dict[str, Tensor], run: Run, world: World) -> None:
+    state.position.events_bytes = run.files.synced_size("events.jsonl")  # a checkpoint never knows more than the disk
+    contents = {
+        "position": state.position.state_dict(),
+        "optimizer": state.optimizer is not None,
+        "processes": world.size,
+    }
+    if state.best and not state.best.saved:
+        save_checkpoint(run.checkpoints / BEST, state.best.state_dict(), state.best.epoch)
+        state.best.saved = True
+    save_checkpoint(run.checkpoints / LAST, tensors, contents)
+    run.write_json("checkpoints/last.json", contents | {"file": LAST})
+
+
+def _restore(
+    state: TrainingState,
+    tensors: dict[str, Tensor],
+    contents: dict[str, Any],
+    run: Run,
+    world: World,
+    plan: Plan,
+    prepare: Callable[[], None],
+) -> None:
+    """Part after part, each checked before it is put back."""
+    path, position = run.checkpoints / LAST, state.position
+    position.load_state_dict(contents.get("position"))
+    _check_place(state, plan, has_optimizer=contents["optimizer"])
     check_finite(under_prefix("model", tensors))
-    trainer.position = position
-    load_weights(trainer.model, under_prefix("model", tensors), path)
-    for depth, loss in trainer.losses.items():
+    load_weights(state.model, under_prefix("model", tensors), path)
+    for depth, loss in state.losses.items():
         load_weights(loss, under_prefix(f"loss.{depth}", tensors), path)
-    trainer.val_correct = check_hits(trainer, under_prefix("val_correct", tensors))
-    if trainer.recipe.keep == "best" and position.best_accuracy is not None:
-        best = trainer.run.checkpoints / BEST
-        check_weights(trainer.model, under_prefix("model", load_checkpoint(best)[0]), best)
-    if trainer.world.is_main:  # what was logged after the checkpoint is done again
-        trainer.run.files.cut("events.jsonl", position.events_bytes)
-    if has_optimizer:
-        trainer.prepare(trainer.phases[position.phase])
-        assert trainer.optimizer is not None
-        state = under_prefix("optimizer", tensors)
-        check_optimizer(trainer.optimizer, state, begun=position.epoch > 0 or position.step > 0)
-        load_optimizer(trainer.optimizer, state)
-        meter = under_prefix("meter", tensors)
-        check_meter(trainer, meter)
-        trainer.meter.restore(meter)
-    _restore_random_states(trainer, tensors)
+    state.val_correct.load_state_dict(under_prefix("val_correct", tensors), state.losses, plan.val_samples)
+    if plan.keeps_best and position.best_accuracy is not None:
+        best = run.checkpoints / BEST
+        check_weights(state.model, under_prefix("model", load_checkpoint(best)[0]), best)
+    if world.is_main:  # what was logged after the checkpoint is done again
+        run.files.cut("events.jsonl", position.events_bytes)
+    if contents["optimizer"]:
+        prepare()
+        assert state.optimizer is not None
+        of_optimizer, of_meter = under_prefix("optimizer", tensors), under_prefix("meter", tensors)
+        check_optimizer(state.optimizer, of_optimizer, begun=position.has_begun)
+        load_optimizer(state.optimizer, of_optimizer)
+        check_meter(of_meter, rows=state.meter.rows)
+        state.meter.load_state_dict(of_meter)
+    state.random.load_state_dict(under_prefix("rng", tensors))
 
 
-def _restore_random_states(trainer: "Trainer", tensors: dict[str, Tensor]) -> None:
-    name = f"rng.cpu.{trainer.world.rank}"
-    torch.set_rng_state(check_random_state(tensors.get(name), torch.get_rng_state(), name))
-    name = f"rng.cuda.{trainer.world.rank}"
-    if trainer.device.type == "cuda" and name in tensors:
-        present = torch.cuda.get_rng_state(trainer.device)
-        torch.cuda.set_rng_state(check_random_state(tensors[name], present, name), trainer.device)
+def _check_place(state: TrainingState, plan: Plan, *, has_optimizer: bool) -> None:
+    """The position lies in the plan, and an optimizer is there where a phase has begun."""
+    position = state.position
+    if position.phase > plan.phases:
+        raise ValueError(f"position.phase is {position.phase}, and the training has {plan.phases} phases")
+    if position.epoch >= plan.epochs or position.step > plan.steps:
+        raise ValueError(
+            f"position is epoch {position.epoch}, step {position.step}; a phase has {plan.epochs} epochs of "
+            f"{plan.steps} steps"
+        )
+    if (position.has_begun or has_optimizer) and (position.phase == plan.phases or not has_optimizer):
+        raise ValueError("position and optimizer contradict each other")
+    if position.stopped is not None and position.phase == 0:
+        raise ValueError("training cannot have stopped before its first phase ended")
+    if position.best_accuracy is not None and position.phase == plan.phases:
+        raise ValueError("position names a best accuracy of a phase that is not there")

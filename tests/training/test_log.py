@@ -213,7 +213,7 @@ def test_a_stop_rule_is_asked_about_the_weights_that_are_kept(make, monkeypatch)
     evaluate, results = trainer._evaluate, []
 
     def evaluated(phase):
-        results.append((phase.depth, trainer.position.phase, evaluate(phase)))
+        results.append((phase.depth, trainer.state.position.phase, evaluate(phase)))
         return results[-1][2]
 
     monkeypatch.setattr(trainer, "_evaluate", evaluated)

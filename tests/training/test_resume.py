@@ -201,7 +201,7 @@ def test_the_best_epoch_is_kept_wherever_training_died(make, monkeypatch, steps)
 
     def falling(model, depths, *rest):
         results = evaluate(model, depths, *rest)
-        results[depths[-1]].accuracy = 1 / (1 + trainers[-1].position.epoch)
+        results[depths[-1]].accuracy = 1 / (1 + trainers[-1].state.position.epoch)
         return results
 
     def noted(name, overrides):

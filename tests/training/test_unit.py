@@ -144,7 +144,7 @@ def test_a_batch_in_parts_has_one_update(make, model_without_statistics):
 
     def count_updates(phase):
         prepare(phase)
-        trainer.optimizer.register_step_post_hook(lambda *_: updates.append(1))
+        trainer.state.optimizer.register_step_post_hook(lambda *_: updates.append(1))
 
     trainer.prepare = count_updates
     trainer.fit(run)

@@ -1,10 +1,10 @@
-"""What a checkpoint must hold before training goes on from it: a place in the plan, and tensors that fit the trainer.
+"""What a checkpoint must hold before training goes on from it: a position, and tensors that fit the training.
 
 Every check raises ValueError, which names the thing, the value found and what was expected.
 """
 
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,21 +12,20 @@ from torch import Tensor
 from lwexplain.arguments import shown
 from lwexplain.run.fields import is_count, is_number, is_text
 
-if TYPE_CHECKING:
-    from lwexplain.training.loop import Trainer
-    from lwexplain.training.snapshot import Position
-
 OPTIMIZER_STATE = ("momentum_buffer", "exp_avg", "exp_avg_sq", "step")
 
 
-def check_state(state: Any, kind: type) -> None:
-    """The parts of the state and, of the position, exactly the fields of ``kind``, each of its type."""
-    position = state.get("position")
-    expected = {field.name for field in fields(kind)}
-    if not isinstance(position, dict) or set(position) != expected:
-        raise ValueError(f"position is {shown(position)}, expected the fields {', '.join(sorted(expected))}")
-    if type(state.get("optimizer")) is not bool or not is_count(state.get("processes")) or state["processes"] < 1:
+def check_contents(contents: Any) -> None:
+    """What a checkpoint says beside its position: how many processes wrote it, and whether it has an optimizer."""
+    processes = contents.get("processes")
+    if type(contents.get("optimizer")) is not bool or not is_count(processes) or processes < 1:
         raise ValueError("it does not say its number of processes and whether it holds an optimizer")
+
+
+def check_position(position: Any, names: Collection[str]) -> None:
+    """Exactly the fields ``names`` of a position, each of its type."""
+    if not isinstance(position, dict) or set(position) != set(names):
+        raise ValueError(f"position is {shown(position)}, expected the fields {', '.join(sorted(names))}")
     wholes = ("phase", "epoch", "step", "events_bytes")
     checks = {
         **{name: (is_count(position[name]), "a whole number of at least 0") for name in wholes},
@@ -40,28 +39,8 @@ def check_state(state: Any, kind: type) -> None:
             raise ValueError(f"position.{name} is {shown(position[name])}, expected {what}")
 
 
-def check_place(trainer: "Trainer", position: "Position", has_optimizer: bool) -> None:
-    """The position lies in the plan of the trainer, and an optimizer is there where a phase has begun."""
-    phases, epochs, steps = len(trainer.phases), trainer.recipe.epochs, len(trainer.train_batches)
-    if position.phase > phases:
-        raise ValueError(f"position.phase is {position.phase}, and the training has {phases} phases")
-    if position.epoch >= epochs or position.step > steps:
-        raise ValueError(
-            f"position is epoch {position.epoch}, step {position.step}; a phase has {epochs} epochs of {steps} steps"
-        )
-    begun = position.epoch > 0 or position.step > 0
-    if (begun or has_optimizer) and (position.phase == phases or not has_optimizer):
-        raise ValueError("position and optimizer contradict each other")
-    if position.stopped is not None and position.phase == 0:
-        raise ValueError("training cannot have stopped before its first phase ended")
-    if position.best_accuracy is not None and position.phase == phases:
-        raise ValueError("position names a best accuracy of a phase that is not there")
-
-
-def check_hits(trainer: "Trainer", hits: dict[str, Tensor]) -> dict[int, Tensor]:
-    """Which val samples each depth got right: bool (N,) by depth."""
-    n = len(trainer.val_batches.images)
-    known = {str(depth): depth for depth in trainer.losses}
+def check_hits(hits: Mapping[str, Tensor], known: Mapping[str, int], n: int) -> dict[int, Tensor]:
+    """Which val samples each depth got right: bool (n,) by depth; ``known`` depths by name."""
     for depth, right in hits.items():
         if depth not in known or right.dtype != torch.bool or right.shape != (n,):
             raise ValueError(f"val_correct.{shown(depth)} is {right.dtype} {tuple(right.shape)}, expected bool ({n},)")
@@ -93,9 +72,8 @@ def check_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
         raise ValueError("the state of the optimizer is missing")
 
 
-def check_meter(trainer: "Trainer", tensors: dict[str, Tensor]) -> None:
-    """Sums of losses and hits of every head, and a number of images."""
-    rows = 2 * len(trainer.meter.loss)
+def check_meter(tensors: Mapping[str, Tensor], rows: int) -> None:
+    """Sums of losses and hits of every head, ``rows`` in all, and a number of images."""
     sums, count = tensors.get("sums"), tensors.get("count")
     fits = sums is not None and sums.dtype == torch.float64 and sums.shape == (rows,)
     if not fits or count is None or count.dtype != torch.int64 or count.shape != () or int(count) < 0:
