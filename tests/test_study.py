@@ -124,7 +124,8 @@ def reproduce(monkeypatch, *arguments):
 
 @pytest.mark.slow
 def test_reproduce_prints_and_writes_the_tables_and_goes_on_where_it_was(tmp_path, monkeypatch):
-    arguments = ["training.epochs=1", "--data", "digits", "--width", "2", "--seeds", "1", "--out", tmp_path / "t"]
+    few = ["training.epochs=1", "data.train_size=200"]
+    arguments = [*few, "--data", "digits", "--width", "2", "--seeds", "1", "--out", tmp_path / "t"]
     printed, said = reproduce(monkeypatch, *arguments)
     for title in ("ResNet-18, BP + SGD", "ResNet-18, layer-wise", "slim ResNet-18, layer-wise"):
         assert title in printed
