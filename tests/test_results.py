@@ -104,6 +104,14 @@ def test_what_is_written_is_read_back(run):
     assert back.thumbnails.shape == (1, 4, 4, 1)
 
 
+def test_copies_of_a_table_share_the_patterns_of_what_was_right(run):
+    """pandas copies the attributes at every step, and of many samples the patterns are large."""
+    write_analysis(run, analysis())
+    for table in (analysis().metrics, read_metrics(run)):
+        assert table[table["value"] > 0].attrs["patterns"] is table.attrs["patterns"]
+        assert table.copy().attrs["stages"] == ["a", "b"]
+
+
 def test_a_run_without_analysis_says_how_to_make_one(run):
     with pytest.raises(RunError, match="lwexplain analyze"):
         read_metrics(run)

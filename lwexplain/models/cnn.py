@@ -37,4 +37,4 @@ def cnn(
         groups.setdefault(f"group{index // downsample_every + 1}", []).append(layer)
     if units == "group":
         stages = {name: nn.Sequential(*members) for name, members in groups.items()}
-    return StagedModel(stages, input_shape, num_classes)
+    return StagedModel(stages, input_shape, num_classes, in_order=True)

@@ -89,7 +89,7 @@ def build_resnet(
             stages[f"layer{group}"] = nn.Sequential(*members)
         elif units == "block":
             stages.update({f"layer{group}.{index}": member for index, member in enumerate(members)})
-    model = StagedModel(stages, input_shape, num_classes)
+    model = StagedModel(stages, input_shape, num_classes, in_order=True)
     _initialise(model)
     return model
 

@@ -48,6 +48,8 @@ class StagedModel(nn.Module):
         input_shape: Sequence[int],
         num_classes: int,
         tail: nn.Module | None = None,
+        *,
+        in_order: bool = False,
     ) -> None:
         super().__init__()
         if not stages:
@@ -59,7 +61,7 @@ class StagedModel(nn.Module):
         self.num_classes = num_classes
         self.own_tail = tail is not None
         self.frozen_depth = 0
-        self.in_order = False  # True once features are known to be (N, C, H, W), (N, T, D) or (N, D)
+        self.in_order = in_order  # True once features are known to be (N, C, H, W), (N, T, D) or (N, D)
         if tail is not None:
             self.set_head(self.depth, tail)
 

@@ -34,4 +34,4 @@ def vgg11(
             stages[f"group{group}"] = nn.Sequential(*members)
         else:
             stages.update({f"group{group}.conv{index}": member for index, member in enumerate(members, start=1)})
-    return StagedModel(stages, input_shape, num_classes)
+    return StagedModel(stages, input_shape, num_classes, in_order=True)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lwexplain.run import Run
+from lwexplain.run.shared_attrs import shared_attrs
 
 METRIC_COLUMNS = [
     "stage",
@@ -91,7 +92,7 @@ def metrics_frame(rows: list[dict[str, Any]], attrs: dict[str, Any]) -> pd.DataF
     frame["n"] = frame["n"].astype("Int64")
     for column in ("stage", "split", "metric", "class", "probe", "note"):
         frame[column] = frame[column].astype("object")
-    frame.attrs.update(attrs)
+    frame.attrs.update(shared_attrs(attrs))
     return frame
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from lwexplain.errors import RunError
 from lwexplain.run.files import RunFiles, mend
 from lwexplain.run.parsing import parse_json
+from lwexplain.run.shared_attrs import shared_attrs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,7 +76,7 @@ def read_table(files: RunFiles, name: str) -> "pd.DataFrame":
             frame = _frame(table, opened.schema_arrow)
         except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, MemoryError, OverflowError) as error:
             raise _damaged(files, name, error) from None
-    frame.attrs.update(attrs)
+    frame.attrs.update(shared_attrs(attrs))
     return frame
 
 
