@@ -5,6 +5,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from lwexplain.advice.recommend import Recommendation
 from lwexplain.errors import LwexplainError
 from lwexplain.explorer import run_reader as reader
 from lwexplain.explorer.question_picker import chosen_question, describe
@@ -81,7 +82,7 @@ def _read(runs: dict[str, str]) -> tuple[dict[str, pd.DataFrame], dict[str, str]
     return tables, problems
 
 
-def _row(name: str, table: pd.DataFrame, advice: Any) -> dict[str, Any]:
+def _row(name: str, table: pd.DataFrame, advice: Recommendation | None) -> dict[str, Any]:
     start = {"run": name, "strategy": table.attrs.get("strategy") or "–"}
     if advice is None:
         return start | {"judged by": "–", "verdict": "none", "stage": "–"}
@@ -89,7 +90,7 @@ def _row(name: str, table: pd.DataFrame, advice: Any) -> dict[str, Any]:
     numbers = {title: value for title, value, _ in contents.advice_numbers(advice, table)}
     start |= {"verdict": contents.VERDICT_TITLES.get(advice.verdict, advice.verdict), "stage": advice.stage or "–"}
     title = contents.expected_accuracy_title(advice, table)
-    if title in numbers:
+    if title in numbers and advice.expected_accuracy_interval is not None:
         low, high = advice.expected_accuracy_interval
         numbers[title] += f"  [{low:.3f}, {high:.3f}]"
     return start | {_short(title): value for title, value in numbers.items()}

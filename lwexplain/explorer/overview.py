@@ -7,6 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from lwexplain.advice.question import Question
+from lwexplain.advice.recommend import Recommendation
 from lwexplain.costs import COSTS, is_cost
 from lwexplain.explorer import run_reader as reader
 from lwexplain.explorer.question_picker import choose_objective, choose_tolerance, chosen_question
@@ -74,7 +75,7 @@ def show(run: Run, table: pd.DataFrame) -> None:
             st.markdown("\n".join(f"- {escape_markdown(note, 1000)}" for note in notes))
 
 
-def show_card(advice: Any, table: pd.DataFrame) -> None:
+def show_card(advice: Recommendation, table: pd.DataFrame) -> None:
     """The recommendation: verdict, reason, what to expect and what is saved."""
     verdict = escape_markdown(contents.VERDICT_TITLES.get(advice.verdict, advice.verdict))
     where = f": {escape_markdown(advice.stage)} (depth {advice.depth} of {advice.full_depth})" if advice.depth else ""
@@ -117,7 +118,7 @@ def _show_failures(table: pd.DataFrame) -> None:
         show_table(failed)
 
 
-def _show_depths(table: pd.DataFrame, advice: Any, source: str | None) -> None:
+def _show_depths(table: pd.DataFrame, advice: Recommendation | None, source: str | None) -> None:
     heading, curves, control = st.columns([4, 2, 1.5], vertical_alignment="bottom")
     heading.subheader("Accuracy over depth")
     with curves:
@@ -148,7 +149,7 @@ def _show_depths(table: pd.DataFrame, advice: Any, source: str | None) -> None:
     show_table(frame, column_config=_cost_columns())
 
 
-def _show_against_cost(outlook: Any, advice: Any, question: Question) -> None:
+def _show_against_cost(outlook: Recommendation | None, advice: Recommendation | None, question: Question) -> None:
     """The prospects of ``outlook``, the depth of ``advice`` marked; None where nothing fits the budgets."""
     if outlook is None or not outlook.prospects:
         return
@@ -167,7 +168,7 @@ def _show_against_cost(outlook: Any, advice: Any, question: Question) -> None:
     frame = pd.DataFrame(table.rows, columns=table.header)
     for cost, kind in COSTS.items():  # numbers, which a click on a column sorts as such
         if kind.heading in frame:
-            frame[kind.heading] = [kind.scale * prospect.cost(cost) for prospect in prospects]
+            frame[kind.heading] = kind.scale * pd.Series([prospect.cost(cost) for prospect in prospects], dtype=float)
     frame["depth"] = [prospect.depth for prospect in prospects]
     frame.insert(0, "", ["★" if prospect.depth == depth else "" for prospect in prospects])
     show_table(frame, column_config=_cost_columns())

@@ -11,6 +11,7 @@ import pandas as pd
 import streamlit as st
 
 from lwexplain.advice.question import Question
+from lwexplain.advice.recommend import Recommendation, recommend
 from lwexplain.errors import AdviceError, LwexplainError
 from lwexplain.results import Analysis, is_analyzed, list_embeddings, read_attributions, read_metrics, read_thumbnails
 from lwexplain.run import Run
@@ -174,7 +175,7 @@ def events(run: Run) -> list[dict[str, Any]]:
     return _events(str(run.path), _stamp(run, "events.jsonl"))
 
 
-def advice(run: Run, question: Question) -> tuple[Any, str | None]:
+def advice(run: Run, question: Question) -> tuple[Recommendation | None, str | None]:
     """The recommendation for what was asked and None, or None and why there is none."""
     return _advice(str(run.path), _stamp(run, "analysis/metrics.parquet", "analysis/analysis.json"), question)
 
@@ -205,9 +206,7 @@ def _events(path: str, stamp: Stamp) -> list[dict[str, Any]]:
 
 
 @st.cache_data(max_entries=256, show_spinner=False)
-def _advice(path: str, stamp: Stamp, question: Question) -> tuple[Any, str | None]:
-    from lwexplain.advice.recommend import recommend
-
+def _advice(path: str, stamp: Stamp, question: Question) -> tuple[Recommendation | None, str | None]:
     try:
         return recommend(_metrics(path, stamp), question), None
     except AdviceError as error:
