@@ -14,6 +14,12 @@ settings.register_profile("suite", deadline=None)  # a busy machine is no fault 
 settings.load_profile("suite")
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow tests come first: at the end, no process waits for another one that has them still before it."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture
 def site_of():
     """Make a site with features of ``shape``, after stages of shapes ``before`` and before stages ``following``."""
