@@ -400,6 +400,7 @@ def export(
         What was written: its path, and the figures of the shorter network and of the full one.
 
     Raises:
+        AdviceError: The tolerance, the objective or a budget is out of range.
         ExportError: There is no depth to recommend, a format or head cannot be had, or the file does not do what the
             network does.
         ModelError: There is no such stage.
@@ -464,7 +465,7 @@ def compare(runs: "Sequence[Run | str | Path]", tolerance: float = 0.005) -> pd.
 
     Raises:
         RunError: A run is not analyzed.
-        AdviceError: A table lacks the evidence for advice.
+        AdviceError: A table lacks the evidence for advice, or the tolerance is out of range.
 
     Examples:
         >>> lw.compare(["runs/digits", "runs/digits_bp"])[["run", "strategy"]].values.tolist()
