@@ -7,24 +7,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lwexplain.errors import ConfigError, LwexplainError, LwexplainWarning, TrainingInterrupted, mend
 from lwexplain.program import own_command
 from lwexplain.signals import EndedBySignal, ended_by_signals
-from lwexplain.terminal import ReaderGone, flush, prepare_streams, say, say_json, say_table, tell, tell_error
+from lwexplain.terminal import ReaderGone, flush, prepare_streams, say, say_json, tell, tell_error
 from lwexplain.text import plain
 from lwexplain.views.text import (
     print_advice,
     print_comparison,
+    print_measurements,
     print_prospects,
-    print_run,
     print_similarity,
-    print_table,
     print_training,
 )
+
+if TYPE_CHECKING:
+    from lwexplain.run import Run
 
 UsageError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 """Whatever typer raises where the command line itself is wrong."""
@@ -75,13 +77,18 @@ def options(
 @app.command()
 def demo(out: Annotated[Path, typer.Option(help="Folder for the two runs.")] = Path("runs/demo")) -> None:
     """Train on the embedded digits by bp and greedy, analyze, recommend, and write the reports."""
+    from lwexplain import api
     from lwexplain.demo import run_demo
 
     def announce(text: str) -> None:
         say()
         say(text)
 
-    reports = run_demo(out, say=announce, show=print_run)
+    def show(run: "Run") -> None:
+        print_measurements(run)
+        print_advice(api.recommend(run))
+
+    reports = run_demo(out, say=announce, show=show)
     say()
     for path in reports:
         say(f"report: {path}")
@@ -152,7 +159,7 @@ def analyze(
     )
     if not _is_first_process():
         return
-    print_table(run)
+    print_measurements(run)
     say(f"analyzed: {run.metrics_path}")
     say(f"next: {own_command('recommend', run_dir)}")
 
@@ -209,7 +216,7 @@ def export(
 ) -> None:
     """Write the shorter network to a file that runs without lwexplain, check it, and measure it beside the full one."""
     from lwexplain import api
-    from lwexplain.exporting.summary import exits_table_of, lines_of, table_of
+    from lwexplain.views.exported import print_export
 
     exported = api.export(
         run_dir,
@@ -226,13 +233,7 @@ def export(
     if as_json:
         say_json(exported.to_dict())
         return
-    say_table(*table_of(exported))
-    header, rows = exits_table_of(exported)
-    if rows:
-        say()
-        say_table(header, rows)
-    for line in lines_of(exported):
-        say(line)
+    print_export(exported)
     if exported.head == "fresh":
         advise = own_command("recommend", run_dir)
         say(f"a network trained anew may need fewer stages for the same accuracy: {advise}")
@@ -285,14 +286,12 @@ def reproduce(
     """Train BP + SGD, layer-wise and slim layer-wise ResNet-18 and put them side by side; goes on where it stopped."""
     from lwexplain.config import parse_overrides
     from lwexplain.reproduce import reproduce_thesis
-    from lwexplain.views.study_table import depth_table, summary_table
+    from lwexplain.views.study_table import print_study
 
     folder = out or Path("runs") / f"{what.value}_{Path(data).name}"
     settings = parse_overrides(overrides or [])
     rows = reproduce_thesis(data, width, seeds, folder, settings, say=tell)
-    for title, table in [("", summary_table(rows)), *((row["title"], depth_table(row)) for row in rows)]:
-        say(title)
-        say_table(table.header, table.rows)
+    print_study(rows)
     say()
     say(f"tables: {folder / 'table.md'}, {folder / 'table.json'}")
 

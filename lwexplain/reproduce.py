@@ -61,11 +61,11 @@ def reproduce_thesis(
 ) -> list[dict[str, Any]]:
     """Train what is missing, analyze, and write ``table.json`` and ``table.md`` under ``out``; returns the rows."""
     from lwexplain.run.files import atomic_path
-    from lwexplain.views.study_table import depth_table, summary_table
+    from lwexplain.views.study_table import experiment_table, summary_table
 
     rows = run_study(thesis_experiments(data, width, overrides), range(seeds), out, say=say)
     parts = [summary_table(rows).markdown()]
-    parts += [f"## {escape_markdown(row['title'])}\n\n{depth_table(row).markdown()}" for row in rows]
+    parts += [f"## {escape_markdown(row['title'])}\n\n{experiment_table(row).markdown()}" for row in rows]
     with atomic_path(out / "table.md") as temporary:
         temporary.write_text("\n".join(parts), encoding="utf-8")
     return rows

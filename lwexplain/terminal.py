@@ -8,13 +8,12 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Sequence
 from typing import Any, TextIO
 
 from lwexplain.errors import LwexplainError, mend
 from lwexplain.text import plain
+from lwexplain.text_table import LONGEST_CELL, TextTable
 
-LONGEST_CELL = 80
 LONGEST_ERROR = (1200, 400)  # characters of an error's beginning and of its end, where the next step stands
 
 
@@ -90,17 +89,10 @@ def tell_error(message: object) -> None:
     tell(text if len(text) <= beginning + end else f"{text[:beginning]} … {text[-end:]}")
 
 
-def say_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table of text: words to the left, numbers to the right."""
-    lines = [[plain(cell, LONGEST_CELL) for cell in row] for row in [header, *rows]]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    left = [not any(cell[:1].isdigit() for cell in column[1:]) for column in zip(*lines, strict=True)]
-    for row in [lines[0], ["-" * width for width in widths], *lines[1:]]:
-        cells = [
-            cell.ljust(width) if to_left else cell.rjust(width)
-            for cell, width, to_left in zip(row, widths, left, strict=True)
-        ]
-        say("  ".join(cells).rstrip())
+def say_table(table: TextTable, longest: int = LONGEST_CELL) -> None:
+    """A table on standard output, with cells of at most ``longest`` characters; raises as ``say``."""
+    for line in table.lines(longest):
+        say(line)
 
 
 class Forgiving:

@@ -13,7 +13,7 @@ from lwexplain.errors import ConfigError
 from lwexplain.reproduce import thesis_experiments
 from lwexplain.results import read_metrics
 from lwexplain.study import Experiment, run_study, spread
-from lwexplain.views.study_table import TextTable, accuracy, depth_table, summary_table
+from lwexplain.views.study_table import accuracy, experiment_table, summary_table
 
 TINY = {
     "data": {"name": "synthetic", "batch_size": 32, "options": {"samples": 300, "size": 8, "classes": 3}},
@@ -84,16 +84,12 @@ def test_one_value_has_no_deviation():
     assert accuracy(None) == "-"
 
 
-def test_tables_have_a_line_an_experiment_and_a_line_a_depth(study):
+def test_tables_have_a_row_for_each_experiment_and_for_each_depth(study):
     _, rows, _ = study
     assert [line[0] for line in summary_table(rows).rows] == ["title of bp", "title of layers"]
-    assert [line[:2] for line in depth_table(rows[1]).rows] == [["1", "conv1"], ["2", "conv2"], ["3", "conv3"]]
-    for table in (summary_table(rows), depth_table(rows[0])):
+    assert [line[:2] for line in experiment_table(rows[1]).rows] == [["1", "conv1"], ["2", "conv2"], ["3", "conv3"]]
+    for table in (summary_table(rows), experiment_table(rows[0])):
         assert {len(line) for line in table.rows} == {len(table.header)}
-
-
-def test_markdown_aligns_all_but_the_first_column_to_the_right():
-    assert TextTable(["a", "b"], [["x", "1"]]).markdown() == "| a | b |\n| --- | ---: |\n| x | 1 |\n"
 
 
 def test_the_thesis_compares_three_networks_under_one_recipe():

@@ -12,6 +12,7 @@ from lwexplain.errors import MENDS, LwexplainError, mend
 from lwexplain.progress import Progress
 from lwexplain.signals import EndedBySignal, ended_by_signals
 from lwexplain.terminal import Forgiving, say_table, tell_error
+from lwexplain.text_table import TextTable
 
 LIST = f"{sys.executable} -m lwexplain list models"
 
@@ -82,7 +83,7 @@ def test_an_error_keeps_its_beginning_and_its_end(capsys):
 
 
 def test_a_table_keeps_its_columns_whatever_the_cells_hold(capsys):
-    say_table(["depth", "stage"], [["1", "a\nb"], ["10", "c" * 500]])
+    say_table(TextTable(["depth", "stage"], [["1", "a\nb"], ["10", "c" * 500]]))
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4
     assert lines[2] == "    1  a\\nb"

@@ -80,12 +80,6 @@ def quicker_half(rounds: np.ndarray) -> np.ndarray:
     return rounds[np.sort(quickest)]
 
 
-def milliseconds(seconds: float) -> str:
-    """A latency as text, to the two digits that another measurement would give again: ``3.7 ms``."""
-    value = float(f"{1000 * seconds:.2g}")
-    return f"{value:.0f} ms" if value >= 10 else f"{value:.2g} ms"
-
-
 def _noise(ordered: np.ndarray, median: float) -> float:
     """From the order statistics that hold the median in 95 of 100 samples (normal approximation of the binomial)."""
     count = len(ordered)

@@ -10,8 +10,8 @@ import plotly.graph_objects as go
 from lwexplain.advice.objective import costs_of, measured, pareto_front
 from lwexplain.advice.prospects import Prospect
 from lwexplain.costs import COSTS
+from lwexplain.text_table import TextTable
 from lwexplain.views.costs import human
-from lwexplain.views.study_table import TextTable
 from lwexplain.views.theme import (
     ACCENT,
     MUTED,

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lwexplain.views.study_table import TextTable, accuracy, mebibytes, number
+from lwexplain.text_table import TextTable
+from lwexplain.views.study_table import accuracy, mebibytes, number
 
 ROOT = Path(__file__).parents[2]
 FILES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))

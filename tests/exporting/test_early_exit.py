@@ -9,7 +9,7 @@ from lwexplain.advice.question import Question
 from lwexplain.errors import ExportError
 from lwexplain.exporting.export import export_run
 from lwexplain.exporting.source import ExportSource
-from lwexplain.exporting.summary import exits_table_of, lines_of
+from lwexplain.views.exported import exits_table, remarks
 
 
 @pytest.mark.parametrize(
@@ -50,8 +50,8 @@ def test_the_exits_end_at_the_chosen_depth_and_the_index_names_their_files(train
     assert files == [f"net.exit{place}.onnx" for place in range(1, len(depths) + 1)]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["net.onnx", "net.exits.json", *files])
     assert [exit_["threshold"] for exit_ in index["exits"]] == [exit_.threshold for exit_ in early.exits]
-    assert len(exits_table_of(exported)[1]) == len(depths)
-    assert any("early exit" in line for line in lines_of(exported))
+    assert len(exits_table(exported).rows) == len(depths)
+    assert any("early exit" in line for line in remarks(exported))
 
 
 def test_a_wide_tolerance_buys_cheaper_answers(trained, tmp_path):

@@ -16,10 +16,10 @@ from lwexplain.data.batches import Batches
 from lwexplain.data.load import load_data
 from lwexplain.errors import ExportError, ModelError, RunError
 from lwexplain.exporting.export import export_run
-from lwexplain.exporting.summary import lines_of, table_of
 from lwexplain.results import read_metrics
 from lwexplain.run import Run
 from lwexplain.training.trained import open_trained
+from lwexplain.views.exported import networks_table, remarks
 
 
 def own_logits(run, depth):
@@ -113,8 +113,8 @@ def test_auto_cuts_where_the_recommendation_says(analyzed, tmp_path):
     assert (exported.depth, exported.stage, exported.verdict) == (advice.depth, advice.stage, advice.verdict)
     assert exported.reason == advice.reason
     assert exported.expected_accuracy == advice.expected_accuracy
-    assert advice.reason in lines_of(exported)[0]
-    assert f"expected {advice.expected_accuracy:.4f}" in lines_of(exported)[1]
+    assert advice.reason in remarks(exported)[0]
+    assert f"expected {advice.expected_accuracy:.4f}" in remarks(exported)[1]
 
 
 def test_auto_minds_budgets(analyzed, tmp_path):
@@ -216,17 +216,17 @@ def test_a_local_head_that_is_not_there_is_refused(trained, tmp_path):
 
 def test_the_table_keeps_the_two_networks_apart(trained, tmp_path):
     exported = export_run(trained(), tmp_path / "net.pt2", depth=2)
-    header, rows = table_of(exported)
-    assert header == ["", "shorter (conv2)", "full (conv4)", "shorter / full"]
-    assert [row[0] for row in rows] == [
+    table = networks_table(exported)
+    assert table.header == ["", "shorter (conv2)", "full (conv4)", "shorter / full"]
+    assert [row[0] for row in table.rows] == [
         "accuracy on test",
         "parameters",
         "FLOPs an image",
         "latency, median",
         "latency, 95th percentile",
     ]
-    assert rows[1][1:3] == [f"{exported.short.parameters:,}", f"{exported.full.parameters:,}"]
-    assert any(str(tmp_path / "net.pt2") in line for line in lines_of(exported))
+    assert table.rows[1][1:3] == [f"{exported.short.parameters:,}", f"{exported.full.parameters:,}"]
+    assert any(str(tmp_path / "net.pt2") in line for line in remarks(exported))
     tree = json.loads(json.dumps(exported.to_dict()))
     assert tree["short"]["flops"] == exported.short.flops
     assert tree["full"]["flops"] == exported.full.flops

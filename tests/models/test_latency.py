@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lwexplain.models.cost import Cost
-from lwexplain.models.latency import Latency, measure_latencies, milliseconds, quicker_half
+from lwexplain.models.latency import Latency, measure_latencies, quicker_half
 from lwexplain.probes.cost import measurements
 
 CPU = torch.device("cpu")
@@ -80,21 +80,6 @@ def test_no_network_always_runs_after_the_same_one():
     measure_latencies([lambda name=name: order.append(name) for name in "abc"], CPU)
     pairs = set(pairwise(order))
     assert {("a", "b"), ("b", "a")} <= pairs
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (3.6512e-3, "3.7 ms"),
-        (8.27e-3, "8.3 ms"),
-        (1.2345, "1200 ms"),
-        (45.6e-3, "46 ms"),
-        (1.04e-4, "0.1 ms"),
-        (9.96e-3, "10 ms"),
-    ],
-)
-def test_latencies_are_shown_to_two_digits(seconds, text):
-    assert milliseconds(seconds) == text
 
 
 def cost(median, noise):
