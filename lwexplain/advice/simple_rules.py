@@ -3,15 +3,17 @@
 Each takes the evidence of one run and returns the position, from 0, of the last stage to keep, or None where what it
 reads was not measured. All of them read val (or what needs no data), never test. A stage without a value of the
 measure (NaN) takes no part and is never chosen. Where a paper gives no number, the docstring says what is read into it.
+
+``rules_beside`` applies them all to one table: where each would stop, to be shown beside a recommendation.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from lwexplain.advice.evidence import Evidence
-
-Rule = Callable[[Evidence], int | None]
 
 SLACK = 1e-12  # thresholds are met in spite of rounding
 
@@ -171,19 +173,112 @@ def gain_below_threshold(evidence: Evidence, threshold: float = 0.005, patience:
     return len(accuracy) - 1
 
 
-SIMPLE_RULES: dict[str, Rule] = {
-    "always full": always_full,
-    "middle": middle,
-    "probe at 98 % of best": probe_share_of_best,
-    "one standard error": one_standard_error,
-    "nearest-class-mean effective depth": effective_depth,
-    "saturation tail": saturation_tail,
-    "receptive-field border": receptive_field_border,
-    "knee of GDV": gdv_knee,
-    "plateau of separability index": separability_plateau,
-    "break of separation law": separation_law_break,
-    "gain below threshold": gain_below_threshold,
+@dataclass(frozen=True)
+class SimpleRule:
+    """A rule by name: ``position`` is one of the functions above, ``does`` says in a sentence what that does, and
+    ``needs`` what it reads ("" for nothing; ``{accuracy}`` stands for the accuracy that the network is judged by)."""
+
+    name: str
+    position: Callable[[Evidence], int | None]
+    does: str
+    needs: str = ""
+
+    def __call__(self, evidence: Evidence) -> int | None:
+        return self.position(evidence)
+
+
+SIMPLE_RULES: dict[str, SimpleRule] = {
+    rule.name: rule
+    for rule in (
+        SimpleRule("always full", always_full, "keeps every stage"),
+        SimpleRule("middle", middle, "keeps the first half of the stages, whatever was measured"),
+        SimpleRule(
+            "probe at 98 % of best",
+            probe_share_of_best,
+            "stops at the first stage that reaches 98 % of the best accuracy",
+            "{accuracy} at every stage",
+        ),
+        SimpleRule(
+            "one standard error",
+            one_standard_error,
+            "stops at the first stage within one standard error of the best accuracy",
+            "{accuracy} at every stage, with its number of samples",
+        ),
+        SimpleRule(
+            "nearest-class-mean effective depth",
+            effective_depth,
+            "stops where the nearest class mean errs at most 1 % more than at the end",
+            "ncm_accuracy",
+        ),
+        SimpleRule(
+            "saturation tail",
+            saturation_tail,
+            "drops the last stages whose features use few of their directions",
+            "saturation",
+        ),
+        SimpleRule(
+            "receptive-field border",
+            receptive_field_border,
+            "drops the stages whose input already sees more than the image",
+            "beyond_border",
+        ),
+        SimpleRule(
+            "knee of GDV",
+            gdv_knee,
+            "stops at the bend of the generalized discrimination value",
+            "gdv",
+        ),
+        SimpleRule(
+            "plateau of separability index",
+            separability_plateau,
+            "stops at the first stage within 1 % of the best separability index",
+            "separability_index",
+        ),
+        SimpleRule(
+            "break of separation law",
+            separation_law_break,
+            "stops where the classes no longer separate at a steady rate",
+            "separation_law",
+        ),
+        SimpleRule(
+            "gain below threshold",
+            gain_below_threshold,
+            "stops where the next two stages gain less than half a point of accuracy",
+            "{accuracy} at every stage",
+        ),
+    )
 }
+
+
+@dataclass(frozen=True)
+class RuleStop:
+    """Where a simple rule stops: the last ``stage`` that it keeps and its ``depth`` (from 1).
+
+    Both are None where the rule cannot be applied because the table lacks what it reads; ``lacks`` names that, and is
+    "" otherwise. ``does`` says in a sentence what the rule does.
+    """
+
+    rule: str
+    does: str
+    stage: str | None
+    depth: int | None
+    lacks: str
+
+
+def rules_beside(table: pd.DataFrame) -> list[RuleStop]:
+    """Where each of ``SIMPLE_RULES`` would stop on the table that ``lw.analyze`` or ``lw.analyze_model`` returned.
+
+    Nothing here takes part in a recommendation. Raises AdviceError where the table names no stages.
+    """
+    evidence = Evidence.of(table)
+    return [_stop(rule, evidence) for rule in SIMPLE_RULES.values()]
+
+
+def _stop(rule: SimpleRule, evidence: Evidence) -> RuleStop:
+    position = rule(evidence)
+    if position is None:
+        return RuleStop(rule.name, rule.does, None, None, rule.needs.format(accuracy=accuracy_metric(evidence)))
+    return RuleStop(rule.name, rule.does, evidence.stages[position], position + 1, "")
 
 
 def accuracy_metric(evidence: Evidence) -> str:
