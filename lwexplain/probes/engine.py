@@ -9,7 +9,8 @@ import numpy as np
 
 from lwexplain.arguments import shown, user_code
 from lwexplain.errors import ProbeError
-from lwexplain.probes.base import PROBES, Probe, ProbeOfAllStages, StageData, checked_results
+from lwexplain.probes.base import PROBES, Probe, ProbeOfAllStages, StageData
+from lwexplain.probes.returned import checked_results
 from lwexplain.probes.tables import ProbeRun, Tables
 
 # The order in which results stand in tables; probes that are not listed follow in alphabetical order.

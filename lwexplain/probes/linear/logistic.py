@@ -35,7 +35,7 @@ ROUGH_REMAINING = 1e-6
 ROUGH_ITERATIONS = 150
 
 LOWEST_LEVEL = 1e-12
-"""Least curvature of the loss of a class; that of samples which are all certain would be 0."""
+"""Least level of a Hessian (see ``turn``); where all samples are certain it would be 0."""
 
 
 class LogisticLoss:

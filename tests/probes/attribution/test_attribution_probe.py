@@ -13,7 +13,8 @@ from torch import nn
 from lwexplain.errors import ProbeError
 from lwexplain.probes.attribution import CHECKS, DEFAULT_METHODS, METHODS, AttributionMaps, Explanation, Method
 from lwexplain.probes.attribution.gradients import Saliency as SaliencyMethod
-from lwexplain.probes.base import PROBES, Attribution, Measurement, checked_results
+from lwexplain.probes.base import PROBES, Attribution, Measurement
+from lwexplain.probes.returned import checked_results
 
 
 class Net(nn.Module):

@@ -13,7 +13,8 @@ from sklearn.metrics import calinski_harabasz_score, davies_bouldin_score, silho
 
 from lwexplain.errors import ProbeError
 from lwexplain.probes import distances, subsample
-from lwexplain.probes.base import StageData, checked_results
+from lwexplain.probes.base import StageData
+from lwexplain.probes.returned import checked_results
 from lwexplain.probes.scatter_ratio import UNCERTAIN
 from lwexplain.probes.separability.probe import MOST_PAIRS, Separability
 
