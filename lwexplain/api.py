@@ -499,7 +499,8 @@ def _name_of(probe: "str | Probe") -> str:
 def _known(probes: "list[str | Probe] | None") -> "list[str | Probe]":
     """The probes to run; what is wrong with them is said before the data is looked at."""
     from lwexplain.probes.base import PROBES
-    from lwexplain.probes.engine import ALWAYS, default_probes, name_of
+    from lwexplain.probes.engine import ALWAYS, default_probes
+    from lwexplain.probes.hooks import name_of
 
     if probes is None:
         return list(default_probes())

@@ -26,6 +26,7 @@ from lwexplain.models.wrap import stage_by_names
 from lwexplain.probes.base import Probe, StageData
 from lwexplain.probes.cost import CostProbe
 from lwexplain.probes.engine import ALWAYS, built_in_probes
+from lwexplain.probes.hooks import ProbeHooks
 from lwexplain.probes.receptive_field import ReceptiveFieldProbe
 from lwexplain.progress import Progress
 from lwexplain.results import SPLITS, Analysis
@@ -123,7 +124,7 @@ def _class_names(labels: Sequence[np.ndarray], classes: Sequence[str] | None) ->
 
 
 def _name_of(probe: str | Probe) -> str:
-    return probe if isinstance(probe, str) else str(getattr(probe, "name", ""))
+    return probe if isinstance(probe, str) else ProbeHooks(probe).name
 
 
 def _add_sample_images(

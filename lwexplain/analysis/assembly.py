@@ -1,15 +1,17 @@
 """From the parts of single probes to one analysis: tables in a fixed order, nothing said twice."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import pandas as pd
 
 from lwexplain.analysis.parts import Part
+from lwexplain.metrics import Metric
 from lwexplain.probes.accuracy import balanced_rows
 from lwexplain.probes.base import StageData
-from lwexplain.probes.engine import in_order
+from lwexplain.probes.engine import ALWAYS, built_in_probes
+from lwexplain.probes.metrics.find import find_metrics
 from lwexplain.probes.sample_depth import depth_rows
 from lwexplain.results import PREDICTION_COLUMNS, Analysis, correctness_patterns, metrics_frame
 
@@ -19,10 +21,10 @@ def assemble_analysis(parts: Sequence[Part], attrs: dict[str, Any], stages: Sequ
 
     What two probes give (the same metric of the same stage, split and class; the same source of predictions, layout
     or attribution method) stays as the first of them gave it, built-in probes first; the other is told so in the
-    ``failures``.
+    ``failures``. The table says of its metrics what their probes declare.
     """
-    names = in_order([part.probe for part in parts])
-    ordered = sorted(parts, key=lambda part: names.index(part.probe))
+    built_in = [*ALWAYS, *built_in_probes()]
+    ordered = sorted(parts, key=lambda part: (part.probe not in built_in, part.order, part.probe))
     failures = [failure for part in ordered for failure in part.found.failures]
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     sources: dict[str, str] = {}
@@ -56,12 +58,23 @@ def assemble_analysis(parts: Sequence[Part], attrs: dict[str, Any], stages: Sequ
     attrs = {"stages": [stage.name for stage in stages], **attrs}
     attrs |= {"patterns": correctness_patterns(whole.predictions, attrs["stages"]), "failures": failures}
     measured = [*rows.values(), *balanced_rows(rows.values(), stages[0].classes)]
-    whole.metrics = metrics_frame([*measured, *_depth_rows(whole.predictions, stages)], attrs)
+    measured += _depth_rows(whole.predictions, stages)
+    attrs["metrics"] = _declarations(ordered, [str(row["metric"]) for row in measured])
+    whole.metrics = metrics_frame(measured, attrs)
     whole.summary = {
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "probe_seconds": {part.probe: round(part.found.seconds.get(part.probe, 0.0), 3) for part in ordered},
     }
     return whole
+
+
+def _declarations(parts: Sequence[Part], metrics: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """What is declared of ``metrics``, as it is stored: by the first probe that does, or because of what it follows
+    from."""
+    declared: dict[str, Metric] = {}
+    for part in parts:
+        declared |= {name: metric for name, metric in part.found.metrics.items() if name not in declared}
+    return {name: metric.to_dict() for name, metric in find_metrics(metrics, declared).items()}
 
 
 def _depth_rows(predictions: pd.DataFrame, stages: Sequence[StageData]) -> list[dict[str, Any]]:

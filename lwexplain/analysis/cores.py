@@ -6,17 +6,19 @@ from typing import Any
 
 import torch
 
+from lwexplain.probes.hooks import ProbeHooks
+
 
 class Cores:
     """The threads of this process, one fewer for each probe whose own process ``is_busy()``."""
 
     def __init__(self, probes: Iterable[Any]) -> None:
-        self._busy = [probe.is_busy for probe in probes if callable(getattr(probe, "is_busy", None))]
+        self._probes = [ProbeHooks(probe) for probe in probes]
         self._all = torch.get_num_threads()
 
     def share(self) -> None:
         """Set the number of threads for what comes next."""
-        wanted = max(1, self._all - sum(bool(busy()) for busy in self._busy))
+        wanted = max(1, self._all - sum(probe.is_busy() for probe in self._probes))
         if wanted != torch.get_num_threads():
             torch.set_num_threads(wanted)
 

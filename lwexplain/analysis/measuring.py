@@ -1,5 +1,6 @@
 """Run the probes one after another; each is done once it is kept, and several processes share the stages."""
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -8,6 +9,7 @@ from lwexplain.analysis.cores import Cores
 from lwexplain.analysis.parts import Part, PartStore
 from lwexplain.probes.base import PROBES, Probe, ProbeOfAllStages, StageData
 from lwexplain.probes.engine import FAILURES, resolve_probes, run_probes
+from lwexplain.probes.hooks import ProbeHooks, name_of
 from lwexplain.probes.linear.fits import FITS, fits_of, remember_fits
 from lwexplain.probes.moments import share_moments
 from lwexplain.probes.tables import ProbeRun, merged
@@ -44,13 +46,13 @@ def measure(
     for done, (name, probe) in enumerate(_quiet_first(wanted).items()):
         if tell:
             tell(name, done, len(wanted))
-        if not begun and not _needs_quiet(probe):
+        if not begun and not ProbeHooks(probe).needs_quiet:
             _begin(wanted, stages)
             begun = True
         if cores:
             cores.share()
         found = _run(name, probe, stages, world)
-        part = Part(name, settings_of(probe), found)
+        part = Part(name, settings_of(probe), found, ProbeHooks(probe).order)
         if fits := fits_of(stages, name):
             part.extra[FITS] = fits
         with world.first_alone():
@@ -67,15 +69,13 @@ def measure(
 
 
 def settings_of(probe: Any) -> dict[str, Any] | None:
-    """What decides what a probe finds, as plain values; None where it cannot be known.
+    """What decides what a probe finds, as plain values; None where it cannot be known (see ``ProbeDefaults.settings``).
 
-    A probe that says so itself has an attribute ``settings`` (a mapping). Of a built-in one it is the class and its
-    attributes; of one that an installed package offers, the version of that package.
+    The class belongs to it, and of a probe that an installed package offers the version of that package.
     """
-    own = getattr(probe, "settings", None)
-    kind = type(probe)
-    origin = PROBES.origin(getattr(probe, "name", ""))
-    if isinstance(own, Mapping):
+    hooks, kind = ProbeHooks(probe), type(probe)
+    origin = PROBES.origin(hooks.name)
+    if (own := hooks.settings) is not None:
         values = dict(own)
     elif kind.__module__.partition(".")[0] == __name__.partition(".")[0] or (origin and origin[1] is kind):
         values = {name: value for name, value in vars(probe).items() if not name.startswith("_")}
@@ -95,12 +95,11 @@ def start_probes(probes: Sequence[str | Probe], store: PartStore) -> list[Any]:
         PROBES.create(probe) if isinstance(probe, str) and PROBES.origin(probe) is None else probe for probe in probes
     ]
     for probe in made:
-        prepare = getattr(probe, "prepare", None)
-        if callable(prepare) and _kept(store, str(getattr(probe, "name", "")), probe) is None:
-            try:
-                prepare()
-            except FAILURES:  # said when the probe itself runs
-                continue
+        if isinstance(probe, str):
+            continue
+        with contextlib.suppress(*FAILURES):  # said when the probe itself runs
+            if _kept(store, name_of(probe), probe) is None:
+                ProbeHooks(probe).prepare()
     return made
 
 
@@ -124,30 +123,22 @@ def _kept(store: PartStore | None, name: str, probe: Any) -> Part | None:
 
 def _quiet_first(probes: Mapping[str, Any]) -> dict[str, Any]:
     """Probes that read the clock come first, before anything runs beside them."""
-    return dict(sorted(probes.items(), key=lambda item: not _needs_quiet(item[1])))
-
-
-def _needs_quiet(probe: Any) -> bool:
-    return bool(getattr(probe, "needs_quiet", False))
+    return dict(sorted(probes.items(), key=lambda item: not ProbeHooks(item[1]).needs_quiet))
 
 
 def _begin(probes: Mapping[str, Any], stages: Sequence[StageData]) -> None:
     """Let probes that work in a process of their own start it, so that it runs beside the others."""
     for probe in probes.values():
-        begin = getattr(probe, "begin", None)
-        if callable(begin):
-            try:
-                begin(stages)
-            except FAILURES:  # said when the probe itself runs
-                continue
+        with contextlib.suppress(*FAILURES):  # said when the probe itself runs
+            ProbeHooks(probe).begin(stages)
 
 
 def _run(name: str, probe: Any, stages: Sequence[StageData], world: World) -> ProbeRun:
-    takes_all = callable(getattr(probe, "measure_all", None))
-    if world.is_alone or (takes_all and getattr(probe, "collective", False)):
+    hooks = ProbeHooks(probe)
+    if world.is_alone or hooks.collective:
         return run_probes(stages, [probe])
     mine = [stage for place, stage in enumerate(stages) if place % world.size == world.rank]
-    if takes_all:
+    if hooks.measures_all:
         mine = list(stages) if world.is_main else []
     found = run_probes(mine, [probe]) if mine else ProbeRun(seconds={name: 0.0})
     return merged(world.gather_objects(found))

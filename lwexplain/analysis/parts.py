@@ -2,7 +2,8 @@
 
 ::
 
-    analysis/parts/PROBE/part.json            key, failures, seconds; attribution stages, targets, validity and notes
+    analysis/parts/PROBE/part.json            key, failures, seconds; what the probe declares of its metrics;
+                                              attribution stages, targets, validity and notes
     analysis/parts/PROBE/rows.parquet         measurements
     analysis/parts/PROBE/predictions.parquet
     analysis/parts/PROBE/embedding.METHOD.parquet
@@ -21,12 +22,15 @@ from urllib.parse import quote, unquote
 import numpy as np
 import pandas as pd
 
-from lwexplain.errors import RunError
+from lwexplain.errors import ProbeError, RunError
+from lwexplain.metrics import stored_metrics
+from lwexplain.probes.base import ProbeDefaults
+from lwexplain.probes.engine import order_of
 from lwexplain.probes.tables import ProbeRun
 from lwexplain.results import EMBEDDING_COLUMNS, METRIC_COLUMNS, PREDICTION_COLUMNS, AttributionSet
-from lwexplain.results.checks import check_embedding, check_predictions, check_rows
+from lwexplain.results.checks import check_embedding, check_predictions, check_rows, is_metrics
 from lwexplain.run.binary_files import map_array, read_table, write_array, write_table
-from lwexplain.run.fields import is_number
+from lwexplain.run.fields import is_count, is_number
 from lwexplain.run.files import RunFiles, is_plain_name
 from lwexplain.version import VERSION
 
@@ -36,11 +40,15 @@ MOST_EXTRA = 2**30
 
 @dataclass
 class Part:
-    """What one probe found. ``settings`` None means that nobody can say whether it would find the same again."""
+    """What one probe found. ``settings`` None means that nobody can say whether it would find the same again.
+
+    ``order`` says where its results stand among those of the others.
+    """
 
     probe: str
     settings: dict[str, Any] | None
     found: ProbeRun
+    order: int = ProbeDefaults.order
     extra: dict[str, bytes] = field(default_factory=dict)  # files that another probe of the same stages may want
 
 
@@ -91,11 +99,12 @@ class PartStore:
                 },
                 failures=header["failures"],
                 seconds={probe: header["seconds"]},
+                metrics=stored_metrics(header.get("metrics", {})),
             )
             extra = {name: folder.read_bytes(name, MOST_EXTRA) for name in header["extra"]}
-        except (RunError, ValueError, KeyError, TypeError):
+        except (RunError, ProbeError, ValueError, KeyError, TypeError):
             return None
-        return Part(probe, header["settings"], found, extra)
+        return Part(probe, header["settings"], found, header.get("order", order_of(probe)), extra)
 
     def save(self, part: Part) -> None:
         """Put a part in the place of the one before; raises RunError where the disk is full."""
@@ -133,6 +142,8 @@ class PartStore:
                 for name, maps in found.attributions.items()
             },
             "extra": list(part.extra),
+            "order": part.order,
+            "metrics": {name: metric.to_dict() for name, metric in found.metrics.items()},
         }
         folder.write_json("part.json", header)
 
@@ -167,6 +178,8 @@ def _is_header(header: dict[str, Any]) -> bool:
         and isinstance(header.get("failures"), list)
         and all(_is_failure(failure) for failure in header["failures"])
         and is_number(header.get("seconds"))
+        and is_count(header.get("order", 0))
+        and is_metrics(header.get("metrics", {}))
     )
 
 

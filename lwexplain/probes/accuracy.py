@@ -8,6 +8,7 @@ import pandas as pd
 
 from lwexplain.class_balance import unevenness
 from lwexplain.intervals import Z95, mean_share_interval, wilson_interval
+from lwexplain.metrics import balanced_metric
 from lwexplain.probes.base import Measurement
 
 __all__ = [
@@ -15,7 +16,6 @@ __all__ = [
     "accuracies_of",
     "accuracy_of",
     "balanced_accuracy_of",
-    "balanced_metric",
     "balanced_rows",
     "wilson_interval",
 ]
@@ -40,11 +40,6 @@ def accuracies_of(
         if own.any():
             rows.append(accuracy_of(metric, predicted[own], labels[own], split, note, class_=name))
     return rows
-
-
-def balanced_metric(metric: str) -> str:
-    """The name of the balanced accuracy beside an accuracy: ``head_accuracy`` -> ``head_balanced_accuracy``."""
-    return f"{metric.removesuffix('_accuracy')}_balanced_accuracy"
 
 
 def balanced_accuracy_of(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from lwexplain.metrics import Metric
 from lwexplain.registry import Registry
 
 if TYPE_CHECKING:
@@ -140,7 +141,8 @@ class Probe(Protocol):
     """Anything with a name and ``measure(stage)``.
 
     ``measure`` returns ``{"metric": value}`` or a sequence of results. A probe that needs all stages together
-    defines ``measure_all(stages)`` instead, which returns ``{stage name: results}``.
+    defines ``measure_all(stages)`` instead, which returns ``{stage name: results}``. What else a probe may say of
+    itself stands in ``ProbeDefaults``, with what holds where it does not.
 
     Examples:
         >>> class Mean:
@@ -169,3 +171,40 @@ class ProbeOfAllStages(Protocol):
     name: str
 
     def measure_all(self, stages: list[StageData]) -> "Mapping[str, Mapping[str, float] | Sequence[Result]]": ...
+
+
+class ProbeDefaults:
+    """What a probe may declare and define besides ``name`` and ``measure``, and what holds where it does not.
+
+    A probe need not derive from it: any object may define some of this and leave out the rest.
+    """
+
+    metrics: Sequence[Metric] = ()
+    """The metrics it gives: what each is called, which direction is better, its family. They are stored with the
+    analysis. A metric that is not among them is titled by its name."""
+
+    order: int = 1000
+    """Where its results stand in tables: ascending, those of one number by name; lwexplain's own probes come first."""
+
+    settings: Mapping[str, Any] | None = None
+    """What decides its results, as plain values that JSON holds: results that were kept are used again while these stay
+    the same. None: the attributes of the object whose names do not begin with ``_``, where it is one of lwexplain's own
+    probes or one that an installed package offers by name; of any other object nobody can say, and it measures anew."""
+
+    needs_quiet: bool = False
+    """Whether it reads the clock: such a probe runs before any process of another probe is at work."""
+
+    collective: bool = False
+    """Whether its ``measure_all`` shares the work out between several processes (torchrun) and must be called by all of
+    them. Without it, ``measure_all`` runs in the first process alone."""
+
+    def prepare(self) -> None:
+        """Start what takes long to start, before there are stages; not called where kept results are used again."""
+
+    def begin(self, stages: "Sequence[StageData]") -> None:
+        """Start to work on ``stages`` in a process of its own, beside other probes, and return at once; ``measure`` or
+        ``measure_all`` waits for it. Called when no probe that ``needs_quiet`` is left."""
+
+    def is_busy(self) -> bool:
+        """Whether a process of its own takes a core now; the other probes then use one thread less."""
+        return False

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from lwexplain.errors import ProbeError
 from lwexplain.probes.accuracy import wilson_interval
-from lwexplain.probes.base import PROBES, Measurement, StageData
+from lwexplain.probes.base import PROBES, Measurement, ProbeDefaults, StageData
 from lwexplain.probes.jackknife import Bounds
 from lwexplain.probes.linear.probe import fit_linear_probe
+from lwexplain.probes.metrics import collapse as declared
 from lwexplain.probes.moments import ClassMoments, moments_of
 from lwexplain.probes.scatter_ratio import interval_of_scatter_ratio
 from lwexplain.probes.splits import feature_blocks, float64_device, read_split, splits_of
@@ -22,7 +23,7 @@ HEAD_ROWS = 64
 
 
 @PROBES.register("collapse")
-class NeuralCollapse:
+class NeuralCollapse(ProbeDefaults):
     """The four signs of neural collapse (Papyan, Han and Donoho 2020, PNAS 117), each 0 where collapse is complete.
 
     On train, where it is defined, and on val. With M (K, D) the class means less their mean (every class weighs the
@@ -47,6 +48,8 @@ class NeuralCollapse:
     """
 
     name = "collapse"
+    order = 90
+    metrics = declared.METRICS
 
     def measure(self, stage: StageData) -> list[Measurement]:
         moments_of(stage, "train")

@@ -1,17 +1,17 @@
 """The cost of every depth as measurements: parameters, FLOPs, memory and measured latency."""
 
 from dataclasses import fields
-from typing import Any
 
 from lwexplain.errors import ModelError
 from lwexplain.models.cost import Cost, device_of, measure_costs, network_of_depth
 from lwexplain.models.latency import Latency
 from lwexplain.models.modules import undisturbed
 from lwexplain.models.staged import StagedModel
-from lwexplain.probes.base import Measurement, StageData
+from lwexplain.probes.base import Measurement, ProbeDefaults, StageData
+from lwexplain.probes.metrics import cost as declared
 
 
-class CostProbe:
+class CostProbe(ProbeDefaults):
     """Cost of every depth of a staged model as measurements; the model is left as it was.
 
     Given the error that kept a model from being cut instead of the model, it raises that error when asked, so that
@@ -19,18 +19,16 @@ class CostProbe:
     """
 
     name = "cost"
-    needs_quiet = True  # it reads the clock
+    order = 10
+    metrics = declared.METRICS
+    needs_quiet = True
 
     def __init__(self, model: StagedModel | ModelError, stages: list[str]) -> None:
         self.model = model
         self.stages = stages
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What decides the costs, besides the weights."""
-        device = None if isinstance(self.model, ModelError) else str(device_of(self.model))
+        device = None if isinstance(model, ModelError) else str(device_of(model))
         names = [field.name for kind in (Cost, Latency) for field in fields(kind)]
-        return {"stages": self.stages, "device": device, "costs": names}
+        self.settings = {"stages": stages, "device": device, "costs": names}  # besides the weights
 
     def measure_all(self, stages: list[StageData]) -> dict[str, list[Measurement]]:
         """Parameters, FLOPs, memory and latency by stage name, on the device where the model lies."""

@@ -7,35 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from lwexplain.arguments import shown, user_code
+from lwexplain.arguments import shown
 from lwexplain.errors import ProbeError
-from lwexplain.probes.base import PROBES, Probe, ProbeOfAllStages, StageData
+from lwexplain.probes.base import PROBES, Probe, ProbeDefaults, ProbeOfAllStages, StageData
+from lwexplain.probes.hooks import ProbeHooks, name_of
 from lwexplain.probes.returned import checked_results
 from lwexplain.probes.tables import ProbeRun, Tables
-
-# The order in which results stand in tables; probes that are not listed follow in alphabetical order.
-ORDER = [
-    "cost",
-    "receptive_field",
-    "head",
-    "linear",
-    "mlp",
-    "knn",
-    "ncm",
-    "separability",
-    "collapse",
-    "geometry",
-    "similarity",
-    "pca",
-    "umap",
-    "attribution",
-]
 
 ALWAYS = ("cost", "receptive_field", "sample_depth")
 """What every analysis measures, whatever is asked for."""
 
-# What may come out of foreign code without ending the analysis: also its sys.exit(), but not Ctrl-C.
 FAILURES = (Exception, SystemExit)
+"""What may come out of foreign code without ending the analysis: also its sys.exit(), but not Ctrl-C."""
 
 
 def default_probes() -> list[str]:
@@ -45,12 +28,13 @@ def default_probes() -> list[str]:
 
 def built_in_probes() -> list[str]:
     """The probes that come with lwexplain, in the order of their results."""
-    return in_order([name for name in PROBES.names() if name not in PROBES.third_party()])
+    own = [name for name in PROBES.names() if name not in PROBES.third_party()]
+    return sorted(own, key=lambda name: (order_of(name), name))
 
 
-def in_order(names: Sequence[str]) -> list[str]:
-    """Names of probes in the order in which their results stand in tables."""
-    return sorted(names, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
+def order_of(name: str) -> int:
+    """The ``order`` that the registered probe of this name declares; the usual one where there is none."""
+    return ProbeHooks(PROBES.get(name)).order if name in PROBES else ProbeDefaults.order
 
 
 def run_probes(
@@ -74,7 +58,7 @@ def run_probes(
     if not stages or len(set(names)) < len(names):
         raise ProbeError(f"the stages are {names}; expected at least one, each with a name of its own")
     tables = Tables(run)
-    total = sum(1 if _takes_all(probe) else len(stages) for probe in chosen.values())
+    total = sum(1 if ProbeHooks(probe).measures_all else len(stages) for probe in chosen.values())
     done = 0
 
     def tell(name: str) -> None:
@@ -86,6 +70,7 @@ def run_probes(
     for name, probe in chosen.items():
         started = time.perf_counter()
         _run_probe(name, probe, stages, tables, tell)
+        tables.declare(name, ProbeHooks(probe).metrics)
         run.seconds[name] = time.perf_counter() - started
     for name in list(chosen)[-1:]:
         tell(name)
@@ -123,25 +108,11 @@ def resolve_probes(
     return chosen
 
 
-def name_of(probe: Any) -> str:
-    """The name of a probe object; raises ProbeError where it is none."""
-    if isinstance(probe, type):
-        raise ProbeError(f"the probe {probe.__name__} is a class; pass an instance: {probe.__name__}()")
-    with user_code(f"asking a probe ({shown(probe)}) for its name and its method measure(stage)"):
-        name = getattr(probe, "name", None)
-        measures = callable(getattr(probe, "measure", None)) or _takes_all(probe)
-    if not isinstance(name, str) or not name or not name.isprintable():
-        raise ProbeError(f"{shown(probe)} is no probe: it has no name (a non-empty string of printable characters)")
-    if not measures:
-        raise ProbeError(f"probe {shown(name)} has neither a method measure(stage) nor measure_all(stages)")
-    return str(name)
-
-
 def _run_probe(name: str, probe: Any, stages: Sequence[StageData], tables: Tables, tell: Callable[[str], None]) -> None:
     """Measure, check and file stage by stage; whatever is wrong becomes a failure, and nothing of it is filed."""
     failures = tables.run.failures
     together: dict[str, Any] | None = None
-    if _takes_all(probe):
+    if ProbeHooks(probe).measures_all:
         tell(name)
         try:
             together = _measure_all(probe, stages)
@@ -160,10 +131,6 @@ def _run_probe(name: str, probe: Any, stages: Sequence[StageData], tables: Table
             tables.add(name, stage, checked_results(stage, returned))
         except FAILURES as error:
             failures.append(_failure(name, stage, error))
-
-
-def _takes_all(probe: Any) -> bool:
-    return callable(getattr(probe, "measure_all", None))
 
 
 def _measure_all(probe: Any, stages: Sequence[StageData]) -> dict[str, Any]:

@@ -6,13 +6,14 @@ import numpy as np
 import torch
 
 from lwexplain.errors import ProbeError
-from lwexplain.probes.base import PROBES, Measurement, StageData
+from lwexplain.probes.base import PROBES, Measurement, ProbeDefaults, StageData
 from lwexplain.probes.jackknife import (
     PLAIN,
     RECIPROCAL,
     Bounds,
     bias_corrected_interval,
 )
+from lwexplain.probes.metrics import geometry as declared
 from lwexplain.probes.moments import ClassMoments, moments_of
 from lwexplain.probes.neighbourhood import copies_in, copies_note, neighbours_of
 from lwexplain.probes.splits import read_split
@@ -29,7 +30,7 @@ DISCARDED = 0.1
 
 
 @PROBES.register("geometry")
-class Geometry:
+class Geometry(ProbeDefaults):
     """Effective rank, participation ratio, saturation and intrinsic dimension of the features of one split.
 
     The first three from the spectrum of the covariance, in directions (``saturation`` as a share of the width D, in
@@ -44,6 +45,8 @@ class Geometry:
     """
 
     name = "geometry"
+    order = 100
+    metrics = declared.OF_FEATURES
 
     def __init__(self, split: str = "val") -> None:
         self.split = split

@@ -4,12 +4,13 @@ import numpy as np
 
 from lwexplain.errors import ProbeError
 from lwexplain.probes.accuracy import accuracies_of, accuracy_of
-from lwexplain.probes.base import PROBES, Measurement, Predictions, StageData
+from lwexplain.probes.base import PROBES, Measurement, Predictions, ProbeDefaults, StageData
+from lwexplain.probes.metrics import accuracy as declared
 from lwexplain.probes.splits import read_labels
 
 
 @PROBES.register("head")
-class Head:
+class Head(ProbeDefaults):
     """Accuracy of the stage's own head, and its predictions; nothing where the stage has none.
 
     Rows ``head_accuracy`` for train, val and test, and for each class on val and test, in [0, 1] with Wilson intervals.
@@ -17,6 +18,8 @@ class Head:
     """
 
     name = "head"
+    order = 30
+    metrics = declared.HEAD
 
     def measure(self, stage: StageData) -> list[Measurement | Predictions]:
         rows: list[Measurement | Predictions] = []

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from lwexplain.errors import ProbeError
 from lwexplain.probes.accuracy import accuracy_of, balanced_accuracy_of
-from lwexplain.probes.base import PROBES, Measurement, StageData
+from lwexplain.probes.base import PROBES, Measurement, ProbeDefaults, StageData
 from lwexplain.probes.linear.standardisation import Standardisation
+from lwexplain.probes.metrics import accuracy as declared
 from lwexplain.probes.moments import moments_of
 from lwexplain.probes.splits import feature_blocks, let_go, read_split, splits_of
 
@@ -36,7 +37,7 @@ FLOOR = 0.1
 
 
 @PROBES.register("mlp")
-class MLP:
+class MLP(ProbeDefaults):
     """Accuracy of an MLP with one hidden layer of ``width`` ReLUs, its epoch and the scaling of features chosen on val.
 
     Rows ``mlp_probe_accuracy`` and ``mlp_probe_balanced_accuracy`` for train, val and test, in [0, 1] with intervals.
@@ -48,6 +49,8 @@ class MLP:
     """
 
     name = "mlp"
+    order = 50
+    metrics = declared.MLP_PROBE
 
     def __init__(self, width: int = 256, weight_decay: float = 1e-2) -> None:
         if width < 1:

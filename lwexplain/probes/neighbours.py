@@ -10,9 +10,10 @@ from torch import Tensor
 
 from lwexplain.errors import ProbeError
 from lwexplain.probes.accuracy import accuracies_of
-from lwexplain.probes.base import PROBES, Measurement, StageData
+from lwexplain.probes.base import PROBES, Measurement, ProbeDefaults, StageData
 from lwexplain.probes.copies import copies_among
 from lwexplain.probes.distances import squared_distance_blocks
+from lwexplain.probes.metrics import accuracy as declared
 from lwexplain.probes.moments import moments_of
 from lwexplain.probes.neighbourhood import copies_note
 from lwexplain.probes.splits import as_float64, feature_blocks, read_split, splits_of
@@ -24,7 +25,7 @@ REFERENCE_ROWS = 16384
 
 
 @PROBES.register("knn")
-class NearestNeighbours:
+class NearestNeighbours(ProbeDefaults):
     """Accuracy of the vote of the k nearest training samples, k chosen on val (ties: the smaller k).
 
     Rows ``knn_accuracy`` for val and test and for each class of both, in [0, 1] with Wilson intervals, Euclidean
@@ -34,6 +35,8 @@ class NearestNeighbours:
     """
 
     name = "knn"
+    order = 60
+    metrics = declared.NEAREST_NEIGHBOURS
 
     def __init__(self, grid: Sequence[int] = GRID) -> None:
         self.grid = tuple(sorted(grid))
@@ -68,7 +71,7 @@ class NearestNeighbours:
 
 
 @PROBES.register("ncm")
-class NearestClassMean:
+class NearestClassMean(ProbeDefaults):
     """Accuracy of giving each sample the class whose training mean is nearest (Euclidean).
 
     Rows ``ncm_accuracy`` for val and test and for each class of both, in [0, 1] with Wilson intervals (Mensink et al.
@@ -76,6 +79,8 @@ class NearestClassMean:
     """
 
     name = "ncm"
+    order = 70
+    metrics = declared.NEAREST_CLASS_MEAN
 
     def measure(self, stage: StageData) -> list[Measurement]:
         moments = moments_of(stage, "train").whole

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import nn
@@ -11,10 +10,11 @@ from lwexplain.errors import ModelError
 from lwexplain.models.modules import as_parameters, find_modules, in_evaluation, path_and_call, unwrap
 from lwexplain.models.receptive_field import ReceptiveField, StageField, receptive_fields
 from lwexplain.models.staged import StagedModel
-from lwexplain.probes.base import Measurement, StageData
+from lwexplain.probes.base import Measurement, ProbeDefaults, StageData
+from lwexplain.probes.metrics import geometry as declared
 
 
-class ReceptiveFieldProbe:
+class ReceptiveFieldProbe(ProbeDefaults):
     """Receptive field of every stage in pixels, and whether it lies beyond the border; needs no training and no data.
 
     Rows of no split: ``receptive_field`` of a stage's output along the longest path, ``receptive_field_shortest`` along
@@ -27,16 +27,14 @@ class ReceptiveFieldProbe:
     """
 
     name = "receptive_field"
+    order = 20
+    metrics = declared.OF_RECEPTIVE_FIELDS
 
     def __init__(self, model: nn.Module, stages: Sequence[str], input_shape: Sequence[int]) -> None:
         self.model = model
         self.stages = list(stages)
         self.input_shape = tuple(input_shape)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What decides the receptive fields, besides the architecture."""
-        return {"stages": self.stages, "input_shape": list(self.input_shape)}
+        self.settings = {"stages": self.stages, "input_shape": list(input_shape)}  # besides the architecture
 
     def measure_all(self, stages: list[StageData]) -> dict[str, list[Measurement]]:
         """Rows by stage name. Raises ModelError for inputs that are no images (C, H, W), CaptureError for an unknown

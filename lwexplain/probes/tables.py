@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lwexplain.errors import ProbeError
+from lwexplain.metrics import Metric
 from lwexplain.probes.base import Attribution, Embedding, Measurement, Predictions, Result, StageData
 from lwexplain.results import EMBEDDING_COLUMNS, PREDICTION_COLUMNS, AttributionSet
 
@@ -20,7 +21,7 @@ class ProbeRun:
     ``failures`` holds one ``{"probe", "stage", "error"}`` per probe and stage that raised or returned what does not
     fit (stage None where the probe takes all stages together); ``seconds`` the wall time per probe. ``sources``,
     ``embedding_probes`` and ``attribution_probes`` say which probe gave a source of predictions, an embedding
-    method and an attribution method.
+    method and an attribution method. ``metrics`` are the declarations of those metrics in ``rows`` that have one.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -32,6 +33,7 @@ class ProbeRun:
     sources: dict[str, str] = field(default_factory=dict)
     embedding_probes: dict[str, str] = field(default_factory=dict)
     attribution_probes: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, Metric] = field(default_factory=dict)
 
 
 def merged(runs: Sequence[ProbeRun]) -> ProbeRun:
@@ -51,6 +53,7 @@ def merged(runs: Sequence[ProbeRun]) -> ProbeRun:
         whole.sources |= run.sources
         whole.embedding_probes |= run.embedding_probes
         whole.attribution_probes |= run.attribution_probes
+        whole.metrics |= run.metrics
     depths = {row["stage"]: row["depth"] for row in whole.rows}
     for name in {name for run in runs for name in run.attributions}:
         sets = [run.attributions[name] for run in runs if name in run.attributions]
@@ -113,6 +116,13 @@ class Tables:
                 self.layouts[item.method].append(_embedding_rows(stage, item))
             else:
                 self.maps[item.method].append((stage, item))
+
+    def declare(self, probe: str, declared: Mapping[str, Metric]) -> None:
+        """File what a probe declares of the metrics that it gave; what another one declared of the same stays."""
+        given = {row["metric"] for row in self.run.rows if row["probe"] == probe}
+        for name, metric in declared.items():
+            if name in given:
+                self.run.metrics.setdefault(name, metric)
 
     def finish(self) -> None:
         """Put the parts together, stages in the order of their depth."""

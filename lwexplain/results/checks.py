@@ -12,6 +12,8 @@ import pandas as pd
 
 from lwexplain.arguments import shown
 from lwexplain.costs import cost_metrics
+from lwexplain.errors import ProbeError
+from lwexplain.metrics import stored_metrics
 from lwexplain.run.fields import LONGEST_TEXT, MOST_CLASSES, MOST_STAGES, is_count, is_names, is_number, is_text
 
 SPLITS = ("train", "val", "test")
@@ -172,10 +174,22 @@ def _check_attrs(attrs: Mapping[Any, Any]) -> None:
         "forward": attrs.get("forward") is None or is_text(attrs["forward"]),
         "failures": _are_failures(attrs.get("failures", [])),
         "patterns": _are_patterns(attrs.get("patterns", {}), attrs["stages"]),
+        "metrics": is_metrics(attrs.get("metrics", {})),
     }
     for name, fits in checks.items():
         if not fits:
             raise ValueError(f"its attribute {name!r} is not what an analysis writes")
+
+
+def is_metrics(stored: Any) -> bool:
+    """Whether a value is what an analysis stores of the declarations of its metrics: by name, title and the rest."""
+    if not isinstance(stored, dict) or not all(isinstance(name, str) and NAME.fullmatch(name) for name in stored):
+        return False
+    try:
+        stored_metrics(stored)
+    except (ProbeError, KeyError, TypeError):
+        return False
+    return True
 
 
 def _are_failures(failures: Any) -> bool:

@@ -1,7 +1,6 @@
 """The probe: which pixels a stage's prediction rests on, by several methods, each with its quality."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +12,14 @@ from lwexplain.probes.attribution.checks import CHECKS, Checked, check
 from lwexplain.probes.attribution.memory import chunker_for
 from lwexplain.probes.attribution.methods import DEFAULT_METHODS, methods_of
 from lwexplain.probes.attribution.quality import Subject
-from lwexplain.probes.base import PROBES, Attribution, Measurement, StageData
+from lwexplain.probes.base import PROBES, Attribution, Measurement, ProbeDefaults, StageData
 from lwexplain.probes.linear.probe import fit_linear_probe
+from lwexplain.probes.metrics import attribution as declared
 from lwexplain.registry import nearest
 
 
 @PROBES.register("attribution")
-class AttributionMaps:
+class AttributionMaps(ProbeDefaults):
     """Heat maps of the sample images towards the class the stage predicts, by several methods, with their quality.
 
     The class comes from the stage's head, or from its linear probe where it has none (the note says so). ``methods``
@@ -50,6 +50,7 @@ class AttributionMaps:
     """
 
     name = "attribution"
+    order = 140
 
     def __init__(
         self,
@@ -66,12 +67,9 @@ class AttributionMaps:
         if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
             raise ProbeError(f"attribution: chunk is {chunk!r}; expected a whole number from 1, or None")
         self.checks, self.chunk = frozenset(checks), chunk
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What decides the maps and their quality; the chunk does not."""
-        methods = [{"class": type(method).__qualname__, **vars(method)} for method in self.methods]
-        return {"methods": methods, "checks": sorted(self.checks)}
+        self.metrics = [metric for method in self.methods for metric in declared.metrics_of_method(method.name)]
+        kinds = [{"class": type(method).__qualname__, **vars(method)} for method in self.methods]
+        self.settings = {"methods": kinds, "checks": sorted(self.checks)}  # the chunk decides nothing
 
     def measure(self, stage: StageData) -> list[Attribution | Measurement]:
         if stage.images is None:

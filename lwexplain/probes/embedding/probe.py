@@ -9,11 +9,12 @@ from dataclasses import asdict
 import numpy as np
 
 from lwexplain.errors import ProbeError
-from lwexplain.probes.base import PROBES, Embedding, Measurement, StageData
+from lwexplain.probes.base import PROBES, Embedding, Measurement, ProbeDefaults, StageData
 from lwexplain.probes.embedding.layout import align, layout_shift, principal_components
 from lwexplain.probes.embedding.layout_quality import distinct_points, neighbourhood_quality
 from lwexplain.probes.embedding.umap_layout import MAX_DIMENSIONS, Options
 from lwexplain.probes.embedding.umap_process import UmapProcess
+from lwexplain.probes.metrics import layout as declared
 
 BACKENDS = ("auto", "umap", "torchdr")
 FEWEST_SAMPLES = 5
@@ -22,7 +23,7 @@ Layout = list[Embedding | Measurement]
 
 
 @PROBES.register("pca")
-class Pca:
+class Pca(ProbeDefaults):
     """The first two principal components of each stage, turned onto those of the stage before.
 
     ``measure_all`` returns per stage one Embedding of at most ``max_samples`` samples of the split, the same ones in
@@ -31,6 +32,8 @@ class Pca:
     """
 
     name = "pca"
+    order = 120
+    metrics = declared.PCA
 
     def __init__(self, split: str = "val", max_samples: int = 2000, neighbors: int = 15) -> None:
         self.split, self.max_samples, self.neighbors = split, max_samples, neighbors
@@ -56,7 +59,7 @@ class Pca:
 
 
 @PROBES.register("umap")
-class Umap:
+class Umap(ProbeDefaults):
     """UMAP of each stage, started from and turned onto the layout of the stage before, in its own process.
 
     ``measure_all`` returns per stage one Embedding of at most ``max_samples`` samples of the split (the same ones in
@@ -76,6 +79,8 @@ class Umap:
     """
 
     name = "umap"
+    order = 130
+    metrics = declared.UMAP
 
     def __init__(
         self,

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 
 from lwexplain.errors import ProbeError
 from lwexplain.probes.accuracy import accuracies_of, accuracy_of
-from lwexplain.probes.base import PROBES, Measurement, Predictions, StageData
+from lwexplain.probes.base import PROBES, Measurement, Predictions, ProbeDefaults, StageData
 from lwexplain.probes.linear.lbfgs import HISTORY, state_bytes
 from lwexplain.probes.linear.logistic import LogisticLoss, own_rows, solve
+from lwexplain.probes.metrics import accuracy as declared
 from lwexplain.probes.splits import feature_blocks, read_split, splits_of
 from lwexplain.processes import World, current_world
 
@@ -62,7 +63,7 @@ class LinearProbe:
 
 
 @PROBES.register("linear")
-class Linear:
+class Linear(ProbeDefaults):
     """Multinomial logistic regression on standardised features, its C chosen on val, test read once.
 
     Rows ``linear_probe_accuracy`` for train, val and test, and for each class on val and test, in [0, 1] with Wilson
@@ -72,6 +73,8 @@ class Linear:
     """
 
     name = "linear"
+    order = 40
+    metrics = declared.LINEAR_PROBE
     collective = True
 
     def __init__(self, grid: Sequence[float] = GRID) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lwexplain.errors import ProbeError
-from lwexplain.probes.base import PROBES, Measurement, StageData, pair_of
+from lwexplain.probes.base import PROBES, Measurement, ProbeDefaults, StageData, pair_of
 from lwexplain.probes.jackknife import (
     FEWEST,
     T_OF_PAIRS,
@@ -19,6 +19,7 @@ from lwexplain.probes.jackknife import (
     interval_of_share,
     jackknife_error,
 )
+from lwexplain.probes.metrics import separability as declared
 from lwexplain.probes.moments import ClassMoments, moments_of
 from lwexplain.probes.neighbourhood import copies_note
 from lwexplain.probes.separability.discrimination import generalized_discrimination_value
@@ -40,7 +41,7 @@ MOST_PAIRS = 190
 
 
 @PROBES.register("separability")
-class Separability:
+class Separability(ProbeDefaults):
     """Separability indices of the features of one split as they are; only the GDV standardises them.
 
     - ``separability_index``, ``knn_purity``, ``silhouette``, ``hypothesis_margin`` and ``dsi`` (see
@@ -62,6 +63,8 @@ class Separability:
     """
 
     name = "separability"
+    order = 80
+    metrics = declared.METRICS
 
     def __init__(self, split: str = "val") -> None:
         self.split = split

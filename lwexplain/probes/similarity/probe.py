@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from lwexplain.errors import ProbeError
-from lwexplain.probes.base import PROBES, Measurement, StageData
+from lwexplain.probes.base import PROBES, Measurement, ProbeDefaults, StageData
 from lwexplain.probes.jackknife import GROUPS, bias_corrected_interval, jackknife_groups
+from lwexplain.probes.metrics import similarity as declared
 from lwexplain.probes.similarity.hsic import gram_hsic, linear_hsic, linear_kernel, rbf_kernel
 from lwexplain.probes.splits import feature_blocks, float64_device, let_go, read_split
 from lwexplain.probes.subsample import sample_note, stratified_sample
@@ -25,7 +26,7 @@ Pair = tuple[int, int]
 
 
 @PROBES.register("similarity")
-class Similarity:
+class Similarity(ProbeDefaults):
     """CKA of every two stages on one split: rows ``cka_linear`` and ``cka_rbf`` on a stage, ``class_`` the other stage.
 
     CKA(K, L) = HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)) (Kornblith et al. 2019) with the unbiased HSIC_1 of Song et al.
@@ -40,6 +41,8 @@ class Similarity:
     """
 
     name = "similarity"
+    order = 110
+    metrics = declared.METRICS
 
     def __init__(self, split: str = "val", samples: int = SAMPLES, bandwidth: float = BANDWIDTH) -> None:
         if samples < 4 or not bandwidth > 0:
