@@ -24,17 +24,11 @@ FAMILIES = {
 }
 """Families whose metrics share a panel of small charts over depth -> what it is headed by, in the order of the panels.
 
-Any other family of a probe's choice has a panel of its own before the last one, headed by its name; those of
-``OWN_FIGURES`` have none.
+Any other family that a probe names has a panel of its own before the last one, headed by that name.
 """
 
-OWN_FIGURES = ("accuracy", "cost", "similarity", "sample_depth", "attribution")
-"""Families with a figure of their own in place of small charts.
-
-``accuracy`` are shares of samples that are right, and end in ``_accuracy``; ``cost`` what the network of a depth costs;
-``similarity`` how alike two stages are, with the other stage as the class of the row; ``sample_depth`` shares of
-samples by the depth at which they are right; ``attribution`` the quality of heat maps.
-"""
+SIMILARITY = "similarity"
+"""The family of metrics that compare two stages, the other one as the class of the row: a heat map shows each."""
 
 Direction = Literal["higher", "lower", None]
 
@@ -48,7 +42,8 @@ class Metric:
 
     ``name`` is that of its rows in the long table and ``title`` what a person calls it, in at most 80 characters (""
     stands for the name). ``better`` says which direction is better, None that neither is. ``family`` is one of
-    ``FAMILIES`` or ``OWN_FIGURES``, or the heading of a panel of its own. Raises ProbeError for anything else.
+    ``FAMILIES``, ``similarity``, or the heading of a panel of its own. Shares of samples that are right, whose names
+    end in ``_accuracy``, share one figure whatever their family. Raises ProbeError for anything else.
 
     >>> Metric("nc1", "NC1 within-class spread", better="lower", family="collapse").title
     'NC1 within-class spread'

@@ -15,6 +15,7 @@ from lwexplain.run import Run
 from lwexplain.text import escape_markdown, plain
 from lwexplain.views import contents
 from lwexplain.views.depth_curve import accuracy_metrics, comparison_figure
+from lwexplain.views.metrics import Metrics, title_of
 
 DECIDING = "the one advice is decided on"
 
@@ -43,7 +44,7 @@ def show(runs: dict[str, str]) -> None:
             "Accuracy",
             metrics,
             key="compared_metric",
-            format_func=lambda metric: metric if metric == DECIDING else plain(contents.metric_name(metric)),
+            format_func=lambda metric: metric if metric == DECIDING else plain(_title(metric, tables)),
         )
     with right:
         restore("compared_split", "val", ["val", "test"])
@@ -69,6 +70,12 @@ def show(runs: dict[str, str]) -> None:
     reasons = {name: advice.reason if advice else problem for name, (advice, problem) in advised.items()}
     lines = [f"- **{escape_markdown(name)}**: {escape_markdown(reason, 1000)}" for name, reason in reasons.items()]
     st.markdown("\n".join(lines))
+
+
+def _title(metric: str, tables: dict[str, pd.DataFrame]) -> str:
+    """The title of a metric, as the first run that declares it calls it."""
+    known = (Metrics.of(table) for table in tables.values())
+    return next((found.title(metric) for found in known if metric in found), title_of(metric))
 
 
 def _read(runs: dict[str, str]) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:

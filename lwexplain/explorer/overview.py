@@ -19,6 +19,7 @@ from lwexplain.text import escape_markdown, plain
 from lwexplain.views import contents
 from lwexplain.views.costs import cost_figure
 from lwexplain.views.depth_curve import depth_figure
+from lwexplain.views.metrics import Metrics
 from lwexplain.views.pareto import pareto_figure, pareto_table
 from lwexplain.views.sample_depth import confusion_figure, sample_depth_figure, sample_depth_source, source_title
 from lwexplain.views.separability import panel_families, separability_figure
@@ -221,7 +222,7 @@ def _show_classes(table: pd.DataFrame) -> None:
         st.caption("One row a class, one column a stage; the menu changes the measure.")
         st.plotly_chart(figure, theme=None, key="classes", config=CHART)
     if not pairs.empty:
-        metric = escape_markdown(contents.metric_name(pairs.attrs["metric"]))
+        metric = escape_markdown(Metrics.of(table).title(pairs.attrs["metric"]))
         st.caption(f"The pairs of classes that separate least, by their {metric}.")
         show_table(pairs)
 
@@ -232,8 +233,10 @@ def _show_similarity(table: pd.DataFrame) -> None:
         return
     st.subheader("How alike the stages are")
     st.caption("Centred kernel alignment of every two stages: 1 where they hold the same, near 0 where nothing.")
-    for column, metric in zip(st.columns(2), metrics, strict=False):
-        column.markdown(f"**{escape_markdown(contents.metric_name(metric))}**")
+    known, columns = Metrics.of(table), st.columns(2)
+    for place, metric in enumerate(metrics):
+        column = columns[place % 2]
+        column.markdown(f"**{escape_markdown(known.title(metric))}**")
         column.plotly_chart(similarity_figure(table, metric), theme=None, key=metric, config=CHART)
 
 

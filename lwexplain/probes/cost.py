@@ -20,12 +20,12 @@ class CostProbe(ProbeDefaults):
 
     name = "cost"
     order = 10
-    metrics = declared.METRICS
     needs_quiet = True
 
     def __init__(self, model: StagedModel | ModelError, stages: list[str]) -> None:
         self.model = model
         self.stages = stages
+        self.metrics = declared.metrics()
         device = None if isinstance(model, ModelError) else str(device_of(model))
         names = [field.name for kind in (Cost, Latency) for field in fields(kind)]
         self.settings = {"stages": stages, "device": device, "costs": names}  # besides the weights

@@ -2,21 +2,8 @@
 
 import pandas as pd
 
+from lwexplain.probes.metrics.attribution import ENDINGS
 from lwexplain.results import AttributionSet
-
-QUALITY = {
-    "completeness_residual": "completeness residual",
-    "completeness_residual_max": "worst residual",
-    "incomplete_share": "incomplete images",
-    "insertion_gain": "insertion gain",
-    "deletion_gain": "deletion gain",
-    "max_sensitivity": "max-sensitivity",
-    "randomisation_correlation": "randomisation correlation",
-    "randomisation_strength_correlation": "of strength",
-    "edge_correlation": "edge correlation",
-    "edge_correlation_randomised": "edge correlation, shuffled",
-}
-"""What follows the method's name in a metric, and its title."""
 
 EXPLANATION = (
     "Maps of a stage are valid where three things hold; a single map also where its own figures do. They add up: the "
@@ -31,18 +18,13 @@ EXPLANATION = (
 )
 
 
-def is_attribution_quality(metric: str) -> bool:
-    """Whether a metric says how good an attribution method's maps are."""
-    return any(metric.endswith(f"_{what}") for what in QUALITY)
-
-
 def attribution_quality(table: pd.DataFrame, item: AttributionSet) -> pd.DataFrame:
     """One row a stage of the method's maps: ``stage``, ``valid`` (yes or no), ``valid images`` (``10 of 12``), and a
     column of numbers for each figure that was measured.
 
     ``table`` is the metrics table.
     """
-    metrics = {f"{item.method}_{what}": title for what, title in QUALITY.items()}
+    metrics = {f"{item.method}_{ending}": what.title for ending, what in ENDINGS.items()}
     rows = table[table["metric"].isin(list(metrics)) & (table["split"] == "val") & table["class"].isna()]
     wide = rows.drop_duplicates(["metric", "stage"]).pivot(index="stage", columns="metric", values="value")
     figures = wide[[metric for metric in metrics if metric in wide]].rename(columns=metrics).reindex(item.stages)

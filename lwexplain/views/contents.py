@@ -1,6 +1,5 @@
 """What a run directory holds for a page to show, checked: a run from a stranger may lack or break any part."""
 
-import html
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,13 +10,14 @@ from lwexplain.advice.objective import budgets_in_words, measured
 from lwexplain.advice.prospects import Prospect
 from lwexplain.costs import COSTS, is_cost
 from lwexplain.errors import RunError
+from lwexplain.metrics import is_accuracy
 from lwexplain.results import EMBEDDING_COLUMNS, PREDICTION_COLUMNS, checked_table, embedding_file
 from lwexplain.results.checks import check_embedding, check_predictions
 from lwexplain.run import Run
 from lwexplain.views.depth_curve import accuracy_metrics, per_depth, without_attrs
+from lwexplain.views.metrics import Metrics, title_of
 from lwexplain.views.sample_depth import sample_depth_source
 from lwexplain.views.single_classes import of_a_pair, of_one_class
-from lwexplain.views.theme import is_accuracy, is_sample_depth, is_similarity, metric_title
 
 VERDICT_TITLES = {
     "stop_here": "Stop early",
@@ -79,7 +79,7 @@ def notes(table: pd.DataFrame) -> list[str]:
     forward = str(table.attrs.get("forward") or "")
     lists = [table.attrs.get(key) for key in ("data_notes", "notes")]
     read = [str(note) for given in lists if isinstance(given, list) for note in given]
-    table = without_attrs(table)
+    known, table = Metrics.of(table), without_attrs(table)
     noted = table.loc[table["note"].fillna("") != "", ["note", "metric", "stage", "depth"]]
     noted = noted.assign(note=noted["note"].str.split("; ")).explode("note").drop_duplicates().sort_values("depth")
     measured = table.groupby("metric")["stage"].nunique()
@@ -88,7 +88,7 @@ def notes(table: pd.DataFrame) -> list[str]:
         metrics = sorted({str(metric) for metric in part["metric"]})
         everywhere = part["stage"].nunique() >= max(measured[metric] for metric in metrics)
         where = "" if everywhere else f", at {', '.join(map(str, part['stage'].unique()))}"
-        titles = dict.fromkeys(metric_name(metric) for metric in metrics)
+        titles = dict.fromkeys(known.title(metric) for metric in metrics)
         lines.append((not everywhere, f"{note}: {', '.join(titles)}{where}"))
     told = [line for _, line in sorted(lines, key=lambda item: item[0])]
     return [*read, *([forward] if forward.startswith("bfloat16") else []), *told]
@@ -110,12 +110,14 @@ def depth_table(table: pd.DataFrame, split: str = "val") -> pd.DataFrame:
     Cost columns hold numbers of one image in the units that ``lwexplain.costs`` shows them in.
     """
     rows = table[["depth", "stage"]].drop_duplicates("depth").sort_values("depth")
-    frame = rows.set_index("depth")
+    frame, known = rows.set_index("depth"), Metrics.of(table)
     for metric in accuracy_metrics(table):
         found = per_depth(table, metric, split)
         if not found.empty:
             texts = [_with_interval(row) for row in found.to_dict("records")]
-            frame[metric_title(metric).title] = pd.Series(texts, index=found["depth"], dtype="object")
+            title = known.title(metric)
+            title = f"{title} ({metric})" if title in frame else title  # of another probe that calls it alike
+            frame[title] = pd.Series(texts, index=found["depth"], dtype="object")
     for kind in COSTS.values():
         found = per_depth(table, kind.metric, "none")
         if not found.empty:
@@ -128,7 +130,7 @@ def further_measurements(table: pd.DataFrame) -> pd.DataFrame:
 
     One row a metric, split and class (``all`` where the value is of all together), one column of numbers a stage.
     """
-    rows, table = without_attrs(table)[~_charted(table)], without_attrs(table)
+    known, rows, table = Metrics.of(table), without_attrs(table)[~_charted(table)], without_attrs(table)
     stages = table.drop_duplicates("stage").sort_values("depth")
     titles = {stage: f"{depth}: {stage}" for stage, depth in zip(stages["stage"], stages["depth"], strict=True)}
     found: dict[tuple[str, str, str], dict[str, float]] = {}
@@ -138,7 +140,7 @@ def further_measurements(table: pd.DataFrame) -> pd.DataFrame:
         values[titles[row["stage"]]] = float(row["value"])
     return pd.DataFrame(
         [
-            {"metric": metric_name(metric), "split": split, "class": of_class} | values
+            {"metric": known.title(metric), "split": split, "class": of_class} | values
             for (metric, split, of_class), values in found.items()
         ],
         columns=["metric", "split", "class", *titles.values()],
@@ -147,14 +149,15 @@ def further_measurements(table: pd.DataFrame) -> pd.DataFrame:
 
 def _charted(table: pd.DataFrame) -> pd.Series:
     """Which rows a chart shows, single classes, pairs of them and similarities of stages included."""
-    single, table = of_one_class(table) | of_a_pair(table), without_attrs(table)
+    known, single, table = Metrics.of(table), of_one_class(table) | of_a_pair(table), without_attrs(table)
     metrics, splits = table["metric"].astype(str), table["split"]
-    accuracy, cost, similarity = metrics.map(is_accuracy), metrics.map(is_cost), metrics.map(is_similarity)
+    accuracy, cost = metrics.map(is_accuracy), metrics.map(is_cost)
+    similarity = known.which(metrics, known.is_similarity)
     on_val = set(metrics[(splits == "val") & table["class"].isna()])
     whole = (accuracy & splits.isin(["val", "test"])) | ((splits == "none") & ~accuracy)
     whole |= ~accuracy & ~cost & (splits == "val")
     whole |= ~accuracy & ~cost & (splits == "train") & metrics.isin(on_val)  # the pale line beside that of val
-    whole &= ~metrics.map(is_sample_depth) | metrics.str.startswith(f"{sample_depth_source(table)}_")
+    whole &= ~known.which(metrics, known.is_sample_depth) | metrics.str.startswith(f"{sample_depth_source(table)}_")
     return (whole & table["class"].isna()) | (similarity & (splits == "val")) | single
 
 
@@ -168,11 +171,6 @@ def layout_quality(table: pd.DataFrame, method: str) -> str:
             parts.append(f"{title} {values.min():.2f} to {values.max():.2f}")
     text = ", ".join(parts)
     return f"{text[:1].upper()}{text[1:]}." if text else ""
-
-
-def metric_name(metric: str) -> str:
-    """Title of a metric as plain text."""
-    return html.unescape(metric_title(metric).title)
 
 
 def _with_interval(row: Mapping[Any, Any]) -> str:
@@ -219,7 +217,7 @@ def band(advice: Any) -> float | None:
 
 def judged_by(advice: Any) -> str:
     """Whose accuracy decided, as the charts call it: ``trained head`` or ``linear probe``."""
-    return metric_name(f"{advice.source}_accuracy")
+    return title_of(f"{advice.source}_accuracy")
 
 
 def expected_accuracy_title(advice: Any, table: pd.DataFrame) -> str:

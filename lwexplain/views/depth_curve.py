@@ -6,20 +6,18 @@ from typing import Any, Protocol
 import pandas as pd
 import plotly.graph_objects as go
 
+from lwexplain.metrics import balanced_metric, is_accuracy, is_balanced
+from lwexplain.probes.metrics import accuracy
+from lwexplain.views.metrics import Metrics
 from lwexplain.views.theme import (
     ACCENT,
     SERIES,
     TEMPLATE,
     TOLERANCE,
     empty_figure,
-    is_accuracy,
-    is_balanced,
     label,
-    metric_title,
     translucent,
 )
-
-ACCURACY_ORDER = ("head_accuracy", "linear_probe_accuracy", "mlp_probe_accuracy", "knn_accuracy", "ncm_accuracy")
 
 
 class Advised(Protocol):
@@ -34,13 +32,8 @@ class Advised(Protocol):
 def accuracy_metrics(table: pd.DataFrame) -> list[str]:
     """Accuracy metrics present, the usual ones first, then those of custom probes by name."""
     present = {str(metric) for metric in table["metric"].unique() if is_accuracy(str(metric))}
-    order = [name for metric in ACCURACY_ORDER for name in (metric, balanced_metric(metric))]
+    order = [name for metric in accuracy.METRICS for name in (metric.name, balanced_metric(metric.name))]
     return [m for m in order if m in present] + sorted(present - set(order))
-
-
-def balanced_metric(metric: str) -> str:
-    """The balanced accuracy beside an accuracy."""
-    return metric.removesuffix("_accuracy") + "_balanced_accuracy"
 
 
 def charted_accuracies(table: pd.DataFrame) -> list[str]:
@@ -83,13 +76,13 @@ def depth_figure(
     ``recommendation`` (its ``source`` names the curve it was decided on) and ``tolerance`` (accuracy, 0.005 = half a
     point).
     """
-    figure = go.Figure()
+    figure, known = go.Figure(), Metrics.of(table)
     drawn = 0
     for metric in charted_accuracies(table) if metrics is None else accuracy_metrics(table):
         rows = per_depth(table, metric, split)
         if rows.empty or (metrics is not None and metric not in metrics):
             continue
-        _add_curve(figure, rows, metric_title(metric).title, SERIES[drawn % len(SERIES)], dash=_dash(metric))
+        _add_curve(figure, rows, known.label(metric), SERIES[drawn % len(SERIES)], dash=_dash(metric))
         drawn += 1
     if not drawn:
         return empty_figure(f"No accuracy was measured on the {split} split.", height)
@@ -119,7 +112,7 @@ def comparison_figure(
         if rows.empty:
             continue
         colour = SERIES[index % len(SERIES)]
-        title = label(name) if metric else f"{label(name)} ({metric_title(str(wanted)).title})"
+        title = label(name) if metric else f"{label(name)} ({Metrics.of(table).label(str(wanted))})"
         _add_curve(figure, rows, title, colour, dash="solid")
         point = rows[rows["depth"] == advised[name].depth] if name in advised else rows.iloc[:0]
         if not point.empty:  # stars at one place stay visible: the later, the smaller

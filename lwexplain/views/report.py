@@ -26,6 +26,7 @@ from lwexplain.views.costs import cost_figure, human
 from lwexplain.views.depth_curve import depth_figure
 from lwexplain.views.embedding import embedding_overview
 from lwexplain.views.gallery import attribution_grid_html, invalid_images, invalid_reasons, legend_html
+from lwexplain.views.metrics import Metrics
 from lwexplain.views.pareto import pareto_figure, pareto_table
 from lwexplain.views.sample_depth import confusion_figure, sample_depth_figure, sample_depth_source, source_title
 from lwexplain.views.separability import panel_families, separability_figure
@@ -125,7 +126,7 @@ def render_report(run: Run) -> str:
         "classes": draw("Single classes", lambda: class_figure(table)),
         "pairs": attempt("Pairs of classes", lambda: _pairs(table)),
         "similarities": [
-            (contents.metric_name(metric), draw(metric, partial(similarity_figure, table, metric)))
+            (Metrics.of(table).title(metric), draw(metric, partial(similarity_figure, table, metric)))
             for metric in attempt("Similarity of the stages", lambda: similarity_metrics(table)) or []
         ],
         "costs": draw(
@@ -278,7 +279,7 @@ def _pairs(table: pd.DataFrame) -> dict[str, Any] | None:
     if frame.empty:
         return None
     return {
-        "metric": contents.metric_name(frame.attrs["metric"]),
+        "metric": Metrics.of(table).title(frame.attrs["metric"]),
         "columns": list(frame.columns),
         "rows": [list(row) for row in frame.itertuples(index=False, name=None)],
     }

@@ -10,7 +10,8 @@ from plotly.subplots import make_subplots
 from lwexplain.advice.curve import ACCURACY_SOURCES
 from lwexplain.views.depth_curve import per_depth
 from lwexplain.views.heatmap import SQUARE_CELL, heatmap, row_axis, square
-from lwexplain.views.theme import ACCENT, SERIES, TEMPLATE, empty_figure, label, metric_title
+from lwexplain.views.metrics import title_of
+from lwexplain.views.theme import ACCENT, SERIES, TEMPLATE, empty_figure, label
 from lwexplain.views.vertical_lines import add_vertical_lines
 
 MOST_CLASSES = 20
@@ -138,4 +139,4 @@ def confusion_figure(counts: np.ndarray, classes: Sequence[str]) -> go.Figure:
 
 def source_title(source: str) -> str:
     """The source of predictions as the charts call it."""
-    return metric_title(f"{source}_accuracy").title
+    return title_of(f"{source}_accuracy")

@@ -10,27 +10,18 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from lwexplain.costs import is_cost
-from lwexplain.views.attribution_quality import is_attribution_quality
 from lwexplain.views.depth_curve import per_depth, without_attrs
+from lwexplain.views.metrics import Metrics
 from lwexplain.views.theme import (
     ACCENT,
-    FAMILIES,
-    METRIC_TITLES,
     MUTED,
     SERIES,
     TEMPLATE,
     empty_figure,
-    is_accuracy,
-    is_sample_depth,
-    is_similarity,
     label,
-    metric_title,
 )
 from lwexplain.views.vertical_lines import add_vertical_lines
 
-BETTER = {"higher": "higher is better ↑", "lower": "lower is better ↓", None: "no better direction"}
-UNKNOWN = "no better direction stated"
 LOG_FROM = 30  # times the least value, from which on a chart of positive values has a logarithmic axis
 OVERHANG = 0.4  # of the range of the values, for intervals beyond it
 
@@ -41,21 +32,15 @@ def panel_metrics(table: pd.DataFrame, split: str = "val") -> list[str]:
     Without those that have a figure of their own: accuracies, costs, similarities of stages, the depths of samples and
     the qualities of attributions.
     """
-    table = without_attrs(table)
+    known, table = Metrics.of(table), without_attrs(table)
     rows = table[table["split"].isin([split, "none"]) & table["class"].isna() & table["value"].notna()]
-    apart = (is_accuracy, is_cost, is_similarity, is_sample_depth, is_attribution_quality)
-    return [name for name in map(str, rows["metric"].unique()) if not any(has_own(name) for has_own in apart)]
+    return [name for name in map(str, rows["metric"].unique()) if not known.has_own_figure(name)]
 
 
 def panel_families(table: pd.DataFrame, split: str = "val") -> dict[str, list[str]]:
-    """The metrics of ``panel_metrics`` by the heading of their family, known ones in the order of their titles."""
-    order = {metric: place for place, metric in enumerate(METRIC_TITLES)}
-    metrics = sorted(panel_metrics(table, split), key=lambda metric: order.get(metric, len(order)))
-    grouped = {
-        heading: [metric for metric in metrics if metric_title(metric).family == family]
-        for family, heading in FAMILIES.items()
-    }
-    return {heading: members for heading, members in grouped.items() if members}
+    """The metrics of ``panel_metrics`` by the heading of their family, in the order in which they are declared."""
+    known = Metrics.of(table)
+    return known.by_family(known.in_order(panel_metrics(table, split)))
 
 
 def separability_figure(
@@ -74,7 +59,7 @@ def separability_figure(
     metrics = panel_metrics(table, split) if metrics is None else list(metrics)
     if not metrics:
         return empty_figure(f"No separability metric was measured on the {split} split.")
-    table = without_attrs(table)
+    known, table = Metrics.of(table), without_attrs(table)
     lines = {metric: _lines(table, metric, split) for metric in metrics}
     scales = {metric: _Scale.of(found) for metric, found in lines.items()}
     count = math.ceil(len(metrics) / columns)
@@ -82,7 +67,7 @@ def separability_figure(
     figure = make_subplots(
         rows=count,
         cols=columns,
-        subplot_titles=[_title(metric, scale.log) for metric, scale in scales.items()],
+        subplot_titles=[_title(known, metric, scale.log) for metric, scale in scales.items()],
         horizontal_spacing=0.06,
         vertical_spacing=min(0.5 / count, 84 / height),
     )
@@ -91,7 +76,7 @@ def separability_figure(
         row, column = divmod(index, columns)
         scale = scales[metric]
         for pale, part in enumerate(lines[metric]):
-            _add_line(figure, part, scale, row + 1, column + 1, pale=bool(pale))
+            _add_line(figure, part, known.label(metric), scale, row + 1, column + 1, pale=bool(pale))
         figure.update_yaxes(type="log" if scale.log else "linear", range=scale.axis_range, row=row + 1, col=column + 1)
     if depth is not None:
         panels = [divmod(index, columns) for index in range(len(metrics))]
@@ -110,10 +95,9 @@ def separability_figure(
     return figure
 
 
-def _title(metric: str, log: bool) -> str:
-    known = metric_title(metric)
-    better = (BETTER[known.better] if metric in METRIC_TITLES else UNKNOWN) + (", log scale" if log else "")
-    return f"<b>{known.title}</b><br><span style='font-size:11px;color:{MUTED}'>{better}</span>"
+def _title(known: Metrics, metric: str, log: bool) -> str:
+    better = known.direction(metric) + (", log scale" if log else "")
+    return f"<b>{known.label(metric)}</b><br><span style='font-size:11px;color:{MUTED}'>{better}</span>"
 
 
 def _lines(table: pd.DataFrame, metric: str, split: str) -> list[pd.DataFrame]:
@@ -157,11 +141,13 @@ class _Scale:
         return [math.log10(edge) for edge in edges] if self.log else list(edges)
 
 
-def _add_line(figure: go.Figure, rows: pd.DataFrame, scale: _Scale, row: int, column: int, *, pale: bool) -> None:
+def _add_line(
+    figure: go.Figure, rows: pd.DataFrame, title: str, scale: _Scale, row: int, column: int, *, pale: bool
+) -> None:
     colour = MUTED if pale else SERIES[0]
     bars = rows[["low", "high"]].notna().all(axis=1)
     metric = str(rows["metric"].iloc[0])
-    title = metric_title(metric).title + (" (train)" if pale else "")
+    title += " (train)" if pale else ""
     figure.add_scatter(
         x=rows["depth"],
         y=rows["value"],

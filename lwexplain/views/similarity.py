@@ -9,23 +9,25 @@ import plotly.graph_objects as go
 
 from lwexplain.views.depth_curve import without_attrs
 from lwexplain.views.heatmap import heatmap, square
-from lwexplain.views.theme import SIMILARITIES, empty_figure, label, metric_title
+from lwexplain.views.metrics import Metrics
+from lwexplain.views.theme import empty_figure, label
 
 
 def similarity_metrics(table: pd.DataFrame) -> list[str]:
     """The similarities of stages that were measured."""
-    present = set(table.loc[table["value"].notna(), "metric"])
-    return [metric for metric in SIMILARITIES if metric in present]
+    known = Metrics.of(table)
+    present = table.loc[table["value"].notna(), "metric"].astype(str).unique()
+    return known.in_order([metric for metric in present if known.is_similarity(metric)])
 
 
 def similarity_figure(table: pd.DataFrame, metric: str = "cka_linear", *, split: str = "val") -> go.Figure:
     """Stage x stage, from the rows of ``metric`` whose ``class`` is the other stage; shallow stages top left."""
-    table = without_attrs(table)
+    title, table = Metrics.of(table).label(metric), without_attrs(table)
     rows = table[(table["metric"] == metric) & (table["split"] == split) & table["class"].notna()]
     stages = list(table.drop_duplicates("stage").sort_values("depth")["stage"])
     rows = rows[rows["class"].isin(stages)].drop_duplicates(["stage", "class"])
     if not rows["value"].notna().any():
-        return empty_figure(f"No {metric_title(metric).title} was measured on the {split} split.")
+        return empty_figure(f"No {title} was measured on the {split} split.")
     stages = [stage for stage in stages if stage in set(rows["stage"])]
     values = rows.pivot(index="stage", columns="class", values="value").reindex(index=stages, columns=stages)
     said = {(row["stage"], row["class"]): _said(row) for row in rows.to_dict("records")}

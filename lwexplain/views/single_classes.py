@@ -6,9 +6,11 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from lwexplain.metrics import is_accuracy
 from lwexplain.views.depth_curve import without_attrs
 from lwexplain.views.heatmap import dress, heatmap, row_axis
-from lwexplain.views.theme import is_accuracy, is_similarity, label, metric_title
+from lwexplain.views.metrics import Metrics
+from lwexplain.views.theme import label
 
 MOST_CLASSES = 20
 MOST_PAIRS = 5
@@ -16,17 +18,17 @@ BETWEEN = " | "  # between the two class names of a pair (probes.base.pair_of)
 
 
 def of_one_class(table: pd.DataFrame) -> pd.Series:
-    """Which rows of the long table are about one of its classes: a flag a row."""
+    """Which rows of the long table are about one of its classes: a flag for each row."""
     classes = _classes(table)
-    return table["class"].isin(classes) & ~table["metric"].map(str).map(is_similarity)
+    return table["class"].isin(classes) & ~_are_similarities(table)
 
 
 def of_a_pair(table: pd.DataFrame) -> pd.Series:
-    """Which rows of the long table are about a pair of its classes: a flag a row."""
+    """Which rows of the long table are about a pair of its classes: a flag for each row."""
     classes = set(_classes(table))
     texts = table["class"].dropna().unique()
     pairs = [text for text in texts if text not in classes and _is_pair(str(text), classes)]
-    return table["class"].isin(pairs) & ~table["metric"].map(str).map(is_similarity)
+    return table["class"].isin(pairs) & ~_are_similarities(table)
 
 
 def class_figure(table: pd.DataFrame) -> go.Figure | None:
@@ -36,7 +38,8 @@ def class_figure(table: pd.DataFrame) -> go.Figure | None:
     a split lacks has an empty one, whose name says so. Of more than 20 classes the 20 that do worst at the last stage
     are shown, which the menu says.
     """
-    classes, rows = _classes(table), without_attrs(table)[of_one_class(table) & table["value"].notna()]
+    known, classes = Metrics.of(table), _classes(table)
+    rows = without_attrs(table)[of_one_class(table) & table["value"].notna()]
     measures = list(rows[["metric", "split"]].drop_duplicates().itertuples(index=False, name=None))
     measured = rows.groupby(["metric", "split"])["stage"].nunique()
     measures.sort(key=lambda item: (not is_accuracy(str(item[0])), -measured[item], item[1] != "val"))
@@ -45,7 +48,7 @@ def class_figure(table: pd.DataFrame) -> go.Figure | None:
     stages = list(rows.drop_duplicates("stage").sort_values("depth")["stage"])
     named = set(rows["class"])
     classes = [name for name in dict.fromkeys(classes) if name in named]
-    parts = [_part(rows, metric, split, stages, classes) for metric, split in measures]
+    parts = [_part(rows, known, metric, split, stages, classes) for metric, split in measures]
     names = [label(stage, 14) for stage in stages]
     figure = go.Figure()
     for number, (metric, _, numbers, shown) in enumerate(parts):
@@ -53,7 +56,7 @@ def class_figure(table: pd.DataFrame) -> go.Figure | None:
         share = is_accuracy(metric)
         form = ".3f" if share else ".3~g"
         trace = heatmap(numbers, names, shown, low=None, high=1.0 if share else None, hover=hover, form=form)
-        if metric_title(metric).better == "lower":
+        if known[metric].better == "lower":
             trace.reversescale = True
         figure.add_trace(trace.update(visible=number == 0))
     axes = [row_axis(_row_names(numbers, shown)) for _, _, numbers, shown in parts]
@@ -81,12 +84,13 @@ def closest_pairs(table: pd.DataFrame, *, split: str = "val", most: int = MOST_P
 
     From the first metric that was measured of pairs; ``.attrs["metric"]`` names it. Empty without any.
     """
+    known = Metrics.of(table)
     rows = without_attrs(table)[of_a_pair(table) & (table["split"] == split) & table["value"].notna()]
-    metrics = [str(metric) for metric in rows["metric"].unique() if metric_title(str(metric)).better]
+    metrics = [str(metric) for metric in rows["metric"].unique() if known[str(metric)].better]
     if not metrics:
         return pd.DataFrame()
     rows = rows[rows["metric"] == metrics[0]]
-    rows = rows.sort_values(["depth", "value"], ascending=[True, metric_title(metrics[0]).better == "higher"])
+    rows = rows.sort_values(["depth", "value"], ascending=[True, known[metrics[0]].better == "higher"])
     found = []
     for (_, stage), part in rows.groupby(["depth", "stage"], sort=False):
         cells = [f"{row['class']}  ({row['value']:.3g})" for row in part.head(most).to_dict("records")]
@@ -102,6 +106,12 @@ def _classes(table: pd.DataFrame) -> list[str]:
     return [str(name) for name in classes] if isinstance(classes, list) else []
 
 
+def _are_similarities(table: pd.DataFrame) -> pd.Series:
+    """Which rows compare two stages, whose names may be those of classes: a flag for each row."""
+    known = Metrics.of(table)
+    return known.which(table["metric"], known.is_similarity)
+
+
 def _is_pair(text: str, classes: set[str]) -> bool:
     """Class names may hold the separator themselves, so that every place of it is tried."""
     parts = text.split(BETWEEN)
@@ -111,17 +121,17 @@ def _is_pair(text: str, classes: set[str]) -> bool:
 
 
 def _part(
-    rows: pd.DataFrame, metric: str, split: str, stages: list[str], classes: list[str]
+    rows: pd.DataFrame, known: Metrics, metric: str, split: str, stages: list[str], classes: list[str]
 ) -> tuple[str, str, np.ndarray, list[str]]:
     """Metric, title, values (classes, stages) and the classes shown of one measure."""
     part = rows[(rows["metric"] == metric) & (rows["split"] == split)].drop_duplicates(["stage", "class"])
     wide = part.pivot(index="class", columns="stage", values="value")
     present = [name for name in classes if name in wide.index]
     wide = wide.reindex(index=present if len(classes) > MOST_CLASSES else classes, columns=stages)
-    title = f"{metric_title(metric).title}, {split}"
+    title = f"{known.label(metric)}, {split}"
     if len(present) > MOST_CLASSES:
         last = wide.ffill(axis=1).iloc[:, -1]
-        worst = last.sort_values(ascending=metric_title(metric).better != "lower", kind="stable").index[:MOST_CLASSES]
+        worst = last.sort_values(ascending=known[metric].better != "lower", kind="stable").index[:MOST_CLASSES]
         wide, title = wide.loc[list(worst)], f"{title}: the {MOST_CLASSES} worst of {len(present)} classes"
     return metric, title, wide.to_numpy(dtype=float), [str(name) for name in wide.index]
 

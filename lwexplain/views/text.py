@@ -96,14 +96,22 @@ def stages_table(table: "pd.DataFrame") -> TextTable:
 
 
 def _columns_of_others(table: "pd.DataFrame") -> dict[str, tuple[str, str]]:
-    """As ``STAGE_COLUMNS``, of the metrics of probes that are not built in: on val, or the first split there is."""
+    """As ``STAGE_COLUMNS``, of the metrics of probes that are not built in: on val, or the first split there is.
+
+    A metric that its probe declares has its title, with an arrow in the better direction, the others have their name.
+    """
+    from lwexplain.views.metrics import Metrics
+
+    declared = Metrics.of(table)
     built_in = set(table.attrs.get("built_in", []))
     known = {*(metric for metric, _ in STAGE_COLUMNS.values()), *cost_metrics()}
     rows = table[table["class"].isna() & ~table["probe"].isin(built_in) & ~table["metric"].isin(known)]
-    columns = {}
+    columns: dict[str, tuple[str, str]] = {}
     for name, splits in rows.groupby("metric", sort=False)["split"]:
         split = "val" if "val" in set(splits) else splits.iloc[0]
-        columns[str(name) if split == "val" else f"{name} {split}"] = (str(name), split)
+        title = declared.heading(str(name)) if str(name) in declared else str(name)
+        title = f"{title} ({name})" if title in (*STAGE_COLUMNS, *columns) else title
+        columns[title if split == "val" else f"{title} {split}"] = (str(name), split)
     return columns
 
 

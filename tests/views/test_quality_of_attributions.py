@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 
 from lwexplain.results import AttributionSet, metrics_frame
-from lwexplain.views.attribution_quality import attribution_quality, is_attribution_quality
+from lwexplain.views.attribution_quality import attribution_quality
 from lwexplain.views.gallery import invalid_images
+from lwexplain.views.metrics import Metrics
 
 
 def row(stage, depth, metric, value, split="val"):
@@ -48,6 +49,6 @@ def test_single_maps_that_are_not_valid_are_named_with_their_stage():
 
 
 def test_the_figures_are_told_from_other_metrics_by_their_ending():
-    assert is_attribution_quality("occlusion_randomisation_correlation")
-    assert is_attribution_quality("saliency_edge_correlation_randomised")
-    assert not is_attribution_quality("fisher_ratio")
+    assert Metrics().is_attribution_quality("occlusion_randomisation_correlation")
+    assert Metrics().is_attribution_quality("saliency_edge_correlation_randomised")
+    assert not Metrics().is_attribution_quality("fisher_ratio")

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 from measured import STAGES, rows_of, table_of
 
+from lwexplain.metrics import FAMILIES
 from lwexplain.views.separability import panel_families, panel_metrics, separability_figure
-from lwexplain.views.theme import FAMILIES, METRIC_TITLES, metric_title
 
 ACCOUNTED = ["head_first_correct", "head_cumulative_correct", "linear_probe_right_early_wrong_late"]
 
@@ -36,12 +36,6 @@ def test_measures_stand_in_families_and_unknown_ones_last():
 @pytest.mark.parametrize("metric", ["knn_accuracy", "latency_seconds", "cka_linear", *ACCOUNTED])
 def test_what_has_a_figure_of_its_own_is_no_small_chart(metric):
     assert panel_metrics(table_of(rows_of(metric, [0.1, 0.2, 0.3]))) == []
-
-
-def test_every_known_measure_has_a_family_with_a_heading():
-    assert {known.family for known in METRIC_TITLES.values()} <= set(FAMILIES)
-    assert metric_title("linear_probe_first_correct").title == "linear probe: first right here"
-    assert metric_title("my_first_correct").title == "my first correct"
 
 
 def test_a_chart_says_which_direction_is_better():

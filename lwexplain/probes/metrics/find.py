@@ -17,10 +17,10 @@ from lwexplain.probes.metrics import (
 
 BUILT_IN = {
     metric.name: metric
-    for family in (accuracy, separability, collapse, geometry, layout, similarity, cost)
+    for family in (accuracy, separability, collapse, geometry, layout, similarity)
     for metric in family.METRICS
 }
-"""The metrics of lwexplain's own probes by name, in the order in which they are shown."""
+"""The metrics of lwexplain's own probes by name, in the order in which they are shown, without the costs."""
 
 
 def find_metric(name: str, declared: Mapping[str, Metric] | None = None) -> Metric | None:
@@ -31,6 +31,7 @@ def find_metric(name: str, declared: Mapping[str, Metric] | None = None) -> Metr
     """
     declared = declared or {}
     known = declared.get(name) or BUILT_IN.get(name)
+    known = known or next((metric for metric in cost.metrics() if metric.name == name), None)
     if known is not None:
         return known
     if is_balanced(name):

@@ -1,7 +1,5 @@
 """Similarity: how alike two stages see the same samples; neither direction is better."""
 
-from lwexplain.metrics import Metric
+from lwexplain.metrics import SIMILARITY, Metric
 
-FAMILY = "similarity"
-
-METRICS = (Metric("cka_linear", "linear CKA", family=FAMILY), Metric("cka_rbf", "RBF CKA", family=FAMILY))
+METRICS = (Metric("cka_linear", "linear CKA", family=SIMILARITY), Metric("cka_rbf", "RBF CKA", family=SIMILARITY))
