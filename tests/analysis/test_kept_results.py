@@ -11,7 +11,6 @@ import pytest
 from processes import Pair, fork_server
 
 import lwexplain as lw
-from lwexplain.analysis import analyze_run as of_run
 from lwexplain.analysis.measuring import settings_of
 from lwexplain.capture import store
 from lwexplain.errors import RunError
@@ -94,7 +93,7 @@ def test_nothing_that_is_kept_is_computed_again(another, monkeypatch):
     monkeypatch.setattr("lwexplain.capture.run_splits.capturing", forbidden)
     monkeypatch.setattr("lwexplain.probes.linear.probe.Linear.measure_all", forbidden)
     analyze(path, ["linear", "collapse"])
-    monkeypatch.setattr(of_run, "load_data", forbidden)
+    monkeypatch.setattr("lwexplain.training.trained.load_data", forbidden)
     assert len(lw.analyze(path, ["linear", "collapse"])) == len(lw.analyze(path, ["collapse"]))
 
 
