@@ -26,8 +26,10 @@ _HOMES = {
     "Run": "lwexplain.run",
     "LwexplainError": "lwexplain.errors",
     "Measurement": "lwexplain.probes.base",
+    "Metric": "lwexplain.metrics",
     "StageData": "lwexplain.probes.base",
     "Probe": "lwexplain.probes.base",
+    "ProbeDefaults": "lwexplain.probes.base",
     "Recommendation": "lwexplain.advice.recommend",
     "StagedModel": "lwexplain.models.staged",
 }
@@ -47,10 +49,12 @@ if TYPE_CHECKING:
     from lwexplain.config import Config as Config
     from lwexplain.config import load_config as load_config
     from lwexplain.errors import LwexplainError as LwexplainError
+    from lwexplain.metrics import Metric as Metric
     from lwexplain.models.staged import StagedModel as StagedModel
     from lwexplain.probes.attribution.loader import attribute as attribute
     from lwexplain.probes.base import Measurement as Measurement
     from lwexplain.probes.base import Probe as Probe
+    from lwexplain.probes.base import ProbeDefaults as ProbeDefaults
     from lwexplain.probes.base import StageData as StageData
     from lwexplain.run import Run as Run
 

@@ -45,10 +45,11 @@ class Metric:
     ``FAMILIES``, ``similarity``, or the heading of a panel of its own. Shares of samples that are right, whose names
     end in ``_accuracy``, share one figure whatever their family. Raises ProbeError for anything else.
 
-    >>> Metric("nc1", "NC1 within-class spread", better="lower", family="collapse").title
-    'NC1 within-class spread'
-    >>> Metric("my_metric").title
-    'my metric'
+    Examples:
+        >>> lw.Metric("nc1", "NC1 within-class spread", better="lower", family="collapse").title
+        'NC1 within-class spread'
+        >>> lw.Metric("my_metric").title
+        'my metric'
     """
 
     name: str

@@ -177,6 +177,17 @@ class ProbeDefaults:
     """What a probe may declare and define besides ``name`` and ``measure``, and what holds where it does not.
 
     A probe need not derive from it: any object may define some of this and leave out the rest.
+
+    Examples:
+        >>> class Mean(lw.ProbeDefaults):
+        ...     name = "mean"
+        ...     metrics = [lw.Metric("feature_mean", "mean of the features", family="geometry")]
+        ...
+        ...     def measure(self, stage):
+        ...         return {"feature_mean": stage.features["val"].mean()}
+        >>> table = lw.analyze("runs/digits", probes=["linear", Mean()])
+        >>> table.attrs["metrics"]["feature_mean"]
+        {'title': 'mean of the features', 'better': None, 'family': 'geometry'}
     """
 
     metrics: Sequence[Metric] = ()
