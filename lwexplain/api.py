@@ -33,7 +33,7 @@ from lwexplain.errors import (
     RunError,
 )
 from lwexplain.program import own_option
-from lwexplain.progress import tell
+from lwexplain.progress import tell_note
 from lwexplain.run import Run
 from lwexplain.run.named import run_of, runs_of
 from lwexplain.stored_config import is_config_of_a_run, most_bytes, require_own_sources, without_outside
@@ -122,7 +122,7 @@ def _train(settings: Config, path: Path, run: Run | None, world: "World", quiet:
     data = load_data(settings.data, settings.seed)
     if world.is_main and not quiet:
         for note in data.notes:
-            tell(note)
+            tell_note(note)
     if run is not None:
         require_same_data(data, run, what="started on")
     # everything that a wrong configuration could raise comes before the directory is made
@@ -290,7 +290,7 @@ def analyze_model(
     limit, seed, quiet = memory_limit(mem_limit), seed_of(seed), quiet_of(quiet)
     chosen = _known(probes_of(probes))
 
-    from lwexplain.analysis.analyze_module import analyze_model as analyze_module
+    from lwexplain.analysis.analyze_module import analyze_module
     from lwexplain.data.given_batches import check_loaders
     from lwexplain.models.foreign import check_model
 

@@ -11,7 +11,7 @@ from lwexplain.text import plain
 LONGEST = 60  # characters of what is going on
 
 
-def tell(note: str) -> None:
+def tell_note(note: str) -> None:
     """A sentence for the person, on stderr."""
     with suppress(OSError, ValueError, AttributeError):  # nobody listens
         print(f"note: {plain(note, None)}", file=sys.stderr)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lwexplain.analysis.assembly import assemble_analysis
 from lwexplain.analysis.measuring import measure
-from lwexplain.analysis.own_output import own_head
+from lwexplain.analysis.own_output import settle_own_output
 from lwexplain.analysis.stages import SampleImages, chance_level, find_tokens, stages_of
 from lwexplain.capture.extract import extract
 from lwexplain.capture.hooks import output_of
@@ -33,7 +33,7 @@ from lwexplain.results import SPLITS, Analysis
 from lwexplain.run.scratch import scratch_folder
 
 
-def analyze_model(
+def analyze_module(
     model: nn.Module,
     loaders: Mapping[str, Iterable[Sequence[Any]]],
     stages: Sequence[str],
@@ -67,7 +67,7 @@ def analyze_model(
             if split in given
         }
         names = _class_names([part.labels for part in captured.values()], classes)
-        names, notes = own_head(captured, names)
+        names, notes = settle_own_output(captured, names)
         notes += [f"stage {name}: {layout.note}" for name, layout in captured["val"].layouts.items() if layout.note]
         data = stages_of(captured, names, seed=seed, device=str(where), memory_bytes=memory, pooling=pooling)
         present = [stage.name for stage in data]

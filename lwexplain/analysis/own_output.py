@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from lwexplain.capture.extract import Captured
 
 
-def own_head(captured: Mapping[str, Captured], names: Sequence[str]) -> tuple[list[str], list[str]]:
+def settle_own_output(captured: Mapping[str, Captured], names: Sequence[str]) -> tuple[list[str], list[str]]:
     """The classes with those that only the model's own output knows, and notes; logits that are none are removed.
 
     The output counts as logits where it has at least as many columns as there are classes. Where it has more than twice

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lwexplain.data.file_facts import FileFacts
-from lwexplain.data.image_file import shown
+from lwexplain.data.image_file import spell
 from lwexplain.errors import DataError
 
 TABLE = "facts_1"  # another number wherever facts are found otherwise
@@ -31,7 +31,7 @@ def stamp_of(path: Path) -> Stamp:
         found = os.stat(path)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise DataError(f"cannot read the image {shown(path)}: {reason}; replace or remove the file") from None
+        raise DataError(f"cannot read the image {spell(path)}: {reason}; replace or remove the file") from None
     return found.st_size, found.st_ino, found.st_mtime_ns, found.st_ctime_ns
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from lwexplain.data.image_file import Reading, has_alpha, opened_image, shown, with_alpha
+from lwexplain.data.image_file import Reading, has_alpha, opened_image, spell, with_alpha
 from lwexplain.errors import DataError
 
 SHADES = 8
@@ -77,7 +77,7 @@ def reading_of(paths: Sequence[str], facts: Sequence[FileFacts]) -> tuple[Readin
         lowest = min(deep, key=lambda place: facts[place].lowest)
         if facts[lowest].lowest < 0:
             raise DataError(
-                f"{shown(paths[lowest])} holds negative pixels, down to {facts[lowest].lowest}; "
+                f"{spell(paths[lowest])} holds negative pixels, down to {facts[lowest].lowest}; "
                 "shift all images to 0 and above"
             )
         bits = max(8, max(facts[place].highest for place in deep).bit_length())
@@ -86,7 +86,7 @@ def reading_of(paths: Sequence[str], facts: Sequence[FileFacts]) -> tuple[Readin
     cut = [place for place, fact in enumerate(facts) if fact.cut]
     if cut and (levels := max(facts[place].highest for place in cut) + 1) < FEWEST_LEVELS:
         raise DataError(
-            f"{shown(paths[cut[0]])} has 16 bits a channel, of which the upper 8 are read; in none of these "
+            f"{spell(paths[cut[0]])} has 16 bits a channel, of which the upper 8 are read; in none of these "
             f"{len(cut):,} images they hold more than {levels} levels: save them with 8 bits a channel"
         )
     clear = [place for place, fact in enumerate(facts) if fact.clear]

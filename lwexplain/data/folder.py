@@ -10,7 +10,7 @@ from lwexplain.config import DataConfig
 from lwexplain.data.dataset import DATASETS, ImageFiles, Source
 from lwexplain.data.examination import examine_files
 from lwexplain.data.file_facts import FileFacts
-from lwexplain.data.image_file import GREY_MODES, shown
+from lwexplain.data.image_file import GREY_MODES, spell
 from lwexplain.data.root import existing_folder
 from lwexplain.errors import DataError
 
@@ -35,12 +35,12 @@ def folder(config: DataConfig) -> Source:
     folders = _Folders()
     split = bool(folders.of_classes(root / "train"))
     if not split and folders.of_classes(root / "test"):
-        raise DataError(f"{shown(root)} has class folders in test/ but none in train/; put the training images there")
+        raise DataError(f"{spell(root)} has class folders in test/ but none in train/; put the training images there")
     train_root = root / "train" if split else root
     classes = folders.of_classes(train_root)
     if len(classes) < 2:
         raise DataError(
-            f"{shown(train_root)} has {len(classes)} class folder{'' if len(classes) == 1 else 's'}; "
+            f"{spell(train_root)} has {len(classes)} class folder{'' if len(classes) == 1 else 's'}; "
             "a classifier needs at least 2, each holding the images of one class"
         )
     train = folders.images(root, train_root, classes, classes)
@@ -49,9 +49,9 @@ def folder(config: DataConfig) -> Source:
         test_classes = folders.of_classes(root / "test")
         unknown = [name for name in test_classes if name not in classes]
         if unknown:
-            raise DataError(f"{shown(root / 'test')} has class {shown(unknown[0])!r}, which {shown(train_root)} lacks")
+            raise DataError(f"{spell(root / 'test')} has class {spell(unknown[0])!r}, which {spell(train_root)} lacks")
         if not test_classes:
-            raise DataError(f"{shown(root / 'test')} has no class folders; fill it, or remove it")
+            raise DataError(f"{spell(root / 'test')} has no class folders; fill it, or remove it")
         test = folders.images(root, root / "test", test_classes, classes)
 
     paths = [path for path, _ in train + test]
@@ -86,7 +86,7 @@ class _Folders:
         try:
             return sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
         except OSError as error:
-            raise DataError(f"cannot read the folder {shown(root)}: {error.strerror}") from None
+            raise DataError(f"cannot read the folder {spell(root)}: {error.strerror}") from None
 
     def images(self, root: Path, part: Path, folders: list[str], classes: list[str]) -> list[tuple[str, int]]:
         """Paths relative to ``root`` and labels of the images in the class folders of ``part``."""
@@ -95,7 +95,7 @@ class _Folders:
             paths = self._below(part / name)
             if not paths:
                 raise DataError(
-                    f"class folder {shown(part / name)} holds no images ({', '.join(EXTENSIONS)}); fill it or remove it"
+                    f"class folder {spell(part / name)} holds no images ({', '.join(EXTENSIONS)}); fill it or remove it"
                 )
             label = classes.index(name)
             found += [(path.relative_to(root).as_posix(), label) for path in paths]
@@ -107,7 +107,7 @@ class _Folders:
             status = top.stat()
             identity = (status.st_dev, status.st_ino)
             if identity in above:
-                self.notes.append(f"{shown(top)} leads back to a folder above it and was not followed")
+                self.notes.append(f"{spell(top)} leads back to a folder above it and was not followed")
                 return []
             found, folders = [], []
             with os.scandir(top) as entries:
@@ -119,7 +119,7 @@ class _Folders:
                     elif entry.name.lower().endswith(EXTENSIONS):
                         found.append(top / entry.name)
         except OSError as error:
-            raise DataError(f"cannot read the folder {shown(top)}: {error.strerror}") from None
+            raise DataError(f"cannot read the folder {spell(top)}: {error.strerror}") from None
         for name in folders:
             found += self._below(top / name, (*above, identity))
         return sorted(found)
@@ -133,10 +133,10 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _class_names(root: Path, folders: list[str]) -> list[str]:
-    names = [shown(name) for name in folders]
+    names = [spell(name) for name in folders]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
-        raise DataError(f"{shown(root)} has two class folders that read {twice[0]!r}; rename the one that is not UTF-8")
+        raise DataError(f"{spell(root)} has two class folders that read {twice[0]!r}; rename the one that is not UTF-8")
     return names
 
 
@@ -148,8 +148,8 @@ def _format(
     for path, fact in zip(paths, facts, strict=True):
         if (fact.height, fact.width) != (first.height, first.width) and image_size is None:
             raise DataError(
-                f"images in {shown(root)} differ in size: {shown(paths[0])} is {first.height}x{first.width}, "
-                f"{shown(path)} is {fact.height}x{fact.width} pixels; set data.image_size to bring all to one size"
+                f"images in {spell(root)} differ in size: {spell(paths[0])} is {first.height}x{first.width}, "
+                f"{spell(path)} is {fact.height}x{fact.width} pixels; set data.image_size to bring all to one size"
             )
     size = (image_size, image_size) if image_size else (first.height, first.width)
     return all(fact.mode in GREY_MODES for fact in facts), size

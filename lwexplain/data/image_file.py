@@ -43,7 +43,7 @@ def decode_image(
     with opened_image(path) as image:
         if not resize and image.size != (width, height):
             raise DataError(
-                f"{shown(path)} is {image.height}x{image.width} pixels, others are {height}x{width}; "
+                f"{spell(path)} is {image.height}x{image.width} pixels, others are {height}x{width}; "
                 "set data.image_size to bring all images to one size"
             )
         picture = eight_bit(image, path, reading or Reading()).convert("L" if channels == 1 else "RGB")
@@ -62,7 +62,7 @@ def opened_image(path: Path) -> Iterator[Image.Image]:
     """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise DataError(f"{shown(path)} is no regular file; replace or remove it")
+            raise DataError(f"{spell(path)} is no regular file; replace or remove it")
         with _opening, warnings.catch_warnings():  # the filters of warnings belong to all threads
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(path)
@@ -72,18 +72,18 @@ def opened_image(path: Path) -> Iterator[Image.Image]:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise DataError(
-            f"{shown(path)} has more than the {Image.MAX_IMAGE_PIXELS or 0:,} pixels that are opened safely; "
+            f"{spell(path)} has more than the {Image.MAX_IMAGE_PIXELS or 0:,} pixels that are opened safely; "
             "shrink it, or remove it"
         ) from None
     except Exception as error:  # damaged files make the decoders raise nearly anything
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise DataError(f"cannot read the image {shown(path)}: {reason}; replace or remove the file") from None
+        raise DataError(f"cannot read the image {spell(path)}: {reason}; replace or remove the file") from None
 
 
 def eight_bit(image: Image.Image, path: Path, reading: Reading) -> Image.Image:
     """The image with 8 bits a channel and without transparency: what is transparent lies on the background."""
     if image.mode == "F":
-        raise DataError(f"{shown(path)} holds floating-point pixels; save it with 8 or 16 bits a channel")
+        raise DataError(f"{spell(path)} holds floating-point pixels; save it with 8 or 16 bits a channel")
     if image.mode.startswith("I"):
         return Image.fromarray(_scaled(np.asarray(image).astype(np.int64), image, path, reading))
     if not has_alpha(image):
@@ -103,14 +103,14 @@ def with_alpha(image: Image.Image) -> Image.Image:
     return image.convert(PREMULTIPLIED.get(image.mode, image.mode)).convert("RGBA")
 
 
-def shown(path: Path | str) -> str:
+def spell(path: Path | str) -> str:
     r"""A path as text; bytes that are not UTF-8 are spelled out, as in ``caf\xe9.png``."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _scaled(values: np.ndarray, image: Image.Image, path: Path, reading: Reading) -> np.ndarray:
     if values.min(initial=0) < 0:
-        raise DataError(f"{shown(path)} holds negative pixels, down to {values.min()}; shift them to 0 and above")
+        raise DataError(f"{spell(path)} holds negative pixels, down to {values.min()}; shift them to 0 and above")
     pixels = ((values.clip(max=reading.white) * 255 + reading.white // 2) // reading.white).astype(np.uint8)
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):

@@ -17,7 +17,7 @@ import torch
 from lwexplain.config import DataConfig
 from lwexplain.data.dataset import DATASETS, ImageArrays, Source
 from lwexplain.data.idx import find_idx, read_pair
-from lwexplain.data.image_file import shown
+from lwexplain.data.image_file import spell
 from lwexplain.data.root import expanded_root
 from lwexplain.errors import DataError
 from lwexplain.registry import nearest
@@ -196,9 +196,9 @@ def _download(name: str, root: Path, fetch: Callable[[], Any]) -> None:
 
 
 def _missing(name: str, root: Path, what: str) -> DataError:
-    where = "" if root.is_absolute() else f" below {shown(Path.cwd())}, where you are"
+    where = "" if root.is_absolute() else f" below {spell(Path.cwd())}, where you are"
     return DataError(
-        f"{name} is not in {shown(root)}{where}: {what} not found there; set data.root=FOLDER or data.download=true "
+        f"{name} is not in {spell(root)}{where}: {what} not found there; set data.root=FOLDER or data.download=true "
         "(of a run that is there already, in its config.yaml)"
     )
 

@@ -24,7 +24,7 @@ from lwexplain.views.pareto import pareto_figure, pareto_table
 from lwexplain.views.sample_depth import confusion_figure, sample_depth_figure, sample_depth_source, source_title
 from lwexplain.views.separability import panel_families, separability_figure
 from lwexplain.views.similarity import similarity_figure, similarity_metrics
-from lwexplain.views.single_classes import class_figure, closest_pairs
+from lwexplain.views.single_classes import class_figure, closest_pairs_table
 
 DECIDING = "the deciding one"
 MOST_NUMBERS = 5  # in a row, so that none is cut short
@@ -214,7 +214,7 @@ def _show_samples(run: Run, table: pd.DataFrame, depth: int | None) -> None:
 
 
 def _show_classes(table: pd.DataFrame) -> None:
-    figure, pairs = class_figure(table), closest_pairs(table)
+    figure, pairs = class_figure(table), closest_pairs_table(table)
     if figure is None and pairs.empty:
         return
     st.subheader("Single classes")

@@ -31,7 +31,7 @@ def balance_stages(model: StagedModel, count: int, by: str) -> StagedModel:
             f"model.stages={count}, but the model is cut into {model.depth} stages; set a number from 1 to "
             f"{model.depth}, or cut the model finer (model.units, model.options.stages)"
         )
-    ends = partition(costs_of(model, by), count)
+    ends = partition(stage_costs(model, by), count)
     stages: dict[str, nn.Module] = {}
     for start, end in pairwise([0, *ends]):
         members = list(model.body[start:end])
@@ -72,7 +72,7 @@ def partition(costs: Sequence[int], count: int) -> list[int]:
     return best[0][1]
 
 
-def costs_of(model: StagedModel, by: str) -> list[int]:
+def stage_costs(model: StagedModel, by: str) -> list[int]:
     """Cost of each stage; raises ModelError where ``by`` is none of depth, parameters and activations."""
     if by == "depth":
         return [1] * model.depth

@@ -41,12 +41,12 @@ class CostProbe(ProbeDefaults):
         costs = measure_costs(networks, model.input_shape)
         before = [None, *costs]
         return {
-            name: measurements(cost, str(device), shallower)
+            name: cost_measurements(cost, str(device), shallower)
             for name, cost, shallower in zip(self.stages, costs, before, strict=False)
         }
 
 
-def measurements(cost: Cost, device: str, shallower: Cost | None = None) -> list[Measurement]:
+def cost_measurements(cost: Cost, device: str, shallower: Cost | None = None) -> list[Measurement]:
     """A cost as rows of the long table; they belong to no split. ``shallower`` is the cost one stage before."""
     timed = f"batch 1 on {device}{', one thread' if device == 'cpu' else ''}; median of the quicker half of the rounds"
     timed += "; low and high are the 5th and 95th percentile"

@@ -51,10 +51,10 @@ class ReceptiveFieldProbe(ProbeDefaults):
         image = as_parameters(torch.zeros(1, *self.input_shape, device=device), model)
         with in_evaluation(model):
             fields = receptive_fields(model, calls, image)
-        return {name: measurements(field, self.input_shape[1:]) for name, field in fields.items()}
+        return {name: field_measurements(field, self.input_shape[1:]) for name, field in fields.items()}
 
 
-def measurements(field: StageField, side: tuple[int, ...]) -> list[Measurement]:
+def field_measurements(field: StageField, side: tuple[int, ...]) -> list[Measurement]:
     """A stage's receptive field as rows, for an image with these sides (height, width)."""
     beyond, why = beyond_border(field.before, side)
     return [

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from lwexplain.errors import RunError
-from lwexplain.run.files import RunFiles, mend
+from lwexplain.run.files import RunFiles, remedy
 from lwexplain.run.parsing import parse_json
 from lwexplain.run.shared_attrs import shared_attrs
 
@@ -201,4 +201,4 @@ def _attrs(table: "pa.Table") -> dict[str, Any]:
 def _damaged(files: RunFiles, name: str, error: Exception) -> RunError:
     text = " ".join(str(error).split())
     reason = text if isinstance(error, ValueError) and len(text) < 80 else "it is no whole file of its kind"
-    return RunError(f"{files.path(name)} cannot be read ({reason}); {mend(name)}")
+    return RunError(f"{files.path(name)} cannot be read ({reason}); {remedy(name)}")

@@ -76,7 +76,7 @@ class RunFiles:
             _require_plain(state, self.path(name))
             if most is not None and state.st_size > most:
                 raise RunError(
-                    f"{self.path(name)} has {state.st_size:,} bytes, expected at most {most:,}; {mend(name)}"
+                    f"{self.path(name)} has {state.st_size:,} bytes, expected at most {most:,}; {remedy(name)}"
                 )
         except BaseException:
             file.close()
@@ -93,7 +93,7 @@ class RunFiles:
         try:
             return parse_json(self.read_bytes(name, most))
         except ValueError as error:
-            raise RunError(f"{self.path(name)} cannot be read ({error}); {mend(name)}") from None
+            raise RunError(f"{self.path(name)} cannot be read ({error}); {remedy(name)}") from None
 
     def has(self, name: str) -> bool:
         """Whether a plain file of this name is there; a link is none."""
@@ -187,7 +187,7 @@ class RunFiles:
         with _explained(self.path(name), name), os.fdopen(descriptor, "r+b") as file:
             found = os.fstat(descriptor).st_size
             if not 0 <= size <= found:
-                raise RunError(f"{self.path(name)} has {found:,} bytes, expected at least {size:,}; {mend(name)}")
+                raise RunError(f"{self.path(name)} has {found:,} bytes, expected at least {size:,}; {remedy(name)}")
             file.truncate(size)
 
     def make_folder(self, name: str = "") -> None:
@@ -350,7 +350,7 @@ def is_plain_name(name: Any) -> bool:
     return isinstance(name, str) and PLAIN_NAME.fullmatch(name) is not None
 
 
-def mend(name: str) -> str:
+def remedy(name: str) -> str:
     """What to do about a file of a run that cannot be used."""
     if name.startswith("analysis") or name.endswith((".parquet", ".npy")):
         return "run lwexplain analyze again"
@@ -482,12 +482,12 @@ def _explained(place: Path, name: str) -> Iterator[None]:
     except LwexplainError:
         raise
     except FileNotFoundError:
-        raise MissingFileError(f"{place} is missing; {mend(name)}") from None
+        raise MissingFileError(f"{place} is missing; {remedy(name)}") from None
     except PermissionError:
         raise RunError(f"{place} cannot be opened: permission denied; ask for the right, or work on a copy") from None
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or str(error)[:80] or type(error).__name__
-        raise RunError(f"{place} cannot be used: {reason}; {mend(name)}") from None
+        raise RunError(f"{place} cannot be used: {reason}; {remedy(name)}") from None
 
 
 def _require_plain(state: os.stat_result, place: Path) -> None:

@@ -31,7 +31,7 @@ from lwexplain.views.pareto import pareto_figure, pareto_table
 from lwexplain.views.sample_depth import confusion_figure, sample_depth_figure, sample_depth_source, source_title
 from lwexplain.views.separability import panel_families, separability_figure
 from lwexplain.views.similarity import similarity_figure, similarity_metrics
-from lwexplain.views.single_classes import class_figure, closest_pairs
+from lwexplain.views.single_classes import class_figure, closest_pairs_table
 from lwexplain.views.training_curves import training_figure
 
 MOST_IMAGES = 8  # rows of the attribution grid
@@ -275,7 +275,7 @@ def _samples(
 
 
 def _pairs(table: pd.DataFrame) -> dict[str, Any] | None:
-    frame = closest_pairs(table)
+    frame = closest_pairs_table(table)
     if frame.empty:
         return None
     return {

@@ -9,7 +9,7 @@ from torch import nn
 from lwexplain.config import ModelConfig
 from lwexplain.errors import ModelError
 from lwexplain.models.activations import ActivationMeter
-from lwexplain.models.balance import activation_bytes, balance_stages, costs_of, partition
+from lwexplain.models.balance import activation_bytes, balance_stages, partition, stage_costs
 from lwexplain.models.build import build_model
 from lwexplain.models.heads.base import HEADS
 from lwexplain.models.staged import StagedModel, features_of
@@ -176,7 +176,7 @@ def test_parameters_of_the_stages_of_resnet18():
 
     stem = 9 * 3 * 64 + 2 * 64
     blocks = [block(*pair) for a, b in pairwise([64, 64, 128, 256, 512]) for pair in ((a, b), (b, b))]
-    assert costs_of(build(width=64), "parameters") == [stem, *blocks]
+    assert stage_costs(build(width=64), "parameters") == [stem, *blocks]
 
 
 def test_activations_of_the_stages_of_resnet18():
@@ -186,7 +186,7 @@ def test_activations_of_the_stages_of_resnet18():
         return count * 2 * channels * side**2 * 4
 
     norm = 2 * 64 * 4
-    costs = costs_of(build(width=64), "activations")
+    costs = stage_costs(build(width=64), "activations")
     assert costs[0] == maps(2, 64, 32) + norm
     assert costs[1] == costs[2] == maps(4, 64, 32) + 2 * norm
     assert costs[3] == maps(5, 128, 16) + 3 * 2 * norm  # its shortcut has a convolution, too
@@ -199,7 +199,7 @@ def test_activations_of_the_stages_add_up_to_those_of_the_network():
         features = model.run_stages(torch.randn(2, 3, 32, 32), 0, model.depth)
     images = 2 * 3 * 32 * 32 * 4
     assert features.requires_grad
-    assert sum(costs_of(model, "activations")) == meter.live_bytes - images
+    assert sum(stage_costs(model, "activations")) == meter.live_bytes - images
 
 
 # ---------------------------------------------------------------------- measuring changes nothing
@@ -231,7 +231,7 @@ def test_measuring_gives_the_same_bytes_each_time_also_without_gradients():
 def test_features_of_one_pixel_can_be_measured():
     model = build("vgg11", size=16)
     assert model.feature_shapes()[-1][1:] == (1, 1)
-    assert min(costs_of(model, "activations")) > 0
+    assert min(stage_costs(model, "activations")) > 0
 
 
 # ---------------------------------------------------------------------- errors

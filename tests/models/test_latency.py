@@ -9,7 +9,7 @@ import torch
 
 from lwexplain.models.cost import Cost
 from lwexplain.models.latency import Latency, measure_latencies, quicker_half
-from lwexplain.probes.cost import measurements
+from lwexplain.probes.cost import cost_measurements
 
 CPU = torch.device("cpu")
 
@@ -95,7 +95,7 @@ def cost(median, noise):
     ],
 )
 def test_a_deeper_network_that_is_quicker_is_explained(shallower, deeper, said):
-    note = measurements(cost(deeper, 2e-5), "cpu", cost(shallower, 2e-5))[-1].note
+    note = cost_measurements(cost(deeper, 2e-5), "cpu", cost(shallower, 2e-5))[-1].note
     assert said in note
     assert said or "one stage before" not in note
     assert "one thread" in note

@@ -19,7 +19,7 @@ from lwexplain.training.losses.forward_forward import ForwardForward
 from lwexplain.training.losses.infopro import InfoPro, supervised_contrastive
 from lwexplain.training.losses.predsim import PredSim
 from lwexplain.training.losses.separability import Separability, fisher_loss, margin_loss
-from lwexplain.training.losses.similarity import Similarity, similarity_matrix
+from lwexplain.training.losses.similarity import Similarity, cosine_similarities
 from lwexplain.training.unit import head_loss
 
 BUILT_IN = [name for name in LOSSES.names() if name not in LOSSES.third_party()]
@@ -325,7 +325,7 @@ def test_similarity_worked_by_hand():
 
 def test_a_row_without_variation_is_similar_to_none_and_gets_no_gradient():
     rows = torch.tensor([[0.3, 0.3, 0.3], [1.0, 2.0, 4.0], [0.0, 0.0, 0.0]], requires_grad=True)
-    matrix = similarity_matrix(rows)
+    matrix = cosine_similarities(rows)
     torch.testing.assert_close(matrix.detach(), torch.diag(torch.tensor([0.0, 1.0, 0.0])))
     (matrix - 1).square().sum().backward()
     assert rows.grad[[0, 2]].abs().sum() == 0

@@ -9,7 +9,7 @@ from lwexplain.probes.base import pair_of
 from lwexplain.views import contents
 from lwexplain.views.sample_depth import confusion_figure, sample_depth_figure, sample_depth_source
 from lwexplain.views.similarity import similarity_figure, similarity_metrics
-from lwexplain.views.single_classes import class_figure, closest_pairs, of_a_pair, of_one_class
+from lwexplain.views.single_classes import class_figure, closest_pairs_table, of_a_pair, of_one_class
 
 CLASSES = ["cat", "dog", "cow"]
 SIMILAR = np.array([[1, 0.5, 0.1], [0.5, 1, 0.8], [0.1, 0.8, 1]])
@@ -128,15 +128,15 @@ def test_a_stage_that_is_called_as_a_class_is_no_class():
 
 
 def test_the_closest_pairs_of_each_stage_come_worst_first():
-    found = closest_pairs(table_of(pair_rows()), most=2)
+    found = closest_pairs_table(table_of(pair_rows()), most=2)
     assert found.to_numpy().tolist() == [
         ["stem", "cat | dog  (0.1)", "dog | cow  (0.2)"],
         ["middle", "cat | cow  (1)", "dog | cow  (2)"],
         ["end", "cat | dog  (2)", "cat | cow  (4)"],
     ]
     assert found.attrs["metric"] == "fisher_ratio"
-    assert closest_pairs(table_of(pair_rows("davies_bouldin"))).iloc[0, 1] == "cat | cow  (0.3)"
-    assert closest_pairs(table_of(class_rows())).empty
+    assert closest_pairs_table(table_of(pair_rows("davies_bouldin"))).iloc[0, 1] == "cat | cow  (0.3)"
+    assert closest_pairs_table(table_of(class_rows())).empty
 
 
 def test_pairs_are_known_whatever_classes_are_called():

@@ -10,7 +10,13 @@ from lwexplain.probes.attribution.base import Explanation, Method, Network, NotA
 from lwexplain.probes.attribution.curves import Curves, order_of
 from lwexplain.probes.attribution.memory import Chunker
 from lwexplain.probes.attribution.missing_gradient import missing_gradient
-from lwexplain.probes.attribution.randomisation import SHUFFLES, Randomisation, compare, has_weights, randomised
+from lwexplain.probes.attribution.randomisation import (
+    SHUFFLES,
+    Randomisation,
+    compare_with_shuffled,
+    has_weights,
+    randomised,
+)
 
 EPSILON = 1e-3
 """Logit differences below this count as this much in the residual."""
@@ -98,7 +104,7 @@ class Subject:
             draws = SHUFFLES if has_weights(self.network, self.images[:1]) else 0
             self._shuffled = [randomised(self.network, SHUFFLES * self.seed + draw) for draw in range(draws)]
         shuffled = [method.explain(it, self.images, self.targets, self.chunker).maps.numpy() for it in self._shuffled]
-        return compare(found.maps.numpy(), shuffled, self.images)
+        return compare_with_shuffled(found.maps.numpy(), shuffled, self.images)
 
 
 def mean_interval(values: np.ndarray) -> tuple[float, float | None, float | None]:

@@ -84,7 +84,7 @@ class Randomisation:
         return f"shows the image more than the network: {what} ({compared})"
 
 
-def compare(maps: np.ndarray, shuffled: list[np.ndarray], images: Tensor) -> Randomisation:
+def compare_with_shuffled(maps: np.ndarray, shuffled: list[np.ndarray], images: Tensor) -> Randomisation:
     """Compare maps (N, H, W) with those of networks with shuffled weights and with edges of ``images`` (N, C, H, W)."""
     edges = edge_strength(images)
     likeness = rank_correlations(np.abs(maps), edges)

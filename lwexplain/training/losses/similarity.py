@@ -42,7 +42,7 @@ class Similarity(LocalLoss):
     def forward(self, logits: Tensor, labels: Tensor, features: Tensor, images: Tensor) -> Tensor:
         rows = all_rows(self.describe(features))
         target = F.one_hot(all_rows(labels), self.num_classes).float()
-        return F.mse_loss(similarity_matrix(rows), similarity_matrix(target))
+        return F.mse_loss(cosine_similarities(rows), cosine_similarities(target))
 
     def describe(self, features: Tensor) -> Tensor:
         """What stands for each sample: (N, D) float32."""
@@ -52,7 +52,7 @@ class Similarity(LocalLoss):
         return maps.std(2) if maps.shape[1] > 3 and maps.shape[2] > 1 else maps.flatten(1)
 
 
-def similarity_matrix(rows: Tensor) -> Tensor:
+def cosine_similarities(rows: Tensor) -> Tensor:
     """Cosine similarity (N, N) of the rows (N, D), each less its own mean, in [-1, 1].
 
     A row whose values are all equal has no direction: its similarity to every row is 0, without a gradient.

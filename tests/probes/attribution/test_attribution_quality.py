@@ -14,7 +14,7 @@ from lwexplain.probes.attribution.gradients import Saliency
 from lwexplain.probes.attribution.memory import Chunker
 from lwexplain.probes.attribution.quality import Subject, mean_interval, residuals
 from lwexplain.probes.attribution.randomisation import (
-    compare,
+    compare_with_shuffled,
     edge_strength,
     has_weights,
     randomised,
@@ -135,14 +135,14 @@ def test_a_map_that_ignores_the_model_is_the_same_under_any_weights():
 def test_maps_that_share_half_their_variance_correlate_by_half():
     rng = np.random.default_rng(0)
     image, network, *others = rng.normal(size=(5, 3, 60, 60))
-    found = compare(image + network, [image + other for other in others], torch.zeros(3, 1, 60, 60))
+    found = compare_with_shuffled(image + network, [image + other for other in others], torch.zeros(3, 1, 60, 60))
     assert found.shown is not None
     assert found.shown == pytest.approx(0.5, abs=0.05)
 
 
 def test_where_maps_of_shuffled_weights_are_empty_they_are_counted():
     maps = np.random.default_rng(0).normal(size=(2, 4, 4))
-    found = compare(maps, [0 * maps, np.nan * maps, maps], torch.zeros(2, 1, 4, 4))
+    found = compare_with_shuffled(maps, [0 * maps, np.nan * maps, maps], torch.zeros(2, 1, 4, 4))
     assert found.empty == 4
     assert found.shown == pytest.approx([1 / 3, 1 / 3])
 
