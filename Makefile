@@ -17,7 +17,7 @@ lint: .venv/.installed-dev
 
 docs: .venv/.installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --clean --quiet
-	@echo "documentation: site/index.html"
+	@echo "documentation: site/index.html; with its search: $(BIN)/python -m http.server --directory site"
 
 explore: .venv/.installed
 	$(BIN)/lwexplain explore

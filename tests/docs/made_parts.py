@@ -45,8 +45,8 @@ def _command(name: str, function: Any) -> str:
     options = [_option(item, kind, info) for item, kind, info in parameters if isinstance(info, OptionInfo)]
     usage = " ".join(["lwexplain", name, *(row[0] for row in arguments), *(["[OPTIONS]"] if options else [])])
     lines = [f"## `lwexplain {name}`", "", inspect.getdoc(function) or "", "", "```text", usage, "```", ""]
-    lines += ["| argument or option | what it says | default |", "|---|---|---|"]
-    lines += [f"| `{_cell(written)}` | {_cell(text)} | {default} |" for written, text, default in arguments + options]
+    lines += ["| argument or option | default | what it says |", "|---|---|---|"]
+    lines += [f"| `{_cell(written)}` | {default} | {_cell(text)} |" for written, text, default in arguments + options]
     return "\n".join(lines)
 
 
@@ -98,7 +98,13 @@ def _sections(prefix: str, model: type[BaseModel]) -> list[tuple[str, str, type[
 def _section(title: str, prefix: str, model: type[BaseModel]) -> str:
     heading = f"## `{title}`" if prefix else f"## {title}"
     about = model.__doc__.strip().splitlines()[0] if model is not Config and model.__doc__ else ""
-    lines = [heading, "", *([about, ""] if about else []), "| key | values | default | |", "|---|---|---|---|"]
+    lines = [
+        heading,
+        "",
+        *([about, ""] if about else []),
+        "| key | values | default | what it is |",
+        "|---|---|---|---|",
+    ]
     properties = model.model_json_schema()["properties"]
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
@@ -143,7 +149,7 @@ def _names(registry: Registry, names: list[str] | None = None) -> str:
     """What stands in a registry, with the first line of each docstring."""
     own = names or [name for name in registry.names() if name not in registry.third_party()]
     lines = [f"| `{name}` | {_cell(registry.summary(name).replace('``', '`'))} |" for name in own]
-    return "\n".join([f"| {registry.kind} | |", "|---|---|", *lines])
+    return "\n".join([f"| {registry.kind} | what it is |", "|---|---|", *lines])
 
 
 def _cell(text: str) -> str:

@@ -63,6 +63,7 @@ def test_the_site_loads_nothing_from_other_places():
     config = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
     assert config["theme"]["font"] is False
     assert "extra_javascript" not in config
+    assert "offline" not in config["plugins"]  # its search from the disk loads a script from elsewhere
     assert "repo_url" not in config  # the theme would ask that host for the number of stars
     assert all("://" not in sheet for sheet in config["extra_css"])
 
