@@ -30,6 +30,11 @@ def own_option(name: str) -> str:
     return f"--{name.replace('_', '-')}" if at_command_line() else f"{name}="
 
 
+def is_first_process() -> bool:
+    """True unless ``torchrun`` has started this process beside another one, which then speaks for all."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _program() -> list[str | Path]:
     called = Path(sys.argv[0]) if sys.argv else Path()
     beside = Path(sys.executable).with_name(PROGRAM)

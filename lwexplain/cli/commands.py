@@ -1,21 +1,26 @@
-"""The command line: parse, call, print. Results go to stdout, progress and errors to stderr."""
+"""The commands: each parses its words, calls the interface, and prints what that returned."""
 
-import os
-import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lwexplain.errors import ConfigError, LwexplainError, LwexplainWarning, TrainingInterrupted, mend
-from lwexplain.program import own_command
-from lwexplain.signals import EndedBySignal, ended_by_signals
-from lwexplain.terminal import ReaderGone, flush, prepare_streams, say, say_json, tell, tell_error
-from lwexplain.text import plain
+from lwexplain.cli.names import Kind, lines_of_names
+from lwexplain.cli.options import (
+    AsJson,
+    MaxFlops,
+    MaxLatency,
+    MaxMemory,
+    MaxParams,
+    Objective,
+    Reproducible,
+    RunDir,
+    Tolerance,
+    budgets_of,
+)
+from lwexplain.errors import ConfigError
+from lwexplain.program import is_first_process, own_command
+from lwexplain.terminal import say, say_json, tell
 from lwexplain.views.text import (
     print_advice,
     print_comparison,
@@ -28,9 +33,6 @@ from lwexplain.views.text import (
 if TYPE_CHECKING:
     from lwexplain.run import Run
 
-UsageError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
-"""Whatever typer raises where the command line itself is wrong."""
-
 app = typer.Typer(
     name="lwexplain",
     help="Train image classifiers layer-wise or by back-propagation, look inside every stage, and learn where to stop.",
@@ -38,33 +40,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory made by lwexplain train.")]
-Tolerance = Annotated[float, typer.Option(help="Accuracy one is willing to lose, in [0, 1): 0.005 is half a point.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Objective = Annotated[
-    str, typer.Option(help="What is best among what is good enough: params, flops, latency, memory; or accuracy.")
-]
-MaxParams = Annotated[float | None, typer.Option(help="Most parameters, e.g. 1e6.")]
-MaxFlops = Annotated[float | None, typer.Option(help="Most FLOPs an image.")]
-MaxLatency = Annotated[float | None, typer.Option(help="Longest median latency of one image, in milliseconds.")]
-MaxMemory = Annotated[str | None, typer.Option(help="Most memory for one image, e.g. 4MB.")]
-
-
-class Kind(StrEnum):
-    """What ``lwexplain list`` can list."""
-
-    datasets = "datasets"
-    models = "models"
-    strategies = "strategies"
-    losses = "losses"
-    heads = "heads"
-    probes = "probes"
-
-
-class Reproducible(StrEnum):
-    """What ``lwexplain reproduce`` can reproduce."""
-
-    thesis = "thesis"
 
 
 @app.callback()
@@ -122,7 +97,7 @@ def train(
     from lwexplain.config import parse_overrides
 
     run = api.train(config, parse_overrides(overrides or []), run_dir=run_dir, resume=resume)
-    if _is_first_process():
+    if is_first_process():
         print_training(run)
         say(f"trained: {run.path}")
         say(f"next: {own_command('analyze', run.path)}")
@@ -157,7 +132,7 @@ def analyze(
         device=device,
         replace=replace,
     )
-    if not _is_first_process():
+    if not is_first_process():
         return
     print_measurements(run)
     say(f"analyzed: {run.metrics_path}")
@@ -181,7 +156,7 @@ def recommend(
     """Recommend the stage to stop at, with the reason, what is to be expected of every depth, and what it costs."""
     from lwexplain import api
 
-    budgets = _budgets(max_params, max_flops, max_latency, max_memory)
+    budgets = budgets_of(max_params, max_flops, max_latency, max_memory)
     advice = api.recommend(run_dir, tolerance, objective=objective, budgets=budgets, retrain=not as_is)
     if as_json:
         say_json(advice.to_dict())
@@ -227,7 +202,7 @@ def export(
         early_exit=early_exit,
         tolerance=tolerance,
         objective=objective,
-        budgets=_budgets(max_params, max_flops, max_latency, max_memory),
+        budgets=budgets_of(max_params, max_flops, max_latency, max_memory),
         device=device,
     )
     if as_json:
@@ -299,123 +274,5 @@ def reproduce(
 @app.command("list")
 def list_names(kind: Annotated[Kind, typer.Argument(help="What to list.")]) -> None:
     """List what can be named in a configuration or on the command line."""
-    registry = _registry(kind)
-    width = max(len(name) for name in registry.names())
-    for name in registry.names():
-        say(f"{name:<{width}}  {registry.summary(name)}")
-    if kind is Kind.probes:
-        from lwexplain.probes.engine import ALWAYS
-
-        say(f"measured in every analysis, without being named: {', '.join(ALWAYS)}")
-
-
-def _registry(kind: Kind) -> Any:
-    match kind:
-        case Kind.datasets:
-            from lwexplain.data.dataset import DATASETS as registry
-        case Kind.models:
-            from lwexplain.models.build import MODELS as registry
-        case Kind.strategies:
-            from lwexplain.training.strategies.base import STRATEGIES as registry
-        case Kind.losses:
-            from lwexplain.training.losses.base import LOSSES as registry
-        case Kind.heads:
-            from lwexplain.models.heads.base import HEADS as registry
-        case Kind.probes:
-            from lwexplain.probes.base import PROBES as registry
-    return registry
-
-
-def _budgets(params: float | None, flops: float | None, latency: float | None, memory: str | None) -> dict[str, float]:
-    """Budgets in the units of the Python interface: parameters, FLOPs, seconds, bytes."""
-    from lwexplain.memory import parse_size
-
-    asked = {
-        "params": params,
-        "flops": flops,
-        "latency": None if latency is None else latency / 1000,
-        "memory": None if memory is None else float(parse_size(memory)),
-    }
-    return {name: value for name, value in asked.items() if value is not None}
-
-
-def _is_first_process() -> bool:
-    """True unless ``torchrun`` has started this process beside another one, which then speaks for all."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def main() -> None:
-    """Entry point: errors for a person in one or two lines and exit code 2; ``--verbose`` shows the traceback."""
-    prepare_streams()
-    arguments = sys.argv[1:]
-    verbose = "--verbose" in arguments
-    code = 0
-    try:
-        with ended_by_signals(), notes_on_stderr():
-            code = app([item for item in arguments if item != "--verbose"], "lwexplain", standalone_mode=False)
-            flush()
-    except ReaderGone:
-        code = 1
-    except UsageError as error:
-        if arguments:
-            tell_error(f"{error.format_message()} See lwexplain {_command_of(arguments)}--help")
-        else:
-            error.show()  # the list of commands
-        code = 2
-    except EndedBySignal as ended:
-        if _is_first_process():
-            tell(f"stopped by {ended}; run the same command again, train with --resume where its run has begun")
-        code = 128 + ended.number
-    except (LwexplainError, OSError, MemoryError) as error:
-        if verbose:
-            raise
-        if _is_first_process():
-            tell_error(_in_words(error))
-        code = 130 if isinstance(error, TrainingInterrupted) else 2
-    finally:
-        _leave_the_other_processes()
-    sys.exit(code or 0)
-
-
-def _leave_the_other_processes() -> None:
-    """Take down what a command has built up under torchrun: its threads must not outlive Python."""
-    module = sys.modules.get("lwexplain.processes")
-    if module is not None:
-        module.leave_world()
-
-
-@contextmanager
-def notes_on_stderr() -> Iterator[None]:
-    """Within the block, warnings of lwexplain are lines on standard error; of several processes the first one's."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", LwexplainWarning)
-        show = warnings.showwarning
-
-        def note(message: Any, category: type[Warning], *place: Any, **more: Any) -> None:
-            if not issubclass(category, LwexplainWarning):
-                show(message, category, *place, **more)
-            elif _is_first_process():
-                tell(f"note: {message}")
-
-        warnings.showwarning = note
-        yield
-
-
-def _in_words(error: BaseException) -> str:
-    """An error with the next step."""
-    if isinstance(error, OSError):
-        what = error.strerror or str(error)
-        return f"{what}{f': {plain(error.filename)}' if error.filename else ''}; {mend(error)}"
-    if isinstance(error, MemoryError):
-        return "there is not enough memory; take fewer samples (--max-samples) or smaller batches (data.batch_size)"
-    return str(error)
-
-
-def _command_of(arguments: list[str]) -> str:
-    """``train `` where the command of that name was called."""
-    names = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
-    return next((f"{item} " for item in arguments if item in names), "")
-
-
-if __name__ == "__main__":
-    main()
+    for line in lines_of_names(kind):
+        say(line)
