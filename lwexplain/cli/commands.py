@@ -1,5 +1,6 @@
 """The commands: each parses its words, calls the interface, and prints what that returned."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,6 +27,7 @@ from lwexplain.views.text import (
     print_comparison,
     print_measurements,
     print_prospects,
+    print_rules,
     print_similarity,
     print_training,
 )
@@ -151,18 +153,27 @@ def recommend(
     as_is: Annotated[
         bool, typer.Option("--as-is", help="Where to cut the trained network as it stands, not which depth to train.")
     ] = False,
+    rules: Annotated[
+        bool, typer.Option("--rules", help="Also where each simple rule of the literature would stop.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Recommend the stage to stop at, with the reason, what is to be expected of every depth, and what it costs."""
     from lwexplain import api
+    from lwexplain.advice.simple_rules import rules_beside
+    from lwexplain.results import read_metrics
+    from lwexplain.run import Run
 
     budgets = budgets_of(max_params, max_flops, max_latency, max_memory)
     advice = api.recommend(run_dir, tolerance, objective=objective, budgets=budgets, retrain=not as_is)
+    stops = rules_beside(read_metrics(Run.open(run_dir))) if rules else []
     if as_json:
-        say_json(advice.to_dict())
+        say_json(advice.to_dict() | ({"rules": [asdict(stop) for stop in stops]} if rules else {}))
         return
     print_advice(advice)
     print_prospects(advice)
+    if rules:
+        print_rules(advice, stops)
     if not as_is and advice.source != "head" and advice.verdict == "stop_here":
         train = own_command("train", run_dir / "config.yaml", f"model.depth={advice.depth}")
         say(f"next: {train} --run-dir NEW_DIR")

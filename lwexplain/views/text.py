@@ -1,7 +1,7 @@
 """What the commands print: training, the stages of a run, a recommendation, runs side by side."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from lwexplain.advice.recommend import Recommendation
+    from lwexplain.advice.simple_rules import RuleStop
     from lwexplain.run import Run
 
 LONGEST_REASON = 1500
+LONGEST_SENTENCE = 200
 
 # ---------------------------------------------------------------------- training
 
@@ -158,6 +160,14 @@ def print_prospects(advice: "Recommendation") -> None:
     if advice.prospects:
         say()
         say_table(pareto_table(advice.prospects))
+
+
+def print_rules(advice: "Recommendation", stops: "Sequence[RuleStop]") -> None:
+    """The recommendation and below it a row for each simple rule."""
+    from lwexplain.views.simple_rules import rules_table
+
+    say()
+    say_table(rules_table(advice, stops), LONGEST_SENTENCE)
 
 
 # ---------------------------------------------------------------------- several runs
