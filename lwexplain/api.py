@@ -188,8 +188,8 @@ def analyze(
         quiet: True shows no progress, False shows it; by default it is shown on a terminal.
 
     Returns:
-        The table, one row a measurement. Its columns and ``attrs`` are described on the page "The run directory and the
-        table"; probes that raised are listed in ``attrs["failures"]``.
+        The table, a row for each measurement. Its columns and ``attrs`` are described on the page "The run directory
+        and the table"; probes that raised are listed in ``attrs["failures"]``.
 
     Raises:
         RunError: The run is not trained, or other settings would lose what probes that are not asked for have measured
@@ -461,7 +461,7 @@ def compare(runs: "Sequence[Run | str | Path]", tolerance: float = 0.005) -> pd.
         tolerance: As in ``lw.recommend``.
 
     Returns:
-        One row a run: its name, data, model, strategy and training time, and the fields of its recommendation.
+        A row for each run: its name, data, model, strategy and training time, and the fields of its recommendation.
 
     Raises:
         RunError: A run is not analyzed.
@@ -538,7 +538,7 @@ def similarity(
         device: Where to compute, by default where the runs were trained.
 
     Returns:
-        One row a pair of stages: ``stage, depth, other_stage, other_depth, cka_linear, cka_rbf``.
+        A row for each pair of stages: ``stage, depth, other_stage, other_depth, cka_linear, cka_rbf``.
 
     Raises:
         RunError: A run is not trained.

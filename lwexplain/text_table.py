@@ -19,7 +19,7 @@ class TextTable:
 
     @classmethod
     def of(cls, items: Iterable[Item], columns: Mapping[str, Callable[[Item], str]]) -> "TextTable":
-        """One row an item, and one column for each title, which holds what its function says of the item."""
+        """A row for each item and a column for each title, which holds what its function says of the item."""
         return cls(list(columns), [[write(item) for write in columns.values()] for item in items])
 
     def lines(self, longest: int = LONGEST_CELL) -> list[str]:

@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from lwexplain.advice.simple_rules import SIMPLE_RULES
 from lwexplain.cli import main
 from lwexplain.errors import LwexplainError
 from lwexplain.training.checkpoint import load_checkpoint
@@ -94,6 +95,18 @@ def test_recommend_json_has_the_agreed_keys(trained):
     } <= set(advice)  # fmt: skip
     assert advice["tolerance"] == 0.005
     assert json.loads((trained / "analysis/recommendation.json").read_text()) == advice
+
+
+def test_recommend_shows_where_simple_rules_would_stop_only_when_asked(trained):
+    done = lwexplain("recommend", trained, "--rules", check=0)
+    _, _, rows = done.stdout.partition("what it does\n")
+    assert [line[: len(name)] for line, name in zip(rows.splitlines()[2:], SIMPLE_RULES, strict=False)] == list(
+        SIMPLE_RULES
+    )
+    assert "cannot be applied, the table lacks saturation" in rows
+    asked, plain = advice_of(trained, "--rules"), advice_of(trained)
+    assert [stop["rule"] for stop in asked.pop("rules")] == list(SIMPLE_RULES)
+    assert asked == plain
 
 
 def test_recommend_lists_what_every_depth_promises_and_costs(trained):

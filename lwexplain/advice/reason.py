@@ -10,7 +10,7 @@ from lwexplain.advice.signal import GuessTest
 
 ENDINGS = {
     "stop_here": "the stages after it are not needed",
-    "use_full_depth": "no shorter network is surely as good",
+    "use_full_depth": "no shorter network can be expected to be as good",
     "go_deeper": "accuracy still rises at the last stage, so a deeper network is worth a try",
     "heads_too_weak": (
         "but a linear probe on the features beats every head, so the heads, not the depth, hold the network back"

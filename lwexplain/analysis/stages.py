@@ -52,7 +52,7 @@ def stages_of(
 def add_sample_images(
     stages: list[StageData], model: StagedModel, data: DataSplits, seed: int, device: torch.device
 ) -> None:
-    """Give every stage the same few val images, one a class first, and the way from images to its output."""
+    """Give every stage the same few val images, first one of each class, and the way from images to its output."""
     classes = len(data.val.labels.unique())
     size = min(len(data.val), max(SAMPLE_IMAGES, classes))
     positions = stratified_subset(data.val.labels, size, seed)[: 2 * SAMPLE_IMAGES]

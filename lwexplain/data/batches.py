@@ -52,7 +52,9 @@ class Batches:
         if len(images) == 0:
             raise DataError("cannot make batches of an empty split")
         if len(mean) != images.shape[0] or len(std) != images.shape[0]:
-            raise DataError(f"mean and std must hold {images.shape[0]} values, one a channel; found {mean}, {std}")
+            raise DataError(
+                f"mean and std must hold a value for each of the {images.shape[0]} channels; found {mean}, {std}"
+            )
         self.images = images
         self.batch_size = batch_size
         self.seed = seed

@@ -24,6 +24,7 @@ from lwexplain.views.pareto import pareto_figure, pareto_table
 from lwexplain.views.sample_depth import confusion_figure, sample_depth_figure, sample_depth_source, source_title
 from lwexplain.views.separability import panel_families, separability_figure
 from lwexplain.views.similarity import similarity_figure, similarity_metrics
+from lwexplain.views.simple_rules import rules_table
 from lwexplain.views.single_classes import class_figure, closest_pairs_table
 
 DECIDING = "the deciding one"
@@ -49,6 +50,8 @@ def show(run: Run, table: pd.DataFrame) -> None:
             st.warning(f"No recommendation: {escape_markdown(problem, 1000)}", icon=":material/help:")
         else:
             show_card(advice, table)
+    with friendly("The simple rules"):
+        _show_rules(run, advice)
     _show_failures(table)
     _show_depths(table, advice, outlook.source if outlook else None)
     with friendly("Accuracy against cost"):
@@ -96,6 +99,18 @@ def show_card(advice: Recommendation, table: pd.DataFrame) -> None:
     )
     for note in advice.notes:
         st.caption(escape_markdown(f"{note[:1].upper()}{note[1:]}."))
+
+
+def _show_rules(run: Run, advice: Recommendation | None) -> None:
+    """Where each simple rule of the literature would stop, below the recommendation."""
+    table = rules_table(advice, reader.rule_stops(run))
+    frame = pd.DataFrame(table.rows, columns=table.header)
+    frame["depth"] = pd.to_numeric(frame["depth"], errors="coerce").astype("Int64")
+    with st.expander("Where simple rules would stop", expanded=True, icon=":material/rule:"):
+        st.caption(
+            "Rules of the literature, each read from these measurements; they take no part in the recommendation."
+        )
+        show_table(frame)
 
 
 def _describe(run: Run, table: pd.DataFrame, depths: int) -> str:
@@ -219,7 +234,7 @@ def _show_classes(table: pd.DataFrame) -> None:
         return
     st.subheader("Single classes")
     if figure is not None:
-        st.caption("One row a class, one column a stage; the menu changes the measure.")
+        st.caption("A row for each class and a column for each stage; the menu changes the measure.")
         st.plotly_chart(figure, theme=None, key="classes", config=CHART)
     if not pairs.empty:
         metric = escape_markdown(Metrics.of(table).title(pairs.attrs["metric"]))

@@ -12,6 +12,7 @@ import streamlit as st
 
 from lwexplain.advice.question import Question
 from lwexplain.advice.recommend import Recommendation, recommend
+from lwexplain.advice.simple_rules import RuleStop, rules_beside
 from lwexplain.errors import AdviceError, LwexplainError
 from lwexplain.results import Analysis, is_analyzed, list_embeddings, read_attributions, read_metrics, read_thumbnails
 from lwexplain.run import Run
@@ -180,6 +181,11 @@ def advice(run: Run, question: Question) -> tuple[Recommendation | None, str | N
     return _advice(str(run.path), _stamp(run, "analysis/metrics.parquet", "analysis/analysis.json"), question)
 
 
+def rule_stops(run: Run) -> list[RuleStop]:
+    """Where each simple rule would stop."""
+    return _rule_stops(str(run.path), _stamp(run, "analysis/metrics.parquet", "analysis/analysis.json"))
+
+
 def _stamp(run: Run, *names: str) -> Stamp:
     """Time of change and size of each file: the key under which its contents are cached."""
     return tuple(run.files.stamp(name) for name in names)
@@ -211,3 +217,8 @@ def _advice(path: str, stamp: Stamp, question: Question) -> tuple[Recommendation
         return recommend(_metrics(path, stamp), question), None
     except AdviceError as error:
         return None, str(error)
+
+
+@st.cache_data(max_entries=16, show_spinner=False)
+def _rule_stops(path: str, stamp: Stamp) -> list[RuleStop]:
+    return rules_beside(_metrics(path, stamp))

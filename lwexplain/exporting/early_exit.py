@@ -53,7 +53,7 @@ class Policy:
     val_accuracy: float
 
     def segments(self, model: StagedModel, normalisation: Normalisation) -> list[Segment]:
-        """The network in pieces, one an exit."""
+        """The network in pieces, one for each exit."""
         starts = [0, *(head.depth for head in self.heads)]
         last = len(self.heads) - 1
         return [

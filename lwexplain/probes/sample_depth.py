@@ -30,7 +30,7 @@ def confusion(predictions: pd.DataFrame, stage: str, *, source: str, split: str,
 
 
 def sample_depths(predictions: pd.DataFrame, *, source: str, split: str) -> pd.DataFrame:
-    """One row a sample, in their order: at which depth its answer is right, and at which it settles.
+    """A row for each sample, in their order: at which depth its answer is right, and at which it settles.
 
     ``first_correct`` is the depth of the first stage that is right (missing where none is); ``settled`` the first depth
     from which on all stages predict what the last one does (prediction depth, Baldock et al. 2021, there of k-NN

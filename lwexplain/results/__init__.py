@@ -5,9 +5,9 @@
                                             presence says that the analysis is whole; it also
                                             names the key, the sizes of the files and the probes
                                             whose results last
-``analysis/metrics.parquet``                the long table, one row a measurement (``METRIC_COLUMNS``)
-``analysis/predictions.parquet``            one row a sample, stage and source (``PREDICTION_COLUMNS``)
-``analysis/embeddings/METHOD.parquet``      one row a sample and stage (``EMBEDDING_COLUMNS``)
+``analysis/metrics.parquet``                the long table, a row for each measurement (``METRIC_COLUMNS``)
+``analysis/predictions.parquet``            a row for each sample, stage and source (``PREDICTION_COLUMNS``)
+``analysis/embeddings/METHOD.parquet``      a row for each sample and stage (``EMBEDDING_COLUMNS``)
 ``analysis/thumbnails.npy``                 uint8 (N, H, W, C), row i = sample i of the val split
 ``analysis/attributions/METHOD.npy``        float32 (S, M, H, W): stages x sample images, signed heat maps
 ``analysis/attributions/images.npy``        uint8 (M, H, W, C), the sample images

@@ -1,4 +1,4 @@
-"""What a training writes down: a line an epoch and head, the cost of each phase, and the sums at the end."""
+"""What a training writes down: a line for each epoch and head, the cost of each phase, and the sums at the end."""
 
 import math
 from collections.abc import Sequence

@@ -19,8 +19,8 @@ EXPLANATION = (
 
 
 def attribution_quality(table: pd.DataFrame, item: AttributionSet) -> pd.DataFrame:
-    """One row a stage of the method's maps: ``stage``, ``valid`` (yes or no), ``valid images`` (``10 of 12``), and a
-    column of numbers for each figure that was measured.
+    """A row for each stage of the method's maps: ``stage``, ``valid`` (yes or no), ``valid images`` (``10 of 12``), and
+    a column of numbers for each figure that was measured.
 
     ``table`` is the metrics table.
     """

@@ -105,7 +105,7 @@ def stage_predictions(predictions: pd.DataFrame, stage: str) -> pd.Series:
 
 
 def depth_table(table: pd.DataFrame, split: str = "val") -> pd.DataFrame:
-    """One row a depth: stage, each accuracy with its 95 % interval as text, and the costs.
+    """A row for each depth: stage, each accuracy with its 95 % interval as text, and the costs.
 
     Cost columns hold numbers of one image in the units that ``lwexplain.costs`` shows them in.
     """
@@ -128,7 +128,7 @@ def depth_table(table: pd.DataFrame, split: str = "val") -> pd.DataFrame:
 def further_measurements(table: pd.DataFrame) -> pd.DataFrame:
     """What no chart shows: values on other splits and of classes that the run does not name.
 
-    One row a metric, split and class (``all`` where the value is of all together), one column of numbers a stage.
+    A row for each metric, split and class (``all``: of all together), and a column of numbers for each stage.
     """
     known, rows, table = Metrics.of(table), without_attrs(table)[~_charted(table)], without_attrs(table)
     stages = table.drop_duplicates("stage").sort_values("depth")

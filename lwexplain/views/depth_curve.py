@@ -45,7 +45,7 @@ def charted_accuracies(table: pd.DataFrame) -> list[str]:
 
 
 def per_depth(table: pd.DataFrame, metric: str, split: str) -> pd.DataFrame:
-    """Rows of one metric over all classes together, one a depth, sorted by depth."""
+    """Rows of one metric over all classes together, one for each depth, in their order."""
     table = without_attrs(table)
     rows = table[(table["metric"] == metric) & (table["split"] == split) & table["class"].isna()]
     return rows.dropna(subset=["value"]).drop_duplicates("depth").sort_values("depth")

@@ -81,8 +81,8 @@ def pareto_figure(
 
 
 def pareto_table(prospects: Sequence[Prospect]) -> TextTable:
-    """One row a depth: expected accuracy with its 90 % interval, what is expected on val (which ranks the depths), the
-    balanced accuracy there, costs, on the front of which costs (by val), and if enough.
+    """A row for each depth: expected accuracy with its 90 % interval, what is expected on val (which ranks the depths),
+    the balanced accuracy there, costs, on the front of which costs (by val) it lies, and whether it is enough.
 
     Costs that were not measured have no column; without parameters the front is the one over stages.
     """

@@ -80,7 +80,7 @@ def class_figure(table: pd.DataFrame) -> go.Figure | None:
 
 
 def closest_pairs_table(table: pd.DataFrame, *, split: str = "val", most: int = MOST_PAIRS) -> pd.DataFrame:
-    """The pairs of classes that separate least, the worst first: one row a stage, one column a place.
+    """The pairs of classes that separate least, the worst first: a row for each stage, a column for each place.
 
     From the first metric that was measured of pairs; ``.attrs["metric"]`` names it. Empty without any.
     """

@@ -79,7 +79,7 @@ def _is_number(value: Any) -> bool:
 def _add_lines(
     figure: go.Figure, rows: pd.DataFrame, split: str, panel: str, column: int, stages: list[str], named: set[str]
 ) -> None:
-    """One line; or, where stages train side by side, one a stage, from pale (shallow) to full colour (deep)."""
+    """One line; or, where stages train side by side, one for each, from pale (shallow) to full colour (deep)."""
     colour = {"train": SERIES[1], "val": SERIES[0]}.get(split, SERIES[2])
     parts = [rows[rows["stage"] == stage] for stage in stages] if len(stages) > 1 else [rows]
     for number, part in enumerate(parts, start=1):

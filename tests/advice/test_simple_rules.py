@@ -17,6 +17,7 @@ from lwexplain.advice.simple_rules import (
     one_standard_error,
     probe_share_of_best,
     receptive_field_border,
+    rules_beside,
     saturation_tail,
     separability_plateau,
     separation_law_break,
@@ -267,6 +268,31 @@ def test_no_rule_reads_test(name):
     test = {(metric, "test"): np.linspace(0.9, 0.1, 5) for metric in (*READS.values(), "head_accuracy")}
     fenced = ValOnly(known.stages, "bp", 0.1, {**known.curves, **test}, known.counts)
     assert rule(fenced) == rule(known)
+
+
+def test_every_rule_says_in_a_sentence_what_it_does_and_what_it_needs():
+    for name, rule in SIMPLE_RULES.items():
+        assert rule.name == name
+        assert 10 < len(rule.does) <= 80
+        assert bool(rule.needs) == (name in READS)
+
+
+def test_the_rules_beside_a_table_stop_where_each_rule_does_or_say_what_the_table_lacks(make_table):
+    others = {("saturation", "val"): [0.5, 0.4, 0.05, 0.05]}
+    stops = {stop.rule: stop for stop in rules_beside(make_table([0.5, 0.88, 0.9, 0.9], n=1000, others=others))}
+    assert list(stops) == list(SIMPLE_RULES)
+    assert (stops["always full"].stage, stops["always full"].depth, stops["always full"].lacks) == ("s4", 4, "")
+    assert (stops["saturation tail"].stage, stops["saturation tail"].depth) == ("s2", 2)
+    assert stops["one standard error"].depth == 3
+    knee = stops["knee of GDV"]
+    assert (knee.stage, knee.depth, knee.lacks) == (None, None, "gdv")
+
+
+def test_the_accuracy_that_a_rule_lacks_is_the_one_the_network_is_judged_by(make_table):
+    table = make_table([0.5, 0.9], source="linear_probe", strategy="bp")
+    lacking = rules_beside(table[table["metric"] != "linear_probe_accuracy"])
+    needs = {stop.rule: stop.lacks for stop in lacking}
+    assert needs["probe at 98 % of best"] == "linear_probe_accuracy at every stage"
 
 
 def test_evidence_of_a_table_knows_how_many_samples_each_value_rests_on(make_table):

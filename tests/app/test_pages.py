@@ -11,6 +11,7 @@ import pytest
 from run_factory import CLASSES, STAGES, N, make_run
 from streamlit.testing.v1 import AppTest
 
+from lwexplain.advice.simple_rules import SIMPLE_RULES
 from lwexplain.explorer.run_picker import folder_below
 from lwexplain.explorer.server import SCRIPT
 from lwexplain.run import Run
@@ -90,6 +91,17 @@ def test_overview_shows_classes_samples_and_similarities(tmp_path):
     assert list(app.selectbox(key="confused_stage").options) == STAGES
     app.selectbox(key="confused_stage").set_value("stem").run()
     assert not app.exception
+
+
+def test_overview_shows_where_simple_rules_would_stop_beside_the_recommendation(runs_folder):
+    app = visit(runs_folder, "overview", "greedy")
+    (rules,) = [frame.value for frame in app.dataframe if "rule" in frame.value]
+    assert list(rules["rule"]) == ["lwexplain", *SIMPLE_RULES]
+    assert f"(depth {rules['depth'][0]} of 6)" in said(app)
+    assert rules.set_index("rule")["depth"]["always full"] == 6
+    lacking = rules[rules["depth"].isna()]
+    assert len(lacking)
+    assert lacking["what it does"].str.contains("cannot be applied, the table lacks ").all()
 
 
 def test_the_tolerance_slider_decides_anew_at_once(runs_folder):

@@ -1,4 +1,4 @@
-"""The quality of attributions is shown by method, one row a stage."""
+"""The quality of attributions is shown by method, a row for each stage."""
 
 import numpy as np
 import pandas as pd

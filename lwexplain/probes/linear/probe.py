@@ -158,7 +158,7 @@ class _Fit:
 def _fitted(
     stages: Sequence[StageData], grids: Sequence[Sequence[float]], world: World, rough: Sequence[_Fit | None] = ()
 ) -> list[list[_Fit]]:
-    """The fits of each stage with each C of its grid: rough ones, or those that go on from ``rough``, one a stage."""
+    """The fits of each stage with each C of its grid: rough ones, or those that go on from ``rough``."""
     found: list[list[_Fit]] = [[] for _ in stages]
     for group, history in _groups(stages, grids, world):
         chosen = sorted({at for at, _ in group})
