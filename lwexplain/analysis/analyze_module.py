@@ -52,11 +52,12 @@ def analyze_module(
     shapes: list[tuple[int, ...]] = []
     samples = SampleImages()
     given = {split: checked_batches(batches, split, model) for split, batches in loaders.items()}
+    given["val"] = samples.watching(given["val"])
     with undisturbed(model), scratch_folder("features") as folder:
         captured = {
             split: extract(
                 model,
-                _noting_shape(samples.watching(given[split]) if split == "val" else given[split], shapes),
+                _noting_shape(given[split], shapes),
                 stages,
                 pooling=pooling,
                 device=where,
@@ -73,14 +74,8 @@ def analyze_module(
         present = [stage.name for stage in data]
         layouts = {} if callable(pooling) else captured["val"].layouts
         _add_sample_images(data, model, samples, where, layouts)
-        try:
-            staged = stage_by_names(unwrap(model), present, shapes[0], len(names))
-        except ModelError as error:
-            cost = CostProbe(error, present)
-        else:
-            cost = CostProbe(staged, present)
-            if data[-1].logits and not callable(pooling):
-                data[-1].head = staged.head(staged.depth)
+        cost = _cost_probe(model, data, shapes[0], with_head=bool(data[-1].logits) and not callable(pooling))
+        field = ReceptiveFieldProbe(unwrap(model), present, shapes[0])
         if data[-1].logits and not any(_name_of(probe) == "head" for probe in probes):
             probes = ["head", *probes]
         with Progress("analyze", 1, quiet=quiet) as progress:
@@ -89,7 +84,6 @@ def analyze_module(
                 progress.describe(f"analyze: {name}")
                 progress.move_to(done, total)
 
-            field = ReceptiveFieldProbe(unwrap(model), present, shapes[0])
             parts = measure(data, [cost, field, *probes], tell=tell)
         attrs = {
             "classes": names,
@@ -101,6 +95,20 @@ def analyze_module(
             "notes": notes,
         }
         return assemble_analysis(parts, attrs, data)
+
+
+def _cost_probe(
+    model: nn.Module, stages: list[StageData], input_shape: tuple[int, ...], *, with_head: bool
+) -> CostProbe:
+    """What measures the cost of each depth. ``with_head``: the last stage gets the model's own, where it can be cut."""
+    names = [stage.name for stage in stages]
+    try:
+        staged = stage_by_names(unwrap(model), names, input_shape, len(stages[0].classes))
+    except ModelError as error:
+        return CostProbe(error, names)
+    if with_head:
+        stages[-1].head = staged.head(staged.depth)
+    return CostProbe(staged, names)
 
 
 MANY = 10_000

@@ -15,7 +15,15 @@ from lwexplain.devices import pick_device
 from lwexplain.errors import ProbeError, UserCodeError
 from lwexplain.models.foreign import check_model
 from lwexplain.models.modules import in_evaluation
-from lwexplain.probes.attribution.base import Method, NotApplicable, logits_of, network_of_model, rise_of
+from lwexplain.probes.attribution.base import (
+    Explanation,
+    Method,
+    Network,
+    NotApplicable,
+    logits_of,
+    network_of_model,
+    rise_of,
+)
 from lwexplain.probes.attribution.baseline import zero_image_in_words
 from lwexplain.probes.attribution.memory import Chunker, chunker_for
 from lwexplain.probes.attribution.methods import method_of
@@ -167,61 +175,92 @@ def attribute_batches(
     """
     check_model(model)
     explainer = method_of(method)
-    modules = dict(model.named_modules())
-    if layer is not None and (not isinstance(layer, str) or layer not in modules):
-        hint = nearest(layer, [name for name in modules if name]) if isinstance(layer, str) else "name it by text"
-        raise ProbeError(f"attribute: the model has no layer {shown(layer)}; {hint}")
-    if not (isinstance(target, str) and target in TARGETS):
-        if isinstance(target, bool) or not isinstance(target, Integral):
-            raise ProbeError(f"attribute: target is {shown(target)}; expected predicted, label or a class number")
-        target = int(target)
+    module = _module_of(model, layer)
+    wanted = _checked_target(target)
     if chunk is not None:
         chunk = whole_number("attribute: chunk", chunk, least=1, none="for as many as fit", family=ProbeError)
     if not isinstance(batches, Iterable):
         raise ProbeError(
             f"attribute: batches is {shown(batches)}; expected a DataLoader or a list of batches of images (B, C, H, W)"
         )
-    if _is_one_batch(batches):
-        batches = [batches]
-    network = network_of_model(model, modules[layer] if layer is not None else None)
     asked = device_name(device)
     where = pick_device(asked) if asked else next((p.device for p in model.parameters()), torch.device("cpu"))
+    task = _Task(model, network_of_model(model, module), explainer, wanted, where, chunk, memory_bytes)
+    return task.explain_all([batches] if _is_one_batch(batches) else batches)
 
-    def explain() -> Iterator[AttributionBatch]:
-        chunker: Chunker | None = None
+
+def _module_of(model: nn.Module, layer: Any) -> nn.Module | None:
+    """The module named ``layer``; None where none is named."""
+    if layer is None:
+        return None
+    modules = dict(model.named_modules())
+    if not isinstance(layer, str) or layer not in modules:
+        hint = nearest(layer, [name for name in modules if name]) if isinstance(layer, str) else "name it by text"
+        raise ProbeError(f"attribute: the model has no layer {shown(layer)}; {hint}")
+    return modules[layer]
+
+
+def _checked_target(target: Any) -> str | int:
+    if isinstance(target, str) and target in TARGETS:
+        return target
+    if isinstance(target, bool) or not isinstance(target, Integral):
+        raise ProbeError(f"attribute: target is {shown(target)}; expected predicted, label or a class number")
+    return int(target)
+
+
+@dataclass
+class _Task:
+    """What is explained, how and where; ``chunker`` and ``about`` are found with the first images."""
+
+    model: nn.Module
+    network: Network
+    explainer: Method
+    target: str | int
+    device: torch.device
+    chunk: int | None
+    memory_bytes: int
+    chunker: Chunker | None = None
+    about: str = ""
+
+    def explain_all(self, batches: Iterable[Any]) -> Iterator[AttributionBatch]:
+        """The maps of batch after batch; empty batches are passed over."""
         position = 0
-        about = ""
         for number, batch in enumerate(each_of(batches, "attribute: the loader"), start=1):
             images, labels, index = _parts_of(batch, number, position)
             position += len(images)
-            if not len(images):
-                continue
-            images = images.to(where)
-            with in_evaluation(model):
-                if chunker is None:
-                    chunker = chunker_for(network, images[:1], memory_bytes, chunk)
-                    about = f"baseline: {zero_image_in_words(images)}" if explainer.baseline else ""
-                with user_code(f"attribute: the model, given {shown(images)},"):
-                    logits = logits_of(network, images, chunker)
-                targets = _targets(target, labels, logits)
-                cut = missing_gradient(network, images[:1]) if number == 1 and explainer.needs_gradient else ""
-                if cut:
-                    raise ProbeError(f"attribute: {explainer.name} needs gradients, and {cut}")
-                try:
-                    with user_code(f"attribute: {explainer.name} of the model"):
-                        found = explainer.explain(network, images, targets, chunker)
-                except UserCodeError as error:
-                    if isinstance(error.__cause__, NotApplicable):
-                        raise ProbeError(f"attribute: {error.__cause__}") from None
-                    raise
-                off = torch.full((len(images),), torch.nan, dtype=torch.float64)
-                if found.totals is not None:
-                    off = residuals(found.totals, rise_of(network, images, targets, chunker))
-            notes = _notes(found.maps, off, explainer.max_residual)
-            maps = found.maps.numpy()
-            yield AttributionBatch(maps, targets.cpu().numpy(), off.numpy(), index, notes, explainer.name, about)
+            if len(images):
+                yield self._explain(images.to(self.device), labels, index, is_first=number == 1)
 
-    return explain()
+    def _explain(self, images: Tensor, labels: Tensor | None, index: np.ndarray, *, is_first: bool) -> AttributionBatch:
+        with in_evaluation(self.model):
+            chunker = self._chunker_for(images)
+            with user_code(f"attribute: the model, given {shown(images)},"):
+                logits = logits_of(self.network, images, chunker)
+            targets = _targets(self.target, labels, logits)
+            if is_first and self.explainer.needs_gradient and (cut := missing_gradient(self.network, images[:1])):
+                raise ProbeError(f"attribute: {self.explainer.name} needs gradients, and {cut}")
+            found = self._maps_of(images, targets, chunker)
+            off = torch.full((len(images),), torch.nan, dtype=torch.float64)
+            if found.totals is not None:
+                off = residuals(found.totals, rise_of(self.network, images, targets, chunker))
+        notes = _notes(found.maps, off, self.explainer.max_residual)
+        maps, classes = found.maps.numpy(), targets.cpu().numpy()
+        return AttributionBatch(maps, classes, off.numpy(), index, notes, self.explainer.name, self.about)
+
+    def _chunker_for(self, images: Tensor) -> Chunker:
+        if self.chunker is None:
+            self.chunker = chunker_for(self.network, images[:1], self.memory_bytes, self.chunk)
+            self.about = f"baseline: {zero_image_in_words(images)}" if self.explainer.baseline else ""
+        return self.chunker
+
+    def _maps_of(self, images: Tensor, targets: Tensor, chunker: Chunker) -> Explanation:
+        try:
+            with user_code(f"attribute: {self.explainer.name} of the model"):
+                return self.explainer.explain(self.network, images, targets, chunker)
+        except UserCodeError as error:
+            if isinstance(error.__cause__, NotApplicable):
+                raise ProbeError(f"attribute: {error.__cause__}") from None
+            raise
 
 
 def _is_one_batch(batches: Any) -> bool:
