@@ -11,7 +11,6 @@ import typing
 from enum import Enum
 from pathlib import Path
 from types import UnionType
-from typing import Any
 
 from pydantic import BaseModel
 from typer.models import ArgumentInfo, OptionInfo
@@ -23,7 +22,6 @@ from lwexplain.models.build import MODELS
 from lwexplain.models.heads.base import HEADS
 from lwexplain.probes.base import PROBES
 from lwexplain.probes.engine import built_in_probes
-from lwexplain.registry import Registry
 from lwexplain.training.losses.base import LOSSES
 from lwexplain.training.strategies.base import STRATEGIES
 
@@ -32,13 +30,13 @@ VALUES = {str: "TEXT", int: "N", float: "X", Path: "PATH"}
 """What stands for the value of an option of each type."""
 
 
-def commands() -> str:
+def commands():
     """Each command with its usage, arguments and options."""
     found = {command.name or command.callback.__name__: command.callback for command in app.registered_commands}
     return "\n\n".join(_command(name, found[name]) for name in sorted(found))
 
 
-def _command(name: str, function: Any) -> str:
+def _command(name, function):
     kinds = typing.get_type_hints(function, include_extras=True)
     parameters = [(item, *_kind_and_info(kinds[item.name])) for item in inspect.signature(function).parameters.values()]
     arguments = [_argument(item, kind, info) for item, kind, info in parameters if isinstance(info, ArgumentInfo)]
@@ -50,14 +48,14 @@ def _command(name: str, function: Any) -> str:
     return "\n".join(lines)
 
 
-def _kind_and_info(annotation: Any) -> tuple[Any, Any]:
+def _kind_and_info(annotation):
     """The plain type of a parameter, and what typer is told about it."""
     kind, info = typing.get_args(annotation)
     plain = [part for part in typing.get_args(kind) if part is not type(None)]
     return (plain[0] if isinstance(kind, UnionType) else kind), info
 
 
-def _argument(item: inspect.Parameter, kind: Any, info: ArgumentInfo) -> tuple[str, str, str]:
+def _argument(item, kind, info):
     """An argument as the usage shows it: in brackets where it may be left out, with dots where it repeats."""
     if info.metavar:
         written = info.metavar
@@ -68,7 +66,7 @@ def _argument(item: inspect.Parameter, kind: Any, info: ArgumentInfo) -> tuple[s
     return written, info.help or "", _default(item)
 
 
-def _option(item: inspect.Parameter, kind: Any, info: OptionInfo) -> tuple[str, str, str]:
+def _option(item, kind, info):
     """An option as it is written: ``--out PATH``, ``--json``."""
     given = [info.default, *(info.param_decls or ())]  # inside Annotated, typer keeps the first name as the default
     names = [name for name in given if isinstance(name, str) and name.startswith("--")]
@@ -76,18 +74,18 @@ def _option(item: inspect.Parameter, kind: Any, info: OptionInfo) -> tuple[str, 
     return (name if kind is bool else f"{name} {VALUES[kind]}"), info.help or "", _default(item)
 
 
-def _default(item: inspect.Parameter) -> str:
+def _default(item):
     if item.default is inspect.Parameter.empty:
         return "required"
     return "" if item.default is None or item.default is False else f"`{item.default}`"
 
 
-def config_keys() -> str:
+def config_keys():
     """Every key, section by section, with what it takes, its default and its description."""
     return "\n\n".join(_section(title, prefix, model) for title, prefix, model in _sections("", Config))
 
 
-def _sections(prefix: str, model: type[BaseModel]) -> list[tuple[str, str, type[BaseModel]]]:
+def _sections(prefix, model):
     found = [(prefix.rstrip(".") or "The experiment", prefix, model)]
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
@@ -95,7 +93,7 @@ def _sections(prefix: str, model: type[BaseModel]) -> list[tuple[str, str, type[
     return found
 
 
-def _section(title: str, prefix: str, model: type[BaseModel]) -> str:
+def _section(title, prefix, model):
     heading = f"## `{title}`" if prefix else f"## {title}"
     about = model.__doc__.strip().splitlines()[0] if model is not Config and model.__doc__ else ""
     lines = [
@@ -117,7 +115,7 @@ def _section(title: str, prefix: str, model: type[BaseModel]) -> str:
     return "\n".join(lines)
 
 
-def _values(schema: dict[str, Any]) -> str:
+def _values(schema):
     """What a key takes, in words, from its JSON schema."""
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
@@ -139,20 +137,20 @@ def _values(schema: dict[str, Any]) -> str:
     return f"{words} {', '.join(bounds)}".strip()
 
 
-def _yaml(value: Any) -> str:
+def _yaml(value):
     if isinstance(value, bool):
         return str(value).lower()
     return f"[{', '.join(map(str, value))}]" if isinstance(value, (list, tuple)) else str(value)
 
 
-def _names(registry: Registry, names: list[str] | None = None) -> str:
+def _names(registry, names=None):
     """What stands in a registry, with the first line of each docstring."""
     own = names or [name for name in registry.names() if name not in registry.third_party()]
     lines = [f"| `{name}` | {_cell(registry.summary(name).replace('``', '`'))} |" for name in own]
     return "\n".join([f"| {registry.kind} | what it is |", "|---|---|", *lines])
 
 
-def _cell(text: str) -> str:
+def _cell(text):
     return text.replace("|", "\\|")
 
 
@@ -169,10 +167,10 @@ PARTS = {
 MARKED = re.compile(r"^<!-- made: (\w+) -->\n.*?^<!-- end of made -->$", re.DOTALL | re.MULTILINE)
 
 
-def with_parts(text: str) -> str:
+def with_parts(text):
     """The text of a page with every marked part made anew."""
 
-    def make(match: re.Match[str]) -> str:
+    def make(match):
         return f"<!-- made: {match[1]} -->\n{PARTS[match[1]]()}\n<!-- end of made -->"
 
     return MARKED.sub(make, text)
