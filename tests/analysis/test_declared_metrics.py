@@ -118,8 +118,8 @@ def test_the_report_shows_title_direction_and_heading(run):
     in_figures = page
     for written, character in (("\\u003c", "<"), ("\\u003e", ">"), ("\\u0026", "&"), ("\\u002f", "/")):
         in_figures = in_figures.replace(written, character)
-    title = in_figures.index("<b>roughness &lt;of&gt; features</b>")
-    assert "lower is better" in in_figures[title : title + 200]
+    heading = in_figures.index("<b>roughness &lt;of&gt; features</b><br><span")
+    assert "lower is better" in in_figures[heading : heading + 200]
     assert "roughness <of> features" not in page
 
 
