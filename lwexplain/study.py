@@ -15,6 +15,7 @@ from lwexplain.config import load_config
 from lwexplain.results import is_analyzed, read_metrics
 from lwexplain.run import Run
 from lwexplain.run.files import atomic_path
+from lwexplain.table import TableInfo, value_at
 
 TABLE = "table.json"
 ADVICE = (
@@ -115,31 +116,24 @@ def spread(values: Iterable[float]) -> dict[str, Any]:
 
 def _by_depth(tables: list[pd.DataFrame]) -> list[dict[str, Any]]:
     """A row a stage that was trained with every seed."""
-    depth = min(len(table.attrs["stages"]) for table in tables)
+    depth = min(len(TableInfo.of(table).stages) for table in tables)
     rows = []
-    for number, stage in enumerate(tables[0].attrs["stages"][:depth], start=1):
+    for number, stage in enumerate(TableInfo.of(tables[0]).stages[:depth], start=1):
         row: dict[str, Any] = {"depth": number, "stage": stage}
         for source in ACCURACY_SOURCES:
-            values = [_value(table, f"{source}_accuracy", "test", number) for table in tables]
+            values = [value_at(table, f"{source}_accuracy", "test", number) for table in tables]
             row[source] = None if None in values else spread(value for value in values if value is not None)
-        separability = [_value(table, "separability_index", "val", number) for table in tables]
+        separability = [value_at(table, "separability_index", "val", number) for table in tables]
         row["separability_index"] = None if None in separability else spread(v for v in separability if v is not None)
-        row["parameters"] = _value(tables[0], "parameters", "none", number)
+        row["parameters"] = value_at(tables[0], "parameters", "none", number)
         rows.append(row)
     return rows
 
 
 def _last(table: pd.DataFrame, metric: str, split: str) -> float:
-    value = _value(table, metric, split, len(table.attrs["stages"]))
+    value = value_at(table, metric, split, len(TableInfo.of(table).stages))
     assert value is not None, f"{metric} on {split} was not measured"
     return value
-
-
-def _value(table: pd.DataFrame, metric: str, split: str, depth: int) -> float | None:
-    found = table[
-        (table["metric"] == metric) & (table["split"] == split) & (table["depth"] == depth) & table["class"].isna()
-    ]
-    return None if found.empty else float(found["value"].iloc[0])
 
 
 def _is_done(path: Path) -> bool:

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from lwexplain.results import PREDICTION_COLUMNS, correctness_patterns, metrics_frame
+from lwexplain.table import TableInfo
 
 
 def table_of(accuracy, *, n=4000, source="head", strategy="greedy", classes=10, seed=0, others=None, test=None):
@@ -51,15 +52,14 @@ def table_of_predictions(
         for depth, value in enumerate(by_depth, start=1):
             if depth not in given:
                 rows.append(row_of(names, metric, split, depth, value, len(labels)))
-    attrs = {
-        "stages": names,
-        "classes": [str(k) for k in range(classes)],
-        "strategy": strategy,
-        "chance": float(np.bincount(labels).max() / len(labels)),
-        "patterns": correctness_patterns(pd.concat(parts)[PREDICTION_COLUMNS], names),
-        "failures": [],
-    }
-    return metrics_frame(rows, attrs)
+    info = TableInfo(
+        stages=names,
+        classes=[str(k) for k in range(classes)],
+        strategy=strategy,
+        chance=float(np.bincount(labels).max() / len(labels)),
+        patterns=correctness_patterns(pd.concat(parts)[PREDICTION_COLUMNS], names),
+    )
+    return metrics_frame(rows, info)
 
 
 def row_of(names, metric, split, depth, value, n):

@@ -26,6 +26,7 @@ from lwexplain.results import (
 from lwexplain.results import replacing as analysis_files
 from lwexplain.run import Run
 from lwexplain.run.files import RunFiles
+from lwexplain.table import TableInfo
 
 
 @pytest.fixture
@@ -43,10 +44,10 @@ def predictions(right):
 
 
 def analysis():
-    attrs = {"stages": ["a", "b"], "classes": ["x", "y"], "patterns": {}, "failures": [], "strategy": None}
+    info = TableInfo(stages=["a", "b"], classes=["x", "y"], patterns={})
     row = dict.fromkeys(METRIC_COLUMNS) | {"stage": "a", "depth": 1, "split": "val", "metric": "m", "value": 1.0}
     return Analysis(
-        metrics=metrics_frame([row | {"seed": 0, "probe": "p", "note": "", "n": 7}], attrs),
+        metrics=metrics_frame([row | {"seed": 0, "probe": "p", "note": "", "n": 7}], info),
         predictions=predictions([(1, 0)]),
         embeddings={"pca": pd.DataFrame({"x": [0.5]})},
         attributions={

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from lwexplain.errors import AdviceError
+from lwexplain.table import TableInfo, rows_of
 
 ACCURACY_SOURCES = ("head", "linear_probe")
 """What can say how accurate a depth is: the head its stage was trained with, or a linear probe of its features."""
@@ -50,8 +51,9 @@ def decision_source(table: pd.DataFrame, *, retrain: bool = True) -> str:
     AdviceError where the table holds the predictions of neither.
     """
     patterns = _patterns(table)
-    own_heads = "head" in patterns and len(patterns["head"].stages) == len(table.attrs["stages"])
-    joint = table.attrs.get("strategy") in JOINT_STRATEGIES
+    info = TableInfo.of(table)
+    own_heads = "head" in patterns and len(patterns["head"].stages) == len(info.stages)
+    joint = info.strategy in JOINT_STRATEGIES
     if own_heads and not (joint and retrain):
         return "head"
     if "linear_probe" in patterns:
@@ -62,11 +64,9 @@ def decision_source(table: pd.DataFrame, *, retrain: bool = True) -> str:
 
 def depth_curve(table: pd.DataFrame, split: str = "val", source: str | None = None) -> pd.DataFrame:
     """Accuracy by depth with its 95 % interval: columns stage, depth, accuracy, low, high, n, ascending depth."""
-    metric = f"{source or decision_source(table)}_accuracy"
-    table = without_attrs(table)
-    rows = table[(table["metric"] == metric) & (table["split"] == split) & table["class"].isna()]
+    rows = rows_of(table, f"{source or decision_source(table)}_accuracy", split)
     columns = ["stage", "depth", "value", "low", "high", "n"]
-    return rows[columns].rename(columns={"value": "accuracy"}).sort_values("depth", ignore_index=True)
+    return rows[columns].rename(columns={"value": "accuracy"}).reset_index(drop=True)
 
 
 def bootstrap_curve(table: pd.DataFrame, source: str | None = None, *, seed: int = 0) -> DepthCurve:
@@ -77,34 +77,27 @@ def bootstrap_curve(table: pd.DataFrame, source: str | None = None, *, seed: int
     """
     source = source or decision_source(table)
     pattern = _patterns(table)[source]
-    depth_of = {name: depth for depth, name in enumerate(table.attrs["stages"], start=1)}
+    info = TableInfo.of(table)
+    depth_of = {name: depth for depth, name in enumerate(info.stages, start=1)}
     measured = set(depth_curve(table, "val", source)["stage"])
     columns = [column for column, name in enumerate(pattern.stages) if name in measured]
     if not columns:
         raise AdviceError(f"the table has no row {source}_accuracy on val; pass it with the rows it is decided on")
     stages = [pattern.stages[column] for column in columns]
     depths = [depth_of[name] for name in stages]
-    frequent = pattern.frequent_beside(table.attrs.get("chance"))
+    frequent = pattern.frequent_beside(info.chance)
     return _resampled_curve(source, stages, depths, pattern.right[:, columns], pattern.counts, frequent, seed)
-
-
-def without_attrs(table: pd.DataFrame) -> pd.DataFrame:
-    """The same table without its ``attrs``, which pandas copies at every step: of many samples they are large."""
-    bare = pd.DataFrame(table, copy=False)
-    bare.attrs = {}
-    return bare
 
 
 def held_against_guess(table: pd.DataFrame, source: str, depth: int) -> tuple[int, np.ndarray | None] | None:
     """The val samples that one depth (from 1) was measured on, and its column (2, 1) of ``DepthCurve.against_guess``;
     None where the table does not say which samples it got right."""
-    pattern, stage = _patterns(table).get(source), table.attrs["stages"][depth - 1]
+    info = TableInfo.of(table)
+    pattern, stage = _patterns(table).get(source), info.stages[depth - 1]
     if pattern is None or stage not in pattern.stages:
         return None
     right = pattern.right[:, [pattern.stages.index(stage)]]
-    return int(pattern.counts.sum()), _against(
-        pattern.counts, right, pattern.frequent_beside(table.attrs.get("chance"))
-    )
+    return int(pattern.counts.sum()), _against(pattern.counts, right, pattern.frequent_beside(info.chance))
 
 
 def curve_of_hits(hits: list[np.ndarray], frequent: np.ndarray | None = None, *, seed: int = 0) -> DepthCurve:
@@ -166,24 +159,24 @@ class _Pattern:
         right = np.array([[character == "1" for character in key] for key in keys], dtype=float)
         return cls(stages, right.reshape(len(keys), len(stages)), counts, frequent)
 
-    def frequent_beside(self, chance: Any) -> np.ndarray | None:
+    def frequent_beside(self, chance: float | None) -> np.ndarray | None:
         """``frequent``, unless the table knows the share ``chance`` of the most frequent class to be another one."""
-        if self.frequent is None or not isinstance(chance, (int, float)):
+        if self.frequent is None or chance is None:
             return self.frequent
         return self.frequent if abs(self.frequent.sum() / self.counts.sum() - chance) < 1e-6 else None
 
 
 def _patterns(table: pd.DataFrame) -> dict[str, _Pattern]:
-    patterns, stages = table.attrs.get("patterns"), table.attrs.get("stages")
-    if not isinstance(patterns, dict) or not isinstance(stages, list) or not stages:
+    info = TableInfo.of(table)
+    if info.patterns is None or not info.stages:
         raise AdviceError(
             "the table does not say which val samples each stage got right; pass the run, "
             "or the table as lw.analyze or lw.analyze_model returned it"
         )
     try:
         return {
-            source: _Pattern.of(content, stages)
-            for source, content in patterns.items()
+            source: _Pattern.of(content, info.stages)
+            for source, content in info.patterns.items()
             if source in ACCURACY_SOURCES and content["n"] > 0
         }
     except (KeyError, TypeError, ValueError, AttributeError) as error:

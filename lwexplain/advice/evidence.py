@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from lwexplain.advice.curve import JOINT_STRATEGIES, without_attrs
+from lwexplain.advice.curve import JOINT_STRATEGIES
 from lwexplain.class_balance import unevenness, unevenness_of_largest
 from lwexplain.errors import AdviceError
+from lwexplain.table import TableInfo, overall, without_info
 
 
 @dataclass(frozen=True)
@@ -37,24 +38,26 @@ class Evidence:
     @classmethod
     def of(cls, table: pd.DataFrame) -> "Evidence":
         """The curves of a table that ``lw.analyze`` or ``lw.analyze_model`` returned, or of part of its rows."""
-        stages = list(table.attrs.get("stages") or [])
+        info = TableInfo.of(table)
+        stages = info.stages
         if not stages:
             raise AdviceError("the table names no stages; pass the run, or the table as lw.analyze returned it")
+        if not info.classes:
+            raise AdviceError("the table names no classes; pass the run, or the table as lw.analyze returned it")
         curves: dict[tuple[str, str], np.ndarray] = {}
         counts: dict[tuple[str, str], int] = {}
-        table, attrs = without_attrs(table), table.attrs
-        overall = table[table["class"].isna()].drop_duplicates(["metric", "split", "depth"], keep="last")
-        for (metric, split), rows in overall.groupby(["metric", "split"]):
+        kept = overall(table).drop_duplicates(["metric", "split", "depth"], keep="last")
+        for (metric, split), rows in kept.groupby(["metric", "split"]):
             curve = np.full(len(stages), np.nan)
             curve[rows["depth"].to_numpy() - 1] = rows["value"].to_numpy()
             curves[str(metric), str(split)] = curve
             if rows["n"].notna().any():
                 counts[str(metric), str(split)] = int(rows["n"].min())
-        classes = [str(name) for name in attrs["classes"]]
-        chance = float(attrs.get("chance") or 1 / len(classes))
-        shape = attrs.get("input_shape") or []
+        chance = info.chance or 1 / len(info.classes)
+        shape = info.input_shape or []
         side = min(shape[1:]) if len(shape) == 3 else None
-        return cls(stages, attrs.get("strategy"), chance, curves, counts, side, _unevenness(table, classes, chance))
+        uneven = _unevenness(without_info(table), info.classes, chance)
+        return cls(stages, info.strategy, chance, curves, counts, side, uneven)
 
     def curve(self, metric: str, split: str = "val") -> np.ndarray:
         """float64 (S,) of a metric; all NaN where it was not measured."""

@@ -31,6 +31,7 @@ from lwexplain.probes.receptive_field import ReceptiveFieldProbe
 from lwexplain.progress import Progress
 from lwexplain.results import SPLITS, Analysis
 from lwexplain.run.scratch import scratch_folder
+from lwexplain.table import TableInfo
 
 
 def analyze_module(
@@ -85,16 +86,15 @@ def analyze_module(
                 progress.move_to(done, total)
 
             parts = measure(data, [cost, field, *probes], tell=tell)
-        attrs = {
-            "classes": names,
-            "strategy": None,
-            "input_shape": list(shapes[0]),
-            "built_in": [*ALWAYS, *built_in_probes()],
-            "chance": chance_level(data[0].labels["val"]),
-            "forward": "forward pass in the precision of the model",
-            "notes": notes,
-        }
-        return assemble_analysis(parts, attrs, data)
+        info = TableInfo(
+            classes=names,
+            input_shape=list(shapes[0]),
+            built_in=[*ALWAYS, *built_in_probes()],
+            chance=chance_level(data[0].labels["val"]),
+            forward="forward pass in the precision of the model",
+            notes=notes,
+        )
+        return assemble_analysis(parts, info, data)
 
 
 def _cost_probe(

@@ -30,6 +30,7 @@ from lwexplain.processes import World
 from lwexplain.progress import Progress
 from lwexplain.results import SPLITS, Analysis, AnalysisKey, write_analysis
 from lwexplain.run import Run
+from lwexplain.table import TableInfo
 from lwexplain.training.trained import Trained, open_trained
 from lwexplain.version import VERSION
 
@@ -64,7 +65,7 @@ def analyze_run(
         stages = _stages(trained, key, capture, captured, memory)
         measured = _measure(trained, stages, ready, store, world, cores, quiet)
         parts = [*_others(store, measured), *measured]
-        result = assemble_analysis(parts, _attributes(trained, stages, precision), stages)
+        result = assemble_analysis(parts, _info(trained, stages, precision), stages)
         _add_pictures(result, stages, trained.data, captured["val"])
         result.summary |= _summary(key, trained, parts, precision, world)
         result.summary |= {
@@ -177,17 +178,17 @@ def _others(store: PartStore, parts: Sequence[Part]) -> list[Part]:
     return [part for part in loaded if part is not None]
 
 
-def _attributes(trained: Trained, stages: Sequence[StageData], precision: Precision) -> dict[str, Any]:
-    """What the table says of itself, besides what follows from its rows."""
-    return {
-        "classes": list(stages[0].classes),
-        "strategy": trained.config.training.strategy,
-        "input_shape": list(trained.data.shape),
-        "built_in": [*ALWAYS, *built_in_probes()],
-        "chance": chance_level(stages[0].labels["val"]),
-        "forward": precision.note or FLOAT32_PASS,
-        "data_notes": list(trained.data.notes),
-    }
+def _info(trained: Trained, stages: Sequence[StageData], precision: Precision) -> TableInfo:
+    """What is known of the table as a whole, besides what follows from its rows."""
+    return TableInfo(
+        classes=list(stages[0].classes),
+        strategy=trained.config.training.strategy,
+        input_shape=list(trained.data.shape),
+        built_in=[*ALWAYS, *built_in_probes()],
+        chance=chance_level(stages[0].labels["val"]),
+        forward=precision.note or FLOAT32_PASS,
+        data_notes=list(trained.data.notes),
+    )
 
 
 def _summary(

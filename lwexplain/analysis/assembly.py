@@ -1,6 +1,7 @@
 """From the parts of single probes to one analysis: tables in a fixed order, nothing said twice."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,10 +15,11 @@ from lwexplain.probes.engine import ALWAYS, built_in_probes
 from lwexplain.probes.metrics.find import find_metrics
 from lwexplain.probes.sample_depth import depth_rows
 from lwexplain.results import PREDICTION_COLUMNS, Analysis, correctness_patterns, metrics_frame
+from lwexplain.table import TableInfo
 
 
-def assemble_analysis(parts: Sequence[Part], attrs: dict[str, Any], stages: Sequence[StageData]) -> Analysis:
-    """The analysis of ``stages`` that ``parts`` make together; ``attrs`` are the other attributes of the table.
+def assemble_analysis(parts: Sequence[Part], info: TableInfo, stages: Sequence[StageData]) -> Analysis:
+    """The analysis of ``stages`` that ``parts`` make together; ``info`` is what the parts do not say of the table.
 
     What two probes give (the same metric of the same stage, split and class; the same source of predictions, layout
     or attribution method) stays as the first of them gave it, built-in probes first; the other is told so in the
@@ -55,12 +57,17 @@ def assemble_analysis(parts: Sequence[Part], attrs: dict[str, Any], stages: Sequ
     if predictions:
         whole.predictions = pd.concat(predictions, ignore_index=True)
         whole.predictions = whole.predictions.astype(dict.fromkeys(("split", "stage", "source"), "category"))
-    attrs = {"stages": [stage.name for stage in stages], **attrs}
-    attrs |= {"patterns": correctness_patterns(whole.predictions, attrs["stages"]), "failures": failures}
     measured = [*rows.values(), *balanced_rows(rows.values(), stages[0].classes)]
     measured += _depth_rows(whole.predictions, stages)
-    attrs["metrics"] = _declarations(ordered, [str(row["metric"]) for row in measured])
-    whole.metrics = metrics_frame(measured, attrs)
+    names = [stage.name for stage in stages]
+    info = replace(
+        info,
+        stages=names,
+        patterns=correctness_patterns(whole.predictions, names),
+        failures=failures,
+        metrics=_declarations(ordered, [str(row["metric"]) for row in measured]),
+    )
+    whole.metrics = metrics_frame(measured, info)
     whole.summary = {
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "probe_seconds": {part.probe: round(part.found.seconds.get(part.probe, 0.0), 3) for part in ordered},

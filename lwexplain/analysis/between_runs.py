@@ -12,6 +12,7 @@ from lwexplain.data.splits import stratified_subset
 from lwexplain.errors import RunError
 from lwexplain.probes.similarity.probe import similarity_matrix
 from lwexplain.run import Run
+from lwexplain.table import attach
 from lwexplain.training.trained import Trained, open_trained
 
 COLUMNS = ["stage", "depth", "other_stage", "other_depth", "cka_linear", "cka_rbf"]
@@ -38,8 +39,7 @@ def similarity_of_runs(first: Run, second: Run, *, max_samples: int, device: str
         for j, other_stage in enumerate(features[1])
     ]
     table = pd.DataFrame(rows, columns=COLUMNS)
-    table.attrs.update({"runs": [first.name, second.name], "n": size})
-    return table
+    return attach(table, {"runs": [first.name, second.name], "n": size})
 
 
 def _features(trained: Trained, images: Images) -> Mapping[str, np.ndarray]:

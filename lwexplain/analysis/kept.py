@@ -8,6 +8,7 @@ from lwexplain.probes.base import PROBES
 from lwexplain.results import AnalysisKey, read_metrics
 from lwexplain.results.replacing import settle, sizes
 from lwexplain.run import Run
+from lwexplain.table import TableInfo
 from lwexplain.version import VERSION
 
 ALWAYS_MEASURED = {"cost", "receptive_field"}
@@ -40,9 +41,9 @@ def kept_analysis(run: Run, key: AnalysisKey, probes: list[str] | None) -> pd.Da
 
 
 def _says_all(table: pd.DataFrame) -> bool:
-    """False for a table of an earlier kind: its attributes lack what advice is given by today."""
-    patterns = table.attrs.get("patterns", {})
-    return "input_shape" in table.attrs and all("frequent" in pattern for pattern in patterns.values())
+    """False for a table of an earlier kind: it lacks what advice is given by today."""
+    info = TableInfo.of(table)
+    return info.input_shape is not None and all("frequent" in pattern for pattern in (info.patterns or {}).values())
 
 
 def require_nothing_lost(run: Run, key: AnalysisKey, probes: list[str] | None) -> None:

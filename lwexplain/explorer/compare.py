@@ -12,6 +12,7 @@ from lwexplain.explorer.question_picker import chosen_question, describe
 from lwexplain.explorer.run_picker import keep, restore
 from lwexplain.explorer.run_reader import CHART, friendly, show_table
 from lwexplain.run import Run
+from lwexplain.table import TableInfo
 from lwexplain.text import escape_markdown, plain
 from lwexplain.views import contents
 from lwexplain.views.depth_curve import accuracy_metrics, comparison_figure
@@ -90,7 +91,7 @@ def _read(runs: dict[str, str]) -> tuple[dict[str, pd.DataFrame], dict[str, str]
 
 
 def _row(name: str, table: pd.DataFrame, advice: Recommendation | None) -> dict[str, Any]:
-    start = {"run": name, "strategy": table.attrs.get("strategy") or "–"}
+    start = {"run": name, "strategy": TableInfo.of(table).strategy or "–"}
     if advice is None:
         return start | {"judged by": "–", "verdict": "none", "stage": "–"}
     start["judged by"] = contents.judged_by(advice)

@@ -15,6 +15,7 @@ from lwexplain.explorer.run_picker import keep, restore
 from lwexplain.explorer.run_reader import CHART, friendly, show_table
 from lwexplain.probes.sample_depth import confusion
 from lwexplain.run import Run
+from lwexplain.table import TableInfo
 from lwexplain.text import escape_markdown, plain
 from lwexplain.views import contents
 from lwexplain.views.costs import cost_figure
@@ -118,8 +119,9 @@ def _describe(run: Run, table: pd.DataFrame, depths: int) -> str:
     with friendly("The configuration"):
         config = run.config()
         parts.append(f"{config['model']['name']} on {config['data']['name']}")
-    if table.attrs.get("strategy"):
-        parts.append(f"trained by {table.attrs['strategy']}")
+    strategy = TableInfo.of(table).strategy
+    if strategy:
+        parts.append(f"trained by {strategy}")
     parts += [f"{depths} stages", str(run.manifest.get("created", ""))[:10]]
     return " · ".join(part for part in parts if part)
 

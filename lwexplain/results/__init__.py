@@ -14,11 +14,8 @@
 ``analysis/attributions/index.json``        classes, labels, stages, targets, validity and notes
 ==========================================  ================================================================
 
-The frame of metrics carries in ``.attrs`` (kept inside the parquet file): ``stages`` (names in order),
-``classes``, ``strategy`` (None for a model that lwexplain did not train), ``input_shape`` of one input without the
-batch dimension, ``patterns`` (which stages were right on how many val samples; see ``correctness_patterns``) and
-``failures`` (probe, stage and error of each probe that raised). Of a model that lwexplain did not train there are
-``notes`` on the whole analysis: why its own output is not measured, what is assumed of a stage.
+The columns of the long table and what is known of it as a whole (kept inside the parquet file) are described in
+``lwexplain.table``.
 """
 
 from lwexplain.results.analysis import EMBEDDING_COLUMNS as EMBEDDING_COLUMNS

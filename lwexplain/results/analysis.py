@@ -9,22 +9,9 @@ import numpy as np
 import pandas as pd
 
 from lwexplain.run import Run
-from lwexplain.run.shared_attrs import shared_attrs
+from lwexplain.table import COLUMNS, TableInfo
 
-METRIC_COLUMNS = [
-    "stage",
-    "depth",
-    "split",
-    "metric",
-    "class",
-    "value",
-    "low",
-    "high",
-    "n",
-    "seed",
-    "probe",
-    "note",
-]
+METRIC_COLUMNS = list(COLUMNS)
 PREDICTION_COLUMNS = ["split", "sample", "stage", "depth", "source", "label", "predicted"]
 EMBEDDING_COLUMNS = ["stage", "depth", "split", "sample", "label", "x", "y"]
 
@@ -85,15 +72,14 @@ class Analysis:
     summary: dict[str, Any] = field(default_factory=dict)
 
 
-def metrics_frame(rows: list[dict[str, Any]], attrs: dict[str, Any]) -> pd.DataFrame:
-    """Rows of measurements as a frame with the fixed columns and types."""
+def metrics_frame(rows: list[dict[str, Any]], info: TableInfo) -> pd.DataFrame:
+    """Rows of measurements as a frame with the fixed columns and types, and what is known of it as a whole."""
     frame = pd.DataFrame(rows, columns=METRIC_COLUMNS)
     frame = frame.astype({"depth": "int64", "value": "float64", "low": "float64", "high": "float64", "seed": "int64"})
     frame["n"] = frame["n"].astype("Int64")
     for column in ("stage", "split", "metric", "class", "probe", "note"):
         frame[column] = frame[column].astype("object")
-    frame.attrs.update(shared_attrs(attrs))
-    return frame
+    return info.put_on(frame)
 
 
 def correctness_patterns(predictions: pd.DataFrame, stages: list[str]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from lwexplain.costs import cost_metrics
 from lwexplain.errors import ProbeError
 from lwexplain.metrics import stored_metrics
 from lwexplain.run.fields import LONGEST_TEXT, MOST_CLASSES, MOST_STAGES, is_count, is_names, is_number, is_text
+from lwexplain.table import TableInfo, raw_info
 
 SPLITS = ("train", "val", "test")
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
@@ -27,7 +28,7 @@ def check_outline(frame: pd.DataFrame, columns: Sequence[str]) -> None:
     _require_columns(frame, columns)
     if frame.empty:
         raise ValueError("it holds no measurement")
-    _check_attrs(frame.attrs)
+    _check_info(raw_info(frame))
     for column in ("depth", "value", "low", "high"):
         if not pd.api.types.is_numeric_dtype(frame[column]):
             raise ValueError(f"column {column!r} holds no numbers")
@@ -37,7 +38,7 @@ def check_metrics(frame: pd.DataFrame) -> None:
     """The long table, whose outline is right: every row of a stage that it names, at its depth, with numbers that its
     metric can have."""
     check_rows(frame)
-    stages = frame.attrs["stages"]
+    stages = TableInfo.of(frame).stages
     for stage, depth in frame[["stage", "depth"]].drop_duplicates().itertuples(index=False, name=None):
         if not 1 <= depth <= len(stages) or stages[depth - 1] != stage:
             raise ValueError(f"stage {shown(stage)} stands at depth {depth}, which is not its place among the stages")
@@ -159,7 +160,7 @@ def _check_ranges(frame: pd.DataFrame) -> None:
         raise ValueError("it holds an interval whose low end is above the high one")
 
 
-def _check_attrs(attrs: Mapping[Any, Any]) -> None:
+def _check_info(attrs: Mapping[Any, Any]) -> None:
     for name, most in (("stages", MOST_STAGES), ("classes", MOST_CLASSES)):
         if not is_names(attrs.get(name), most):
             raise ValueError(f"it does not name its {name} in a list of 1 to {most:,} texts")

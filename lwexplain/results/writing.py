@@ -11,6 +11,7 @@ from lwexplain.results.replacing import all_at_once, put_in_place, sizes
 from lwexplain.run import Run
 from lwexplain.run.binary_files import write_array, write_table
 from lwexplain.run.files import RunFiles
+from lwexplain.table import TableInfo
 
 
 def write_analysis(run: Run, analysis: Analysis) -> None:
@@ -61,7 +62,7 @@ def _write_attributions(files: RunFiles, analysis: Analysis) -> None:
             "image_notes": item.image_notes,
         }
     index = {
-        "classes": analysis.metrics.attrs["classes"],
+        "classes": TableInfo.of(analysis.metrics).classes,
         "labels": analysis.attribution_labels.tolist(),
         "methods": methods,
     }

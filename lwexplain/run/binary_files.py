@@ -15,7 +15,7 @@ import numpy as np
 from lwexplain.errors import RunError
 from lwexplain.run.files import RunFiles, remedy
 from lwexplain.run.parsing import parse_json
-from lwexplain.run.shared_attrs import shared_attrs
+from lwexplain.table import attach
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,8 +76,7 @@ def read_table(files: RunFiles, name: str) -> "pd.DataFrame":
             frame = _frame(table, opened.schema_arrow)
         except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, MemoryError, OverflowError) as error:
             raise _damaged(files, name, error) from None
-    frame.attrs.update(shared_attrs(attrs))
-    return frame
+    return attach(frame, attrs)
 
 
 def write_table(files: RunFiles, name: str, frame: "pd.DataFrame") -> None:

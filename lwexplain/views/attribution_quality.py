@@ -4,6 +4,7 @@ import pandas as pd
 
 from lwexplain.probes.metrics.attribution import ENDINGS
 from lwexplain.results import AttributionSet
+from lwexplain.table import overall
 
 EXPLANATION = (
     "Maps of a stage are valid where three things hold; a single map also where its own figures do. They add up: the "
@@ -25,7 +26,8 @@ def attribution_quality(table: pd.DataFrame, item: AttributionSet) -> pd.DataFra
     ``table`` is the metrics table.
     """
     metrics = {f"{item.method}_{ending}": what.title for ending, what in ENDINGS.items()}
-    rows = table[table["metric"].isin(list(metrics)) & (table["split"] == "val") & table["class"].isna()]
+    rows = overall(table)
+    rows = rows[rows["metric"].isin(list(metrics)) & (rows["split"] == "val")]
     wide = rows.drop_duplicates(["metric", "stage"]).pivot(index="stage", columns="metric", values="value")
     figures = wide[[metric for metric in metrics if metric in wide]].rename(columns=metrics).reindex(item.stages)
     good = [

@@ -14,7 +14,8 @@ from lwexplain.metrics import is_accuracy
 from lwexplain.results import EMBEDDING_COLUMNS, PREDICTION_COLUMNS, checked_table, embedding_file
 from lwexplain.results.checks import check_embedding, check_predictions
 from lwexplain.run import Run
-from lwexplain.views.depth_curve import accuracy_metrics, per_depth, without_attrs
+from lwexplain.table import TableInfo, per_depth, without_info
+from lwexplain.views.depth_curve import accuracy_metrics
 from lwexplain.views.metrics import Metrics, title_of
 from lwexplain.views.sample_depth import sample_depth_source
 from lwexplain.views.single_classes import of_a_pair, of_one_class
@@ -47,27 +48,20 @@ def checked_embedding(run: Run, method: str) -> pd.DataFrame:
 
 def stage_names(table: pd.DataFrame) -> list[str]:
     """Stages in order of depth."""
-    named = table.attrs.get("stages")
-    if isinstance(named, list) and named:
-        return [str(name) for name in named]
-    return [str(name) for name in table.sort_values("depth")["stage"].drop_duplicates()]
+    named = TableInfo.of(table).stages
+    return named or [str(name) for name in table.sort_values("depth")["stage"].drop_duplicates()]
 
 
 def class_names(table: pd.DataFrame) -> list[str]:
     """Class names; empty where the table does not carry them."""
-    classes = table.attrs.get("classes")
-    return [str(name) for name in classes] if isinstance(classes, list) else []
+    return TableInfo.of(table).classes
 
 
 def failures(table: pd.DataFrame) -> pd.DataFrame:
     """Probes that raised: ``probe, stage, error``."""
-    rows = []
-    for item in table.attrs.get("failures") or []:
-        if isinstance(item, Mapping):
-            rows.append([str(item.get(key) or "") for key in ("probe", "stage", "error")])
-        else:
-            rows.append([str(item), "", ""])
-    return pd.DataFrame(rows, columns=["probe", "stage", "error"])
+    columns = ["probe", "stage", "error"]
+    rows = [[failure[key] or "" for key in columns] for failure in TableInfo.of(table).failures]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def notes(table: pd.DataFrame) -> list[str]:
@@ -76,10 +70,8 @@ def notes(table: pd.DataFrame) -> list[str]:
     Where a note is not of all the stages, they are named. First comes what was noted when the images were read
     and of the analysis as a whole, then a forward pass in less than float32.
     """
-    forward = str(table.attrs.get("forward") or "")
-    lists = [table.attrs.get(key) for key in ("data_notes", "notes")]
-    read = [str(note) for given in lists if isinstance(given, list) for note in given]
-    known, table = Metrics.of(table), without_attrs(table)
+    info = TableInfo.of(table)
+    known, table = Metrics.of(table), without_info(table)
     noted = table.loc[table["note"].fillna("") != "", ["note", "metric", "stage", "depth"]]
     noted = noted.assign(note=noted["note"].str.split("; ")).explode("note").drop_duplicates().sort_values("depth")
     measured = table.groupby("metric")["stage"].nunique()
@@ -91,7 +83,8 @@ def notes(table: pd.DataFrame) -> list[str]:
         titles = dict.fromkeys(known.title(metric) for metric in metrics)
         lines.append((not everywhere, f"{note}: {', '.join(titles)}{where}"))
     told = [line for _, line in sorted(lines, key=lambda item: item[0])]
-    return [*read, *([forward] if forward.startswith("bfloat16") else []), *told]
+    forward = [info.forward] if info.forward.startswith("bfloat16") else []
+    return [*info.data_notes, *info.notes, *forward, *told]
 
 
 def stage_predictions(predictions: pd.DataFrame, stage: str) -> pd.Series:
@@ -130,7 +123,7 @@ def further_measurements(table: pd.DataFrame) -> pd.DataFrame:
 
     A row for each metric, split and class (``all``: of all together), and a column of numbers for each stage.
     """
-    known, rows, table = Metrics.of(table), without_attrs(table)[~_charted(table)], without_attrs(table)
+    known, rows, table = Metrics.of(table), without_info(table)[~_charted(table)], without_info(table)
     stages = table.drop_duplicates("stage").sort_values("depth")
     titles = {stage: f"{depth}: {stage}" for stage, depth in zip(stages["stage"], stages["depth"], strict=True)}
     found: dict[tuple[str, str, str], dict[str, float]] = {}
@@ -149,7 +142,7 @@ def further_measurements(table: pd.DataFrame) -> pd.DataFrame:
 
 def _charted(table: pd.DataFrame) -> pd.Series:
     """Which rows a chart shows, single classes, pairs of them and similarities of stages included."""
-    known, single, table = Metrics.of(table), of_one_class(table) | of_a_pair(table), without_attrs(table)
+    known, single, table = Metrics.of(table), of_one_class(table) | of_a_pair(table), without_info(table)
     metrics, splits = table["metric"].astype(str), table["split"]
     accuracy, cost = metrics.map(is_accuracy), metrics.map(is_cost)
     similarity = known.which(metrics, known.is_similarity)

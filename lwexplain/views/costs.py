@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from lwexplain.costs import COSTS
-from lwexplain.views.depth_curve import per_depth
+from lwexplain.table import per_depth
 from lwexplain.views.theme import ACCENT, MUTED, TEMPLATE, empty_figure, label
 
 BAR = "#9db8d2"

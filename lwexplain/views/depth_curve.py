@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 
 from lwexplain.metrics import balanced_metric, is_accuracy, is_balanced
 from lwexplain.probes.metrics import accuracy
+from lwexplain.table import per_depth, without_info
 from lwexplain.views.metrics import Metrics
 from lwexplain.views.theme import (
     ACCENT,
@@ -38,26 +39,10 @@ def accuracy_metrics(table: pd.DataFrame) -> list[str]:
 
 def charted_accuracies(table: pd.DataFrame) -> list[str]:
     """Those a chart shows where nobody chooses: balanced ones only of uneven classes, of others they are the same."""
-    bare = without_attrs(table)
+    bare = without_info(table)
     noted = bare["note"].fillna("").str.contains("uneven classes")
     uneven = set(bare.loc[noted, "metric"])
     return [metric for metric in accuracy_metrics(table) if not is_balanced(metric) or metric in uneven]
-
-
-def per_depth(table: pd.DataFrame, metric: str, split: str) -> pd.DataFrame:
-    """Rows of one metric over all classes together, one for each depth, in their order."""
-    table = without_attrs(table)
-    rows = table[(table["metric"] == metric) & (table["split"] == split) & table["class"].isna()]
-    return rows.dropna(subset=["value"]).drop_duplicates("depth").sort_values("depth")
-
-
-def without_attrs(table: pd.DataFrame) -> pd.DataFrame:
-    """The same table without its ``attrs``, which pandas copies at every step: of many samples they are large."""
-    if not table.attrs:
-        return table
-    bare = table.copy(deep=False)
-    bare.attrs = {}
-    return bare
 
 
 def depth_figure(

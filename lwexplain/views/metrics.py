@@ -14,6 +14,7 @@ from lwexplain.errors import ProbeError
 from lwexplain.metrics import FAMILIES, LONGEST_TITLE, SIMILARITY, Metric, is_accuracy, stored_metrics
 from lwexplain.probes.metrics import attribution, sample_depth
 from lwexplain.probes.metrics.find import BUILT_IN, find_metric
+from lwexplain.table import TableInfo
 from lwexplain.views.theme import label
 
 DIRECTIONS = {"higher": "higher is better ↑", "lower": "lower is better ↓", None: "no better direction"}
@@ -34,7 +35,7 @@ class Metrics:
     def of(cls, table: pd.DataFrame) -> "Metrics":
         """Those of the long table; an odd one, whose declarations cannot be read, has none."""
         try:
-            return cls(stored_metrics(table.attrs.get("metrics") or {}))
+            return cls(stored_metrics(TableInfo.of(table).metrics))
         except (ProbeError, TypeError, KeyError, AttributeError):
             return cls()
 

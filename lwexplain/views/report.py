@@ -19,6 +19,7 @@ from lwexplain.probes.sample_depth import confusion
 from lwexplain.results import AttributionSet, list_embeddings, read_attributions, read_odd_metrics
 from lwexplain.run import Run
 from lwexplain.run.files import atomic_path
+from lwexplain.table import TableInfo
 from lwexplain.text import plain
 from lwexplain.views import contents
 from lwexplain.views.attribution_quality import EXPLANATION, attribution_quality
@@ -90,7 +91,7 @@ def render_report(run: Run) -> str:
     within = contents.band(advice)
     page = {
         "name": run.path.resolve().name,
-        "strategy": table.attrs.get("strategy"),
+        "strategy": TableInfo.of(table).strategy,
         "model": _section(config, "model").get("name"),
         "data": _section(config, "data").get("name"),
         "created": run.manifest.get("created"),

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from lwexplain.advice.curve import ACCURACY_SOURCES
-from lwexplain.views.depth_curve import per_depth
+from lwexplain.table import per_depth
 from lwexplain.views.heatmap import SQUARE_CELL, heatmap, row_axis, square
 from lwexplain.views.metrics import title_of
 from lwexplain.views.theme import ACCENT, SERIES, TEMPLATE, empty_figure, label

@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from lwexplain.views.depth_curve import per_depth, without_attrs
+from lwexplain.table import overall, per_depth, without_info
 from lwexplain.views.metrics import Metrics
 from lwexplain.views.theme import (
     ACCENT,
@@ -32,8 +32,8 @@ def panel_metrics(table: pd.DataFrame, split: str = "val") -> list[str]:
     Without those that have a figure of their own: accuracies, costs, similarities of stages, the depths of samples and
     the qualities of attributions.
     """
-    known, table = Metrics.of(table), without_attrs(table)
-    rows = table[table["split"].isin([split, "none"]) & table["class"].isna() & table["value"].notna()]
+    known, rows = Metrics.of(table), overall(table)
+    rows = rows[rows["split"].isin([split, "none"]) & rows["value"].notna()]
     return [name for name in map(str, rows["metric"].unique()) if not known.has_own_figure(name)]
 
 
@@ -59,7 +59,7 @@ def separability_figure(
     metrics = panel_metrics(table, split) if metrics is None else list(metrics)
     if not metrics:
         return empty_figure(f"No separability metric was measured on the {split} split.")
-    known, table = Metrics.of(table), without_attrs(table)
+    known, table = Metrics.of(table), without_info(table)
     lines = {metric: _lines(table, metric, split) for metric in metrics}
     scales = {metric: _Scale.of(found) for metric, found in lines.items()}
     count = math.ceil(len(metrics) / columns)

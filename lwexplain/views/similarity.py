@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from lwexplain.views.depth_curve import without_attrs
+from lwexplain.table import without_info
 from lwexplain.views.heatmap import heatmap, square
 from lwexplain.views.metrics import Metrics
 from lwexplain.views.theme import empty_figure, label
@@ -22,7 +22,7 @@ def similarity_metrics(table: pd.DataFrame) -> list[str]:
 
 def similarity_figure(table: pd.DataFrame, metric: str = "cka_linear", *, split: str = "val") -> go.Figure:
     """Stage x stage, from the rows of ``metric`` whose ``class`` is the other stage; shallow stages top left."""
-    title, table = Metrics.of(table).label(metric), without_attrs(table)
+    title, table = Metrics.of(table).label(metric), without_info(table)
     rows = table[(table["metric"] == metric) & (table["split"] == split) & table["class"].notna()]
     stages = list(table.drop_duplicates("stage").sort_values("depth")["stage"])
     rows = rows[rows["class"].isin(stages)].drop_duplicates(["stage", "class"])

@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from lwexplain.metrics import is_accuracy
-from lwexplain.views.depth_curve import without_attrs
+from lwexplain.table import TableInfo, without_info
 from lwexplain.views.heatmap import dress, heatmap, row_axis
 from lwexplain.views.metrics import Metrics
 from lwexplain.views.theme import label
@@ -19,13 +19,13 @@ BETWEEN = " | "  # between the two class names of a pair (probes.base.pair_of)
 
 def of_one_class(table: pd.DataFrame) -> pd.Series:
     """Which rows of the long table are about one of its classes: a flag for each row."""
-    classes = _classes(table)
+    classes = TableInfo.of(table).classes
     return table["class"].isin(classes) & ~_are_similarities(table)
 
 
 def of_a_pair(table: pd.DataFrame) -> pd.Series:
     """Which rows of the long table are about a pair of its classes: a flag for each row."""
-    classes = set(_classes(table))
+    classes = set(TableInfo.of(table).classes)
     texts = table["class"].dropna().unique()
     pairs = [text for text in texts if text not in classes and _is_pair(str(text), classes)]
     return table["class"].isin(pairs) & ~_are_similarities(table)
@@ -38,8 +38,8 @@ def class_figure(table: pd.DataFrame) -> go.Figure | None:
     a split lacks has an empty one, whose name says so. Of more than 20 classes the 20 that do worst at the last stage
     are shown, which the menu says.
     """
-    known, classes = Metrics.of(table), _classes(table)
-    rows = without_attrs(table)[of_one_class(table) & table["value"].notna()]
+    known, classes = Metrics.of(table), TableInfo.of(table).classes
+    rows = without_info(table)[of_one_class(table) & table["value"].notna()]
     measures = list(rows[["metric", "split"]].drop_duplicates().itertuples(index=False, name=None))
     measured = rows.groupby(["metric", "split"])["stage"].nunique()
     measures.sort(key=lambda item: (not is_accuracy(str(item[0])), -measured[item], item[1] != "val"))
@@ -85,7 +85,7 @@ def closest_pairs_table(table: pd.DataFrame, *, split: str = "val", most: int = 
     From the first metric that was measured of pairs; ``.attrs["metric"]`` names it. Empty without any.
     """
     known = Metrics.of(table)
-    rows = without_attrs(table)[of_a_pair(table) & (table["split"] == split) & table["value"].notna()]
+    rows = without_info(table)[of_a_pair(table) & (table["split"] == split) & table["value"].notna()]
     metrics = [str(metric) for metric in rows["metric"].unique() if known[str(metric)].better]
     if not metrics:
         return pd.DataFrame()
@@ -99,11 +99,6 @@ def closest_pairs_table(table: pd.DataFrame, *, split: str = "val", most: int = 
     frame = frame.loc[:, (frame != "").any()]
     frame.attrs["metric"] = metrics[0]
     return frame
-
-
-def _classes(table: pd.DataFrame) -> list[str]:
-    classes = table.attrs.get("classes")
-    return [str(name) for name in classes] if isinstance(classes, list) else []
 
 
 def _are_similarities(table: pd.DataFrame) -> pd.Series:

@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lwexplain.costs import COSTS, cost_metrics
+from lwexplain.table import TableInfo, overall, raw_info
 from lwexplain.terminal import say, say_json, say_table
 from lwexplain.text import plain
 from lwexplain.text_table import LONGEST_CELL, TextTable
@@ -67,7 +68,7 @@ def print_measurements(run: "Run") -> None:
 
     table = read_metrics(run)
     say_table(stages_table(table))
-    for failure in table.attrs["failures"]:
+    for failure in TableInfo.of(table).failures:
         where = f" at stage {plain(failure['stage'])}" if failure["stage"] else ""
         say(f"probe {plain(failure['probe'])} failed{where}: {plain(failure['error'], LONGEST_REASON)}")
 
@@ -77,9 +78,9 @@ def stages_table(table: "pd.DataFrame") -> TextTable:
 
     Metrics without a single value have no column.
     """
-    overall = table[table["class"].isna()].drop_duplicates(["stage", "metric", "split"])
-    values = overall.set_index(["stage", "metric", "split"])["value"].to_dict()
-    measured = set(overall["metric"])
+    rows = overall(table).drop_duplicates(["stage", "metric", "split"])
+    values = rows.set_index(["stage", "metric", "split"])["value"].to_dict()
+    measured = set(rows["metric"])
 
     def write(metric: str, split: str, form: Callable[[float], str], stage: tuple[int, str]) -> str:
         value = values.get((stage[1], metric, split))
@@ -94,7 +95,7 @@ def stages_table(table: "pd.DataFrame") -> TextTable:
             columns[title] = partial(write, metric, split, _count if split == "none" else _share)
     for title, (metric, split) in _columns_of_others(table).items():
         columns[title] = partial(write, metric, split, "{:.4g}".format)
-    return TextTable.of(enumerate(table.attrs["stages"], start=1), columns)
+    return TextTable.of(enumerate(TableInfo.of(table).stages, start=1), columns)
 
 
 def _columns_of_others(table: "pd.DataFrame") -> dict[str, tuple[str, str]]:
@@ -105,9 +106,10 @@ def _columns_of_others(table: "pd.DataFrame") -> dict[str, tuple[str, str]]:
     from lwexplain.views.metrics import Metrics
 
     declared = Metrics.of(table)
-    built_in = set(table.attrs.get("built_in", []))
+    built_in = TableInfo.of(table).built_in or []
     known = {*(metric for metric, _ in STAGE_COLUMNS.values()), *cost_metrics()}
-    rows = table[table["class"].isna() & ~table["probe"].isin(built_in) & ~table["metric"].isin(known)]
+    rows = overall(table)
+    rows = rows[~rows["probe"].isin(built_in) & ~rows["metric"].isin(known)]
     columns: dict[str, tuple[str, str]] = {}
     for name, splits in rows.groupby("metric", sort=False)["split"]:
         split = "val" if "val" in set(splits) else splits.iloc[0]
@@ -222,7 +224,7 @@ def print_similarity(table: "pd.DataFrame", as_json: bool) -> None:
     others = table.drop_duplicates("other_depth")
     pairs = zip(others["other_depth"], others["other_stage"], strict=True)
     named = ", ".join(f"{depth} {plain(stage, LONGEST_CELL)}" for depth, stage in pairs)
-    say(f"linear CKA on {table.attrs['n']:,} val images; columns: {named}")
+    say(f"linear CKA on {raw_info(table)['n']:,} val images; columns: {named}")
 
 
 # ---------------------------------------------------------------------- numbers

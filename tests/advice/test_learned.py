@@ -6,6 +6,7 @@ from made_tables import table_of, table_of_predictions
 
 from lwexplain.advice.question import Question
 from lwexplain.advice.recommend import recommend
+from lwexplain.table import TableInfo
 
 N = 1000
 LABELS = np.arange(N) % 10
@@ -124,10 +125,11 @@ def table_with(table, rows):
 
     from lwexplain.results import metrics_frame
 
+    info = TableInfo.of(table)
     further = [
-        row_of(table.attrs["stages"], metric, split, depth, value, N)
+        row_of(info.stages, metric, split, depth, value, N)
         for (metric, split), values in rows.items()
         for depth, value in enumerate(values, start=1)
         if np.isfinite(value)
     ]
-    return metrics_frame([*table.to_dict("records"), *further], dict(table.attrs))
+    return metrics_frame([*table.to_dict("records"), *further], info)

@@ -6,6 +6,7 @@ import pandas as pd
 from lwexplain.config import Config
 from lwexplain.results import Analysis, AttributionSet, correctness_patterns, metrics_frame, write_analysis
 from lwexplain.run import Run
+from lwexplain.table import TableInfo
 
 STAGES = ["stem", "block1", "block2", "block3", "block4", "block5"]
 ACCURACY = [0.55, 0.82, 0.952, 0.960, 0.972, 0.968]
@@ -122,15 +123,15 @@ def _analysis(
         rows.append(_row(stage, index, "none", "latency_seconds", 0.0004 * (index + 1), "cost"))
         rows.append(_row(stage, index, "none", "memory_bytes", 4.0 * PARAMETERS[index] + 50_000, "cost"))
     table = pd.concat(predictions, ignore_index=True)
-    attrs = {
-        "stages": STAGES,
-        "classes": classes,
-        "strategy": strategy,
-        "patterns": correctness_patterns(table, STAGES),
-        "failures": failures,
-    }
+    info = TableInfo(
+        stages=STAGES,
+        classes=classes,
+        strategy=strategy,
+        patterns=correctness_patterns(table, STAGES),
+        failures=failures,
+    )
     analysis = Analysis(
-        metrics=metrics_frame(rows, attrs),
+        metrics=metrics_frame(rows, info),
         predictions=table,
         summary={"created": "2026-01-02T03:04:05+00:00", "seconds": {"linear": 1.5, "separability": 0.5}},
     )

@@ -39,6 +39,7 @@ from sklearn.metrics import calinski_harabasz_score, davies_bouldin_score, silho
 from lwexplain.probes.engine import built_in_probes
 from lwexplain.results import read_metrics
 from lwexplain.run import Run
+from lwexplain.table import TableInfo
 
 SKLEARN_INDICES = {
     "silhouette": silhouette_score,
@@ -122,7 +123,7 @@ def our_stages(run: Run, features: Path, labels: np.ndarray) -> dict[str, dict[s
     wanted = [("linear_probe_accuracy", "test"), ("knn_accuracy", "test"), ("trustworthiness", "test")]
     wanted += [(index, "test") for index in SKLEARN_INDICES]
     rows: dict[str, dict[str, Any]] = {}
-    for stage in table.attrs["stages"]:
+    for stage in TableInfo.of(table).stages:
         mine = table[table["stage"] == stage].set_index(["metric", "split"])["value"]
         rows[stage] = {metric: float(mine[metric, split]) for metric, split in wanted}
         x = np.load(features / f"{stage}.npy").astype(np.float64)

@@ -19,6 +19,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 import lwexplain as lw
 from lwexplain.probes.base import PROBES
+from lwexplain.table import TableInfo
 
 SAMPLING_SECONDS = 0.01
 
@@ -134,8 +135,9 @@ def main() -> None:
 
     if options.watch_memory:
         phases.__exit__()
-    if table.attrs["failures"]:
-        raise SystemExit(f"failed: {table.attrs['failures']}")
+    failures = TableInfo.of(table).failures
+    if failures:
+        raise SystemExit(f"failed: {failures}")
     summary = lw.Run.open(options.run_dir).read_json("analysis/analysis.json")
     found = {
         "seconds": seconds,

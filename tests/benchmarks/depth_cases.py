@@ -11,6 +11,7 @@ import pandas as pd
 from result_file import RESULTS
 
 from lwexplain.results import metrics_frame
+from lwexplain.table import TableInfo
 
 TOLERANCE = 0.005
 
@@ -88,5 +89,4 @@ def table_of(evidence: dict[str, Any]) -> pd.DataFrame:
                     | value
                     | {"n": found.get("n"), "seed": 0, "probe": "", "note": ""}
                 )
-    attrs = {key: value for key, value in evidence.items() if key != "metrics"}
-    return metrics_frame(rows, attrs | {"failures": []})
+    return metrics_frame(rows, TableInfo(**{key: value for key, value in evidence.items() if key != "metrics"}))

@@ -36,6 +36,7 @@ from lwexplain.data.load import load_data
 from lwexplain.results import is_analyzed, read_metrics
 from lwexplain.run import Run
 from lwexplain.run.files import atomic_path
+from lwexplain.table import TableInfo
 from lwexplain.training.trained import open_trained
 
 PROBES = ("head", "linear", "knn", "ncm", "separability", "geometry", "collapse")
@@ -60,7 +61,7 @@ def run_unit(task: Task, seed: int, out: Path) -> str:
         lw.analyze(whole, list(PROBES), max_samples=MAX_SAMPLES, quiet=True)
     table = read_metrics(whole)
     unit["evidence"] = compact(table)
-    depths = len(table.attrs["stages"])
+    depths = len(TableInfo.of(table).stages)
     if task.strategy == "bp":
         done = {row["depth"] for row in unit["retrained"]}
         for depth in range(depths, 0, -1):
@@ -106,7 +107,7 @@ def compact(table: pd.DataFrame) -> dict[str, Any]:
 
     Lists hold a number a stage, None where there is none.
     """
-    stages = table.attrs["stages"]
+    stages = TableInfo.of(table).stages
     rows = table[table["class"].isna() & ~table["metric"].isin(LEFT_OUT)]
     metrics: dict[str, Any] = {}
     for (metric, split), part in rows.groupby(["metric", "split"]):
@@ -122,7 +123,7 @@ def compact(table: pd.DataFrame) -> dict[str, Any]:
         if found:
             metrics.setdefault(str(metric), {})[str(split)] = found
     kept = ("stages", "classes", "strategy", "chance", "input_shape", "patterns")
-    return {"metrics": metrics, **{key: table.attrs[key] for key in kept}}
+    return {"metrics": metrics, **{key: getattr(TableInfo.of(table), key) for key in kept}}
 
 
 def save(path: Path, unit: dict[str, Any]) -> None:

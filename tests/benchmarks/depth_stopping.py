@@ -7,6 +7,7 @@ import numpy as np
 from depth_cases import Case, Unit
 
 from lwexplain.advice.rules import stop_training
+from lwexplain.table import TableInfo
 
 GAINS = (0.003, 0.004, 0.005, 0.006, 0.007, 0.008, 0.009, 0.01)
 TIME = 0.012
@@ -26,11 +27,11 @@ def _worth(case: Case, gain: float) -> float:
 @cache
 def stopped_after(unit: Unit, gain: float) -> int:
     """Number of stages that ``training.stop=auto`` would have trained."""
-    pattern = unit.table.attrs["patterns"]["head"]
+    pattern = TableInfo.of(unit.table).patterns["head"]
     counts = list(pattern["counts"].values())
     right = np.repeat([[character == "1" for character in key] for key in pattern["counts"]], counts, axis=0)
     for depth in range(1, right.shape[1] + 1):
-        if stop_training(list(right[:, :depth].T), float(unit.table.attrs["chance"]), gain) is not None:
+        if stop_training(list(right[:, :depth].T), TableInfo.of(unit.table).chance, gain) is not None:
             return depth
     return int(right.shape[1])
 

@@ -10,6 +10,7 @@ from lwexplain.errors import ProbeError, UnknownNameError
 from lwexplain.probes.base import Attribution, Embedding, Measurement, Predictions
 from lwexplain.probes.engine import built_in_probes, run_probes
 from lwexplain.results import EMBEDDING_COLUMNS, METRIC_COLUMNS, PREDICTION_COLUMNS, correctness_patterns, metrics_frame
+from lwexplain.table import TableInfo
 
 
 class Simple:
@@ -54,7 +55,7 @@ def stages_of(make_stage, **fields):
 
 def test_rows_have_the_columns_of_the_table(make_stage):
     run = run_probes(stages_of(make_stage), [Simple()])
-    frame = metrics_frame(run.rows, {})
+    frame = metrics_frame(run.rows, TableInfo())
     assert list(run.rows[0]) == METRIC_COLUMNS
     assert frame["value"].tolist() == [1.5, 2.5]
     assert frame["stage"].tolist() == ["s1", "s2"]
@@ -181,7 +182,7 @@ def test_a_wrong_return_is_a_failure_of_its_probe_and_stage(make_stage, returned
     assert "\n" not in run.failures[0]["error"]
     assert [row["metric"] for row in run.rows] == ["fine", "my_metric", "my_metric"]
     assert len(run.predictions) == len(run.embeddings) == len(run.attributions) == 0
-    metrics_frame(run.rows, {})
+    metrics_frame(run.rows, TableInfo())
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from lwexplain.errors import ProbeError
 from lwexplain.probes.accuracy import wilson_interval
 from lwexplain.probes.sample_depth import confusion, depth_rows, sample_depths
 from lwexplain.results import METRIC_COLUMNS, PREDICTION_COLUMNS, metrics_frame
+from lwexplain.table import TableInfo
 
 STAGES = ["stem", "block1", "block2"]
 
@@ -54,7 +55,7 @@ def test_a_worked_example():
 
 def test_rows_of_the_worked_example():
     rows = depth_rows(predictions(WORKED, LABELS), STAGES, 5)
-    frame = metrics_frame(rows, {})
+    frame = metrics_frame(rows, TableInfo())
     assert list(frame.columns) == METRIC_COLUMNS
     values = {(row["metric"], row["stage"]): round(row["value"] * 7) for row in rows}
     for metric, counts in (

@@ -1,14 +1,15 @@
 """Tables of measurements of single classes, of pairs and of stages against each other."""
 
 from lwexplain.results import metrics_frame
+from lwexplain.table import TableInfo
 
 STAGES = ["stem", "middle", "end"]
 
 
 def table_of(*parts, classes=None, stages=STAGES):
-    """The long table of the parts, with the attrs that a run's table has."""
+    """The long table of the parts, with what a run's table says of itself."""
     rows = [row for part in parts for row in part]
-    return metrics_frame(rows, {"stages": stages, "classes": classes or ["cat", "dog", "cow"], "failures": []})
+    return metrics_frame(rows, TableInfo(stages=stages, classes=classes or ["cat", "dog", "cow"]))
 
 
 def rows_of(

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from lwexplain.results import AttributionSet, metrics_frame
+from lwexplain.table import TableInfo
 from lwexplain.views.attribution_quality import attribution_quality
 from lwexplain.views.gallery import invalid_images
 from lwexplain.views.metrics import Metrics
@@ -38,7 +39,7 @@ def test_one_row_a_stage_with_its_validity_and_every_figure_that_was_measured():
 
 def test_a_method_without_measurements_shows_its_validity_alone():
     item = maps("gradcam", [True, True], [[""] * 3] * 2)
-    for table in (pd.DataFrame([row("a", 1, "fisher_ratio", 3.0)]), metrics_frame([], {})):
+    for table in (pd.DataFrame([row("a", 1, "fisher_ratio", 3.0)]), metrics_frame([], TableInfo())):
         assert list(attribution_quality(table, item).columns) == ["stage", "valid", "valid images"]
 
 
