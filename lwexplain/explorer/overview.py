@@ -232,16 +232,16 @@ def _show_samples(run: Run, table: pd.DataFrame, depth: int | None) -> None:
 
 def _show_classes(table: pd.DataFrame) -> None:
     figure, pairs = class_figure(table), closest_pairs_table(table)
-    if figure is None and pairs.empty:
+    if figure is None and pairs is None:
         return
     st.subheader("Single classes")
     if figure is not None:
         st.caption("A row for each class and a column for each stage; the menu changes the measure.")
         st.plotly_chart(figure, theme=None, key="classes", config=CHART)
-    if not pairs.empty:
-        metric = escape_markdown(Metrics.of(table).title(pairs.attrs["metric"]))
+    if pairs is not None:
+        metric = escape_markdown(Metrics.of(table).title(pairs.metric))
         st.caption(f"The pairs of classes that separate least, by their {metric}.")
-        show_table(pairs)
+        show_table(pairs.rows)
 
 
 def _show_similarity(table: pd.DataFrame) -> None:

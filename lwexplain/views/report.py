@@ -276,13 +276,13 @@ def _samples(
 
 
 def _pairs(table: pd.DataFrame) -> dict[str, Any] | None:
-    frame = closest_pairs_table(table)
-    if frame.empty:
+    pairs = closest_pairs_table(table)
+    if pairs is None:
         return None
     return {
-        "metric": Metrics.of(table).title(frame.attrs["metric"]),
-        "columns": list(frame.columns),
-        "rows": [list(row) for row in frame.itertuples(index=False, name=None)],
+        "metric": Metrics.of(table).title(pairs.metric),
+        "columns": list(pairs.rows.columns),
+        "rows": [list(row) for row in pairs.rows.itertuples(index=False, name=None)],
     }
 
 

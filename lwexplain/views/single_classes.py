@@ -1,5 +1,6 @@
 """What was measured of single classes: a heat map of class and stage, and the pairs that separate least."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -79,16 +80,22 @@ def class_figure(table: pd.DataFrame) -> go.Figure | None:
     return figure
 
 
-def closest_pairs_table(table: pd.DataFrame, *, split: str = "val", most: int = MOST_PAIRS) -> pd.DataFrame:
-    """The pairs of classes that separate least, the worst first: a row for each stage, a column for each place.
+@dataclass(frozen=True)
+class ClosestPairs:
+    """The pairs of classes that separate least by ``metric``, the worst first: ``rows`` has a row for each stage
+    and a column for each place."""
 
-    From the first metric that was measured of pairs; ``.attrs["metric"]`` names it. Empty without any.
-    """
+    metric: str
+    rows: pd.DataFrame
+
+
+def closest_pairs_table(table: pd.DataFrame, *, split: str = "val", most: int = MOST_PAIRS) -> ClosestPairs | None:
+    """The closest pairs by the first metric that was measured of pairs; None without any."""
     known = Metrics.of(table)
     rows = without_info(table)[of_a_pair(table) & (table["split"] == split) & table["value"].notna()]
     metrics = [str(metric) for metric in rows["metric"].unique() if known[str(metric)].better]
     if not metrics:
-        return pd.DataFrame()
+        return None
     rows = rows[rows["metric"] == metrics[0]]
     rows = rows.sort_values(["depth", "value"], ascending=[True, known[metrics[0]].better == "higher"])
     found = []
@@ -96,9 +103,7 @@ def closest_pairs_table(table: pd.DataFrame, *, split: str = "val", most: int = 
         cells = [f"{row['class']}  ({row['value']:.3g})" for row in part.head(most).to_dict("records")]
         found.append([stage, *cells, *[""] * (most - len(cells))])
     frame = pd.DataFrame(found, columns=["stage", *(f"{place}." for place in range(1, most + 1))])
-    frame = frame.loc[:, (frame != "").any()]
-    frame.attrs["metric"] = metrics[0]
-    return frame
+    return ClosestPairs(metrics[0], frame.loc[:, (frame != "").any()])
 
 
 def _are_similarities(table: pd.DataFrame) -> pd.Series:

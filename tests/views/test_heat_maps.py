@@ -129,14 +129,14 @@ def test_a_stage_that_is_called_as_a_class_is_no_class():
 
 def test_the_closest_pairs_of_each_stage_come_worst_first():
     found = closest_pairs_table(table_of(pair_rows()), most=2)
-    assert found.to_numpy().tolist() == [
+    assert found.rows.to_numpy().tolist() == [
         ["stem", "cat | dog  (0.1)", "dog | cow  (0.2)"],
         ["middle", "cat | cow  (1)", "dog | cow  (2)"],
         ["end", "cat | dog  (2)", "cat | cow  (4)"],
     ]
-    assert found.attrs["metric"] == "fisher_ratio"
-    assert closest_pairs_table(table_of(pair_rows("davies_bouldin"))).iloc[0, 1] == "cat | cow  (0.3)"
-    assert closest_pairs_table(table_of(class_rows())).empty
+    assert found.metric == "fisher_ratio"
+    assert closest_pairs_table(table_of(pair_rows("davies_bouldin"))).rows.iloc[0, 1] == "cat | cow  (0.3)"
+    assert closest_pairs_table(table_of(class_rows())) is None
 
 
 def test_pairs_are_known_whatever_classes_are_called():
