@@ -112,7 +112,7 @@ def test_a_table_without_names_of_stages_or_classes_gives_no_advice():
     for lacking in ({"stages": []}, {"classes": []}):
         table = table_of([0.5, 0.9])
         replace(TableInfo.of(table), **lacking).put_on(table)
-        with pytest.raises(AdviceError, match="the table names no .*; pass the run"):
+        with pytest.raises(AdviceError, match=r"the table .*; pass the run, or the table as lw\.analyze"):
             lwexplain.recommend(table)
 
 
