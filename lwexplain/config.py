@@ -89,7 +89,7 @@ class OptimizerConfig(Section):
     """How weights are updated."""
 
     name: Literal["sgd", "adamw"] = "sgd"
-    lr: float = Field(0.1, gt=0)
+    lr: float = Field(0.1, gt=0, description="learning rate at its highest")
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD only")
     nesterov: bool = Field(True, description="SGD only")
     betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="AdamW only")
@@ -171,7 +171,7 @@ class Config(Section):
         'seed: 1'
     """
 
-    seed: int = Field(0, ge=0, le=MAX_SEED)
+    seed: int = Field(0, ge=0, le=MAX_SEED, description="of splits, weights and the order of images")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     data: DataConfig = Field(default_factory=DataConfig)
     model: ModelConfig = Field(default_factory=ModelConfig)

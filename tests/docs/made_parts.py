@@ -44,7 +44,7 @@ def _command(name, function):
     usage = " ".join(["lwexplain", name, *(row[0] for row in arguments), *(["[OPTIONS]"] if options else [])])
     lines = [f"## `lwexplain {name}`", "", inspect.getdoc(function) or "", "", "```text", usage, "```", ""]
     lines += ["| argument or option | default | what it says |", "|---|---|---|"]
-    lines += [f"| `{_cell(written)}` | {default} | {_cell(text)} |" for written, text, default in arguments + options]
+    lines += [f"| {_code(written)} | {default} | {_cell(text)} |" for written, text, default in arguments + options]
     return "\n".join(lines)
 
 
@@ -148,6 +148,11 @@ def _names(registry, names=None):
     own = names or [name for name in registry.names() if name not in registry.third_party()]
     lines = [f"| `{name}` | {_cell(registry.summary(name).replace('``', '`'))} |" for name in own]
     return "\n".join([f"| {registry.kind} | what it is |", "|---|---|", *lines])
+
+
+def _code(text):
+    """Code in a cell of a table, whose bars would end the cell."""
+    return f"<code>{text.replace('|', '&#124;')}</code>" if "|" in text else f"`{text}`"
 
 
 def _cell(text):
