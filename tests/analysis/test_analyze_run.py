@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -181,11 +183,17 @@ def test_compare_puts_runs_side_by_side(runs):
 # ---------------------------------------------------------------------- analyses that follow one another
 
 
-@pytest.fixture
-def own_run(tmp_path):
-    run = lw.train(TINY, {"training.epochs": 1}, run_dir=tmp_path / "run")
+@pytest.fixture(scope="module")
+def analyzed(tmp_path_factory):
+    run = lw.train(TINY, {"training.epochs": 1}, run_dir=tmp_path_factory.mktemp("analyzed") / "run")
     lw.analyze(run, ["head", "linear", "pca", "attribution"])
-    return run
+    return run.path
+
+
+@pytest.fixture
+def own_run(analyzed, tmp_path):
+    """A copy of an analyzed run, for one test to change."""
+    return lw.Run.open(shutil.copytree(analyzed, tmp_path / "run"))
 
 
 def test_an_analysis_of_other_samples_leaves_no_picture_of_the_old_ones(own_run):
