@@ -1,7 +1,7 @@
 """The MLP probe: how much of the answer a small non-linear classifier reads from a stage."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
@@ -78,7 +78,8 @@ class MLP(ProbeDefaults):
         n, d = samples.features.shape
         generator = torch.Generator().manual_seed(stage.seed)
         weights = _drawn_weights(d, self.width, len(stage.classes), generator, stage.device)
-        optimizer = torch.optim.AdamW(weights, weight_decay=self.weight_decay)
+        optimizer = torch.optim.AdamW(weights, weight_decay=self.weight_decay, fused=True)
+        val_blocks = samples.blocks_of(val, stage.memory_bytes // 4)
         epochs = max(math.ceil(STEPS / math.ceil(n / BATCH)), EPOCHS)
         looks = {math.ceil(epochs * (look + 1) / min(LOOKS, epochs)) for look in range(min(LOOKS, epochs))}
         best, seen = _Fit(samples, []), 0
@@ -92,11 +93,10 @@ class MLP(ProbeDefaults):
                 seen += len(x)
             if epoch not in looks:
                 continue
-            now = _Fit(samples, weights)
-            now.val_accuracy = float(np.mean(now.predicted(val) == val_labels))
-            if now.val_accuracy > best.val_accuracy:
-                now.note = f"width {self.width}, epoch {epoch} of {epochs} on {scaling} features, chosen on val"
-                best = now
+            accuracy = float(np.mean(_predicted(weights, val_blocks()) == val_labels))
+            if accuracy > best.val_accuracy:
+                best = _Fit(samples, weights, accuracy)
+                best.note = f"width {self.width}, epoch {epoch} of {epochs} on {scaling} features, chosen on val"
         if samples.held is None:
             best.note += f", batches drawn from runs of {RUN} samples"
         return best
@@ -105,17 +105,16 @@ class MLP(ProbeDefaults):
 class _Fit:
     """A copy of weights that act on the features of ``samples``, and how good they are on val."""
 
-    def __init__(self, samples: "_TrainSamples", weights: list[Tensor]) -> None:
+    def __init__(self, samples: "_TrainSamples", weights: list[Tensor], val_accuracy: float = -1.0) -> None:
         self.standardise = samples.standardise
         self.weights = [weight.detach().clone() for weight in weights]
         if weights and samples.whiten is not None:
             self.weights[0] = self.weights[0] @ samples.whiten
-        self.val_accuracy, self.note = -1.0, ""
+        self.val_accuracy, self.note = val_accuracy, ""
 
     def predicted(self, features: np.ndarray) -> np.ndarray:
         """Predicted classes (N,) for features as they are (N, D)."""
-        logits = (_logits(self.weights, self.standardise(block)) for _, block in feature_blocks(features))
-        return np.concatenate([part.argmax(1).cpu().numpy() for part in logits])
+        return _predicted(self.weights, (self.standardise(block) for _, block in feature_blocks(features)))
 
 
 class _TrainSamples:
@@ -160,6 +159,13 @@ class _TrainSamples:
             let_go(self.features)
             yield self._scaled(block), self.labels[rows.to(self.labels.device)]
 
+    def blocks_of(self, features: np.ndarray, most_bytes: int) -> Callable[[], Iterable[Tensor]]:
+        """Features (N, D) scaled as those of train, block by block: scaled once if they fit into ``most_bytes``."""
+        if 4 * features.size > most_bytes:
+            return lambda: (self._scaled(block) for _, block in feature_blocks(features))
+        held = [self._scaled(block) for _, block in feature_blocks(features)]
+        return lambda: held
+
     def _scaled(self, block: np.ndarray) -> Tensor:
         x = self.standardise(block)
         return x if self.whiten is None else x @ self.whiten.T
@@ -177,6 +183,11 @@ def _drawn_weights(d: int, width: int, classes: int, generator: torch.Generator,
 def _logits(weights: list[Tensor], x: Tensor) -> Tensor:
     w1, b1, w2, b2 = weights
     return F.linear(F.relu(F.linear(x, w1, b1)), w2, b2)
+
+
+def _predicted(weights: list[Tensor], blocks: Iterable[Tensor]) -> np.ndarray:
+    with torch.no_grad():
+        return np.concatenate([_logits(weights, block).argmax(1).cpu().numpy() for block in blocks])
 
 
 def _half_cosine(progress: float) -> float:
