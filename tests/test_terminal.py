@@ -13,8 +13,9 @@ from lwexplain.progress import Progress
 from lwexplain.signals import EndedBySignal, ended_by_signals
 from lwexplain.terminal import Forgiving, say_table, tell_error
 from lwexplain.text_table import TextTable
+from tests.app.run_factory import make_run
 
-LIST = f"{sys.executable} -m lwexplain list models"
+COMMAND = f"{sys.executable} -m lwexplain recommend RUN --rules"
 
 
 def shell(line, **environment):
@@ -23,19 +24,25 @@ def shell(line, **environment):
     )
 
 
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of made-up numbers: a command that reads it needs no torch."""
+    return make_run(tmp_path_factory.mktemp("run") / "run", pictures=False).path
+
+
 @pytest.mark.parametrize(
     ("line", "code", "said"),
     [
-        (f"{LIST} > /dev/full", 2, "error: the results cannot be written to the standard output: No space left"),
-        (f"{LIST} >&-", 0, ""),
-        (f"{LIST} 2>&- >/dev/null", 0, ""),
-        (f"{LIST} <&- >&- 2>&-", 0, ""),
-        (f"set -o pipefail; {LIST} | true", 1, ""),
+        (f"{COMMAND} > /dev/full", 2, "error: the results cannot be written to the standard output: No space left"),
+        (f"{COMMAND} >&-", 0, ""),
+        (f"{COMMAND} 2>&- >/dev/null", 0, ""),
+        (f"{COMMAND} <&- >&- 2>&-", 0, ""),
+        (f"set -o pipefail; {COMMAND} | true", 1, ""),
     ],
     ids=["full", "output closed", "errors closed", "all closed", "reader gone"],
 )
-def test_an_output_that_takes_nothing_ends_a_command_in_order(line, code, said):
-    done = shell(line)
+def test_an_output_that_takes_nothing_ends_a_command_in_order(run, line, code, said):
+    done = shell(line.replace("RUN", str(run)))
     assert done.stderr.startswith(said)
     assert done.stderr.count("\n") == (1 if said else 0)
     assert done.returncode == code or (code == 1 and done.returncode == 0)  # all was written before the reader went
