@@ -254,8 +254,8 @@ def analyze_model(
         model: Any ``torch.nn.Module``.
         loaders: ``train``, ``val`` and (optionally) ``test``: iterables of (images float32 (N, C, H, W), labels int64
             (N,)).
-        stages: Module names in the order in which they run. A module that is called several times gives a stage a call,
-            ``NAME#1``, ``NAME#2``, ...
+        stages: Module names in the order in which they run. A module that is called several times gives a stage for
+            each call, ``NAME#1``, ``NAME#2``, ...
         probes: As in ``lw.analyze``.
         classes: Names of the classes; by default their numbers.
         pooling: ``mean``, ``max``, ``flatten``, ``pyramid`` or a function from a stage's output to (N, D).

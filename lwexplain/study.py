@@ -115,7 +115,7 @@ def spread(values: Iterable[float]) -> dict[str, Any]:
 
 
 def _by_depth(tables: list[pd.DataFrame]) -> list[dict[str, Any]]:
-    """A row a stage that was trained with every seed."""
+    """A row for each stage that was trained with every seed."""
     depth = min(len(TableInfo.of(table).stages) for table in tables)
     rows = []
     for number, stage in enumerate(TableInfo.of(tables[0]).stages[:depth], start=1):

@@ -1,4 +1,4 @@
-"""The feature cache of a run: one .npy file a stage, filled shard by shard, so that an interrupted capture goes on.
+"""The feature cache of a run: an .npy file for each stage, filled shard by shard; an interrupted capture goes on.
 
 ::
 

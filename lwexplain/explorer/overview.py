@@ -262,7 +262,7 @@ def _show_further(table: pd.DataFrame) -> None:
     if frame.empty:
         return
     st.subheader("Further measurements")
-    st.caption("What no chart shows, other splits for example. One column a stage.")
+    st.caption("What no chart shows, other splits for example. One column for each stage.")
     show_table(frame)
 
 

@@ -1,7 +1,7 @@
 """Early exit: each sample leaves at the first stage that is sure enough of it (BranchyNet, Shallow-Deep Networks).
 
 Teerapittayanon et al. 2016, "BranchyNet"; Kaya et al. 2019, "Shallow-Deep Networks". The network is written in
-segments, one file an exit, so that what a sample does not need is really not computed.
+segments, a file for each exit, so that what a sample does not need is really not computed.
 """
 
 from collections.abc import Iterator, Sequence

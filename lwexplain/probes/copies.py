@@ -65,7 +65,7 @@ def copies_among(*features: np.ndarray) -> Copies:
 
     Copies are equal or within rounding of each other, and therefore close in any projection: rows are sorted by a
     random one, and those that are close in it and in three more are compared. Memory: some blocks of rows, and some
-    numbers a row.
+    numbers for each row.
     """
     rows = _Rows(features)
     n = rows.count

@@ -85,7 +85,7 @@ def comparison_figure(
     split: str = "val",
     height: int = 460,
 ) -> go.Figure:
-    """One curve a run on one chart. Without ``metric`` each run shows the curve its advice is decided on.
+    """A curve for each run on one chart. Without ``metric`` each run shows the curve its advice is decided on.
 
     ``tables`` maps run names to long tables; ``recommendations`` maps them to what is marked by a star.
     """

@@ -307,13 +307,15 @@ def _parts_of(batch: Any, number: int, position: int) -> tuple[Tensor, Tensor | 
 
 
 def _numbers(name: str, values: Any, n: int) -> Tensor:
-    """One number an image."""
+    """One number for each image."""
     try:
         found = torch.as_tensor(values)
     except Exception:  # anything may stand in the place of labels
-        raise ProbeError(f"attribute: {name} is {shown(values)}; expected {n} whole numbers, one an image") from None
+        raise ProbeError(
+            f"attribute: {name} is {shown(values)}; expected {n} whole numbers, one for each image"
+        ) from None
     if found.shape != (n,):
-        raise ProbeError(f"attribute: {name} of shape {tuple(found.shape)} for {n} images; expected one an image")
+        raise ProbeError(f"attribute: {name} of shape {tuple(found.shape)} for {n} images; expected one for each image")
     return found
 
 
