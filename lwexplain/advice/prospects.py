@@ -6,9 +6,6 @@ from typing import Any
 
 from lwexplain.costs import COSTS
 
-UNITS = {"params": "parameters", "flops": "FLOPs", "latency": "seconds", "memory": "bytes"}
-"""What the numbers of a cost count."""
-
 
 @dataclass(frozen=True)
 class Prospect:
