@@ -38,12 +38,15 @@ def command(folders: Sequence[Path], port: int | None = None) -> list[str]:
     """The command line of a server that shows the runs below ``folders``, with every setting named.
 
     Settings named on the command line override Streamlit's files and environment variables. With ``-P``, Python
-    imports nothing from the working directory, which may be a run directory of a stranger.
+    imports nothing from the working directory, which may be a run directory of a stranger; in a checkout, whose package
+    may be used without being installed, it may import from there.
     """
+    in_checkout = Path.cwd() == SCRIPT.parents[2]
+    python = [sys.executable] if in_checkout else [sys.executable, "-P"]
     settings = SETTINGS | ({} if port is None else {"server.port": port})
     flags = [f"--{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in settings.items()]
     places = [str(folder.absolute()) for folder in folders]
-    return [sys.executable, "-P", "-m", "streamlit", "run", str(SCRIPT), *flags, "--", *places]
+    return [*python, "-m", "streamlit", "run", str(SCRIPT), *flags, "--", *places]
 
 
 def explore(folders: Sequence[Path], port: int | None = None) -> NoReturn:

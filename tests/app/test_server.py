@@ -75,6 +75,13 @@ def test_settings_and_folders_are_named_on_the_command_line(tmp_path, monkeypatc
     assert line[line.index("--") + 1 :] == [str(tmp_path / "runs"), str(tmp_path / "-odd")]
 
 
+def test_nothing_is_imported_from_the_working_directory_unless_it_is_the_checkout(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "-P" in command([tmp_path])
+    monkeypatch.chdir(REPOSITORY)
+    assert "-P" not in command([tmp_path])
+
+
 def test_a_folder_that_is_not_there_is_said(tmp_path):
     with pytest.raises(RunError, match=r"no folder .*absent; make runs first"):
         explore([tmp_path / "absent"])
