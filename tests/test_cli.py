@@ -100,9 +100,8 @@ def test_recommend_json_has_the_agreed_keys(trained):
 def test_recommend_shows_where_simple_rules_would_stop_only_when_asked(trained):
     done = lwexplain("recommend", trained, "--rules", check=0)
     _, _, rows = done.stdout.partition("what it does\n")
-    assert [line[: len(name)] for line, name in zip(rows.splitlines()[2:], SIMPLE_RULES, strict=False)] == list(
-        SIMPLE_RULES
-    )
+    lines = rows.splitlines()[2:]
+    assert [line[: len(name)] for line, name in zip(lines, SIMPLE_RULES, strict=True)] == list(SIMPLE_RULES)
     assert "cannot be applied, the table lacks saturation" in rows
     asked, plain = advice_of(trained, "--rules"), advice_of(trained)
     assert [stop["rule"] for stop in asked.pop("rules")] == list(SIMPLE_RULES)

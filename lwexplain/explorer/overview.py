@@ -111,7 +111,7 @@ def _show_rules(run: Run, advice: Recommendation | None) -> None:
         st.caption(
             "Rules of the literature, each read from these measurements; they take no part in the recommendation."
         )
-        show_table(frame)
+        show_table(frame, height="content")
 
 
 def _describe(run: Run, table: pd.DataFrame, depths: int) -> str:

@@ -23,8 +23,8 @@ def rules_table(advice: "Recommendation | None", stops: Sequence[RuleStop]) -> T
         [ours, *stops],
         {
             "rule": lambda stop: stop.rule,
-            "stage": lambda stop: stop.stage or "-",
             "depth": lambda stop: "-" if stop.depth is None else str(stop.depth),
+            "stage": lambda stop: stop.stage or "-",
             "what it does": _in_words,
         },
     )
