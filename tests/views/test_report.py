@@ -135,22 +135,24 @@ def test_a_section_that_cannot_be_drawn_becomes_a_line(tmp_path, monkeypatch):
         raise ValueError("no\nsuch value")
 
     for name in (
-        "depth_figure",
-        "separability_figure",
-        "cost_figure",
-        "pareto_figure",
-        "training_figure",
-        "embedding_overview",
-        "attribution_grid_html",
-        "_depth_rows",
-        "_advice",
-        "_further",
+        "recommendation.depth_figure",
+        "recommendation.depth_tables",
+        "recommendation.pareto_figure",
+        "recommendation.rules_beside",
+        "measures.separability_figure",
+        "measures.cost_figure",
+        "measures.training_figure",
+        "measures.further_table",
+        "pictures.embedding_overview",
+        "pictures.attribution_grid_html",
+        "draft.advice_of",
     ):
         monkeypatch.setattr(f"lwexplain.views.report.{name}", odd)
     text = render_report(make_run(tmp_path / "run", note="a note"))
     said = Page(text).said()
     for section in (
         "Recommendation",
+        "Simple rules",
         "Accuracy over depth",
         "Table over depth",
         "How well the classes separate",
