@@ -113,7 +113,7 @@ def _features(run: Run, key: AnalysisKey, capture: RunCapture) -> tuple[dict[str
         capture.precision = Precision.of(store.about())
     else:
         known = store.about()
-        capture.precision = Precision.of(known) if known else capture.chosen_precision(key.precision)
+        capture.precision = Precision.of(known) if known else capture.choose_precision(key.precision)
         capture.world.wait()  # all have looked before one writes
         with capture.world.first_alone():
             if capture.world.is_main:

@@ -12,7 +12,7 @@ from lwexplain.probes.engine import FAILURES, resolve_probes, run_probes
 from lwexplain.probes.hooks import ProbeHooks, name_of
 from lwexplain.probes.linear.fits import FITS, fits_of, remember_fits
 from lwexplain.probes.moments import share_moments
-from lwexplain.probes.tables import ProbeRun, merged
+from lwexplain.probes.tables import ProbeRun, merge_runs
 from lwexplain.processes import World
 
 Tell = Callable[[str, int, int], None]
@@ -141,4 +141,4 @@ def _run(name: str, probe: Any, stages: Sequence[StageData], world: World) -> Pr
     if hooks.measures_all:
         mine = list(stages) if world.is_main else []
     found = run_probes(mine, [probe]) if mine else ProbeRun(seconds={name: 0.0})
-    return merged(world.gather_objects(found))
+    return merge_runs(world.gather_objects(found))

@@ -1,4 +1,4 @@
-"""From the raw output of a stage to one row of features a sample."""
+"""From the raw output of a stage to one row of features for each sample."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

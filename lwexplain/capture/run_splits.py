@@ -91,7 +91,7 @@ class RunCapture:
             if mine:
                 self._fill(name, store, mine)
 
-    def chosen_precision(self, request: str) -> Precision:
+    def choose_precision(self, request: str) -> Precision:
         """What ``request`` comes to: ``float32``, ``bfloat16``, or ``auto``.
 
         ``auto`` takes bfloat16 where a pass in float32 would take long, the device computes in bfloat16 at full speed,
@@ -118,7 +118,7 @@ class RunCapture:
     def _fill(self, split: str, store: StoredSplit, shards: list[int]) -> None:
         positions = torch.cat([self.positions[split][store.shards[number]] for number in shards])
         with self._reader(self.precision.dtype) as read:
-            parts = _regrouped(
+            parts = _regroup(
                 (self._read(read, item) for item in self._batches(split, positions).epoch()),
                 [store.shards[number].stop - store.shards[number].start for number in shards],
             )
@@ -179,7 +179,7 @@ class _Stages(nn.Module):
         return self.model.run_stages(x, 0, self.depth)
 
 
-def _regrouped(batches: Iterator[Captured], sizes: list[int]) -> Iterator[Captured]:
+def _regroup(batches: Iterator[Captured], sizes: list[int]) -> Iterator[Captured]:
     """The rows of ``batches`` in groups of ``sizes``."""
     held: list[Captured] = []
     count = 0
@@ -187,12 +187,12 @@ def _regrouped(batches: Iterator[Captured], sizes: list[int]) -> Iterator[Captur
         while count < size:
             held.append(next(batches))
             count += len(held[-1].labels)
-        whole = _joined(held)
+        whole = _join(held)
         yield _rows(whole, slice(0, size))
         held, count = [_rows(whole, slice(size, None))], count - size
 
 
-def _joined(parts: list[Captured]) -> Captured:
+def _join(parts: list[Captured]) -> Captured:
     return Captured(
         {name: np.concatenate([part.features[name] for part in parts]) for name in parts[0].features},
         np.concatenate([part.labels for part in parts]),

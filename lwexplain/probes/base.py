@@ -74,7 +74,7 @@ class Attribution:
     """Heat maps for the fixed sample images: ``maps`` (M, H, W) float32, one per image, signed.
 
     ``note`` says why no map may be read where they are not ``valid``; ``image_notes`` why that of a single image may
-    not, one text an image, empty where it may (no list: nothing is said of single images).
+    not, one text for each image, empty where it may (no list: nothing is said of single images).
     """
 
     method: str

@@ -110,7 +110,7 @@ class _Rows:
                 let_go(part)
                 yield block
 
-    def chosen(self, rows: np.ndarray) -> np.ndarray:
+    def rows_at(self, rows: np.ndarray) -> np.ndarray:
         """Some ``rows`` (m,), (m, D)."""
         found = np.empty((len(rows), self.width))
         for part, start in zip(self.parts, self.starts, strict=False):
@@ -124,14 +124,14 @@ class _Rows:
         found = np.empty(len(first))
         for start in range(0, len(first), self.at_once):
             at = slice(start, start + self.at_once)
-            found[at] = np.linalg.norm(self.chosen(first[at]) - self.chosen(second[at]), axis=1)
+            found[at] = np.linalg.norm(self.rows_at(first[at]) - self.rows_at(second[at]), axis=1)
         return found
 
 
 def _tolerance(rows: _Rows) -> np.ndarray:
     """For each row (N,) the distance within which another is a copy."""
     asked = np.arange(0, rows.count, -(-rows.count // QUERIES))
-    queries = rows.chosen(asked)
+    queries = rows.rows_at(asked)
     middle = np.median(queries, axis=0)  # far from none but outliers
     queries -= middle
     norms = np.einsum("nd,nd->n", queries, queries)

@@ -11,7 +11,7 @@ from lwexplain.arguments import shown
 from lwexplain.errors import ProbeError
 from lwexplain.probes.base import PROBES, Probe, ProbeDefaults, ProbeOfAllStages, StageData
 from lwexplain.probes.hooks import ProbeHooks, name_of
-from lwexplain.probes.returned import checked_results
+from lwexplain.probes.returned import check_results
 from lwexplain.probes.tables import ProbeRun, Tables
 
 ALWAYS = ("cost", "receptive_field", "sample_depth")
@@ -45,7 +45,7 @@ def run_probes(
 ) -> ProbeRun:
     """Run each probe (a registered name or an object) on each stage; None = ``default_probes()``.
 
-    A probe is foreign code: where it raises, calls sys.exit, returns what ``checked_results`` refuses or what an
+    A probe is foreign code: where it raises, calls sys.exit, returns what ``check_results`` refuses or what an
     earlier probe has given already, that is recorded in ``failures`` and the others finish. Probes see the arrays
     of the stages read-only. ``on_progress(probe name, done, total)`` is called before each step (a probe on a
     stage, or on all together) and after the last. Raises UnknownNameError or ProbeError before anything runs: no
@@ -128,7 +128,7 @@ def _run_probe(name: str, probe: Any, stages: Sequence[StageData], tables: Table
             returned = probe.measure(_read_only(stage)) if together is None else together[stage.name]
             if isinstance(returned, Exception):  # of a probe of all stages that one of them is of no use to
                 raise returned
-            tables.add(name, stage, checked_results(stage, returned))
+            tables.add(name, stage, check_results(stage, returned))
         except FAILURES as error:
             failures.append(_failure(name, stage, error))
 

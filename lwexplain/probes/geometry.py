@@ -39,9 +39,9 @@ class Geometry(ProbeDefaults):
     where the features do not vary. Raises ProbeError for a split that is missing or holds fewer than three samples.
 
     Intervals, by the jackknife: of the population's participation ratio, on the scale of its reciprocal; of the
-    population's effective rank where there are ten samples a feature, as with fewer no correction of its bias holds.
-    The intrinsic dimension carries none: samples that share a neighbour make the model's too narrow, and the jackknife
-    of the nearest neighbour is too wide. Saturation is a count, which the jackknife does not fit.
+    population's effective rank where there are ten samples for each feature, as with fewer no correction of its bias
+    holds. The intrinsic dimension carries none: samples that share a neighbour make the model's too narrow, and the
+    jackknife of the nearest neighbour is too wide. Saturation is a count, which the jackknife does not fit.
     """
 
     name = "geometry"
@@ -74,7 +74,7 @@ class Geometry(ProbeDefaults):
             reason = moments.note
             if metric == "effective_rank" and few:
                 low = high = None
-                reason = reason or f"no interval: fewer than {SAMPLES_A_FEATURE} samples a feature"
+                reason = reason or f"no interval: fewer than {SAMPLES_A_FEATURE} samples for each feature"
             low, high = _within(low, high, 1.0, float(width))
             note = "; ".join(filter(None, [constant, "" if constant else reason, own_note]))
             rows.append(Measurement(metric, value, self.split, low=low, high=high, n=n, note=note))

@@ -67,7 +67,7 @@ class MLP(ProbeDefaults):
         rows = []
         for split in splits_of(stage, ("train", "val", "test")):
             features, labels = read_split(stage, split)
-            predicted = best.predicted(features)
+            predicted = best.predict(features)
             rows.append(balanced_accuracy_of("mlp_probe_accuracy", predicted, labels, split, stage.classes, best.note))
             rows.append(accuracy_of("mlp_probe_accuracy", predicted, labels, split, best.note))
         return rows
@@ -84,7 +84,7 @@ class MLP(ProbeDefaults):
         looks = {math.ceil(epochs * (look + 1) / min(LOOKS, epochs)) for look in range(min(LOOKS, epochs))}
         best, seen = _Fit(samples, []), 0
         for epoch in range(1, epochs + 1):
-            for x, labels in samples.shuffled(generator):
+            for x, labels in samples.shuffle(generator):
                 optimizer.param_groups[0]["lr"] = LEARNING_RATES[scaling] * _half_cosine(seen / (epochs * n))
                 loss = F.cross_entropy(_logits(weights, x), labels)
                 optimizer.zero_grad()
@@ -93,7 +93,7 @@ class MLP(ProbeDefaults):
                 seen += len(x)
             if epoch not in looks:
                 continue
-            accuracy = float(np.mean(_predicted(weights, val_blocks()) == val_labels))
+            accuracy = float(np.mean(_predict(weights, val_blocks()) == val_labels))
             if accuracy > best.val_accuracy:
                 best = _Fit(samples, weights, accuracy)
                 best.note = f"width {self.width}, epoch {epoch} of {epochs} on {scaling} features, chosen on val"
@@ -112,9 +112,9 @@ class _Fit:
             self.weights[0] = self.weights[0] @ samples.whiten
         self.val_accuracy, self.note = val_accuracy, ""
 
-    def predicted(self, features: np.ndarray) -> np.ndarray:
+    def predict(self, features: np.ndarray) -> np.ndarray:
         """Predicted classes (N,) for features as they are (N, D)."""
-        return _predicted(self.weights, (self.standardise(block) for _, block in feature_blocks(features)))
+        return _predict(self.weights, (self.standardise(block) for _, block in feature_blocks(features)))
 
 
 class _TrainSamples:
@@ -136,17 +136,17 @@ class _TrainSamples:
         if len(labels) * row_bytes <= stage.memory_bytes // 2:
             self.held = torch.empty(self.features.shape, device=stage.device)
             for at, block in feature_blocks(self.features):
-                self.held[at] = self._scaled(block)
+                self.held[at] = self._scale(block)
         self.runs_at_once = max(BATCH // RUN, stage.memory_bytes // 8 // (row_bytes * RUN))
 
-    def shuffled(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    def shuffle(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """All samples in batches, in a new random order."""
-        for x, labels in self._shuffled_parts(generator):
+        for x, labels in self._shuffle_parts(generator):
             order = torch.randperm(len(x), generator=generator).to(x.device)
             for batch in order.split(BATCH):
                 yield x[batch], labels[batch]
 
-    def _shuffled_parts(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    def _shuffle_parts(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """All samples at once or, where they are not held, as many runs from anywhere as memory takes."""
         if self.held is not None:
             yield self.held, self.labels
@@ -157,16 +157,16 @@ class _TrainSamples:
             rows = torch.cat([torch.arange(start, min(start + RUN, n)) for start in part.tolist()])
             block = self.features[rows.numpy()]
             let_go(self.features)
-            yield self._scaled(block), self.labels[rows.to(self.labels.device)]
+            yield self._scale(block), self.labels[rows.to(self.labels.device)]
 
     def blocks_of(self, features: np.ndarray, most_bytes: int) -> Callable[[], Iterable[Tensor]]:
         """Features (N, D) scaled as those of train, block by block: scaled once if they fit into ``most_bytes``."""
         if 4 * features.size > most_bytes:
-            return lambda: (self._scaled(block) for _, block in feature_blocks(features))
-        held = [self._scaled(block) for _, block in feature_blocks(features)]
+            return lambda: (self._scale(block) for _, block in feature_blocks(features))
+        held = [self._scale(block) for _, block in feature_blocks(features)]
         return lambda: held
 
-    def _scaled(self, block: np.ndarray) -> Tensor:
+    def _scale(self, block: np.ndarray) -> Tensor:
         x = self.standardise(block)
         return x if self.whiten is None else x @ self.whiten.T
 
@@ -185,7 +185,7 @@ def _logits(weights: list[Tensor], x: Tensor) -> Tensor:
     return F.linear(F.relu(F.linear(x, w1, b1)), w2, b2)
 
 
-def _predicted(weights: list[Tensor], blocks: Iterable[Tensor]) -> np.ndarray:
+def _predict(weights: list[Tensor], blocks: Iterable[Tensor]) -> np.ndarray:
     with torch.no_grad():
         return np.concatenate([_logits(weights, block).argmax(1).cpu().numpy() for block in blocks])
 

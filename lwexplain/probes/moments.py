@@ -97,7 +97,7 @@ def moments_of(stage: StageData, split: str) -> Moments:
     """The moments of a split of a stage, computed once and remembered in ``stage.memo``."""
     if (known := _remembered(stage, split)) is not None:
         return known
-    return _remember(stage, split, streamed_moments(stage, split))
+    return _remember(stage, split, compute_moments(stage, split))
 
 
 def share_moments(stages: Sequence[StageData], world: World) -> None:
@@ -107,7 +107,7 @@ def share_moments(stages: Sequence[StageData], world: World) -> None:
             if _remembered(stage, split) is None:
                 n = len(stage.labels[split])
                 rows = slice(n * world.rank // world.size, n * (world.rank + 1) // world.size)
-                _remember(stage, split, streamed_moments(stage, split, rows=rows, reduce=world.total))
+                _remember(stage, split, compute_moments(stage, split, rows=rows, reduce=world.total))
 
 
 def _remembered(stage: StageData, split: str) -> Moments | None:
@@ -123,7 +123,7 @@ def _key(split: str) -> str:
     return f"moments:{split}"
 
 
-def streamed_moments(
+def compute_moments(
     stage: StageData, split: str, *, rows: slice = slice(None), reduce: Reduce = lambda part: part
 ) -> Moments:
     """Compute the moments in two passes over blocks of the features (class means, then scatter about them).

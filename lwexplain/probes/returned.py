@@ -18,14 +18,14 @@ RESERVED_METHODS = ("images", "index")
 """Names that no method may have: files of these names stand beside the heat maps."""
 
 
-def checked_results(stage: StageData, returned: Any) -> list[Result]:
+def check_results(stage: StageData, returned: Any) -> list[Result]:
     """What a probe returned for ``stage``, as results of plain types that fit the stage and its tables.
 
     The one gate between foreign code and the tables. Arrays are copies: int64 for classes and samples, float32 for
     coordinates and maps. Raises ProbeError where anything does not fit; a value that cannot even be looked at may
     raise whatever it likes.
     """
-    return [_checked(stage, item) for item in _items(returned)]
+    return [_check(stage, item) for item in _items(returned)]
 
 
 def _items(returned: Any) -> Sequence[Any]:
@@ -41,19 +41,19 @@ def _items(returned: Any) -> Sequence[Any]:
     return returned
 
 
-def _checked(stage: StageData, item: Any) -> Result:
+def _check(stage: StageData, item: Any) -> Result:
     if isinstance(item, Measurement):
-        return _checked_measurement(stage, item)
+        return _check_measurement(stage, item)
     if isinstance(item, Predictions):
-        return _checked_predictions(stage, item)
+        return _check_predictions(stage, item)
     if isinstance(item, Embedding):
-        return _checked_embedding(stage, item)
+        return _check_embedding(stage, item)
     if isinstance(item, Attribution):
-        return _checked_attribution(stage, item)
+        return _check_attribution(stage, item)
     raise ProbeError(f"it returned a list that holds {_shown(item)}, which is no Measurement")
 
 
-def _checked_measurement(stage: StageData, item: Measurement) -> Measurement:
+def _check_measurement(stage: StageData, item: Measurement) -> Measurement:
     metric = _name("metric", item.metric)
     value = _number(metric, item.value)
     low = None if item.low is None else _number(f"{metric}: low", item.low)
@@ -77,7 +77,7 @@ def _checked_measurement(stage: StageData, item: Measurement) -> Measurement:
     )
 
 
-def _checked_predictions(stage: StageData, item: Predictions) -> Predictions:
+def _check_predictions(stage: StageData, item: Predictions) -> Predictions:
     source = _name("source", item.source)
     split = _split(stage, f"predictions of {source}", item.split)
     n = len(stage.labels[split])
@@ -87,7 +87,7 @@ def _checked_predictions(stage: StageData, item: Predictions) -> Predictions:
     return Predictions(source, split, _integers(f"{source}: predictions", predicted, len(stage.classes)))
 
 
-def _checked_embedding(stage: StageData, item: Embedding) -> Embedding:
+def _check_embedding(stage: StageData, item: Embedding) -> Embedding:
     method = _name("method", item.method)
     split = _split(stage, f"embedding {method}", item.split)
     samples = np.asarray(item.samples)
@@ -102,7 +102,7 @@ def _checked_embedding(stage: StageData, item: Embedding) -> Embedding:
     return Embedding(method, split, coordinates, samples)
 
 
-def _checked_attribution(stage: StageData, item: Attribution) -> Attribution:
+def _check_attribution(stage: StageData, item: Attribution) -> Attribution:
     method = _name("method", item.method)
     if method.lower() in RESERVED_METHODS:
         raise ProbeError(f"method {method!r} is a reserved name; give the maps another one")

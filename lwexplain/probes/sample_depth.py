@@ -17,7 +17,7 @@ def confusion(predictions: pd.DataFrame, stage: str, *, source: str, split: str,
     ``predictions`` has the columns of ``results.PREDICTION_COLUMNS``. Raises ProbeError where there are none of this
     stage, source and split, or a class is not among the K.
     """
-    part = _selected(predictions, source, split)
+    part = _select(predictions, source, split)
     part = part[part["stage"] == stage]
     if part.empty:
         raise ProbeError(f"no predictions of {source!r} at stage {stage!r} on split {split!r}")
@@ -108,7 +108,7 @@ class _Table:
         return self.predicted == self.labels[:, None]
 
 
-def _selected(predictions: pd.DataFrame, source: str, split: str) -> pd.DataFrame:
+def _select(predictions: pd.DataFrame, source: str, split: str) -> pd.DataFrame:
     part = predictions[(predictions["split"] == split) & (predictions["source"] == source)]
     if part.empty:
         raise ProbeError(f"no predictions of {source!r} on split {split!r}")
@@ -116,7 +116,7 @@ def _selected(predictions: pd.DataFrame, source: str, split: str) -> pd.DataFram
 
 
 def _table(predictions: pd.DataFrame, source: str, split: str) -> _Table:
-    part = _selected(predictions, source, split).sort_values(["sample", "depth"], kind="stable")
+    part = _select(predictions, source, split).sort_values(["sample", "depth"], kind="stable")
     stages = part.drop_duplicates("depth").sort_values("depth")
     depths, samples = stages["depth"].to_numpy(np.int64), part["sample"].unique()
     shape = len(samples), len(depths)

@@ -36,7 +36,7 @@ class ProbeRun:
     metrics: dict[str, Metric] = field(default_factory=dict)
 
 
-def merged(runs: Sequence[ProbeRun]) -> ProbeRun:
+def merge_runs(runs: Sequence[ProbeRun]) -> ProbeRun:
     """What several processes found with the same probes on stages of their own, as one, in the order of the depth."""
     whole = ProbeRun()
     whole.rows = sorted((row for run in runs for row in run.rows), key=lambda row: row["depth"])
@@ -57,7 +57,7 @@ def merged(runs: Sequence[ProbeRun]) -> ProbeRun:
     depths = {row["stage"]: row["depth"] for row in whole.rows}
     for name in {name for run in runs for name in run.attributions}:
         sets = [run.attributions[name] for run in runs if name in run.attributions]
-        whole.attributions[name] = _joined(sets, depths)
+        whole.attributions[name] = _join_attributions(sets, depths)
     return whole
 
 
@@ -65,7 +65,7 @@ def _by_depth(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.sort_values("depth", kind="stable", ignore_index=True)
 
 
-def _joined(sets: Sequence[AttributionSet], depths: Mapping[str, int]) -> AttributionSet:
+def _join_attributions(sets: Sequence[AttributionSet], depths: Mapping[str, int]) -> AttributionSet:
     stages = [stage for item in sets for stage in item.stages]
     order = sorted(range(len(stages)), key=lambda place: depths.get(stages[place], place))
     return AttributionSet(

@@ -87,23 +87,23 @@ def test_each_of_two_processes_fills_its_shards(tmp_path, monkeypatch):
 
 def test_bfloat16_is_taken_where_it_pays_and_hardly_changes_the_features(monkeypatch):
     capture = capture_of()
-    assert capture.chosen_precision("auto") == Precision(), "a short pass stays in float32"
+    assert capture.choose_precision("auto") == Precision(), "a short pass stays in float32"
     monkeypatch.setattr(run_splits, "LONG_PASS", 0)
     monkeypatch.setattr(run_splits, "_has_fast_bfloat16", lambda _device: True)
-    chosen = capture.chosen_precision("auto")
+    chosen = capture.choose_precision("auto")
     assert chosen.dtype == torch.bfloat16
     assert 0 < chosen.error <= TOLERATED_ERROR
     assert "of their spread" in chosen.note
     assert Precision.of(chosen.to_dict()) == chosen
     monkeypatch.setattr(run_splits, "TOLERATED_ERROR", chosen.error / 2)
-    assert capture.chosen_precision("auto").dtype == torch.float32
-    assert capture.chosen_precision("bfloat16").dtype == torch.bfloat16
+    assert capture.choose_precision("auto").dtype == torch.float32
+    assert capture.choose_precision("bfloat16").dtype == torch.bfloat16
 
 
 def test_the_error_of_half_precision_is_below_what_it_is_said_to_be(tmp_path):
     capture = capture_of()
     exact = captured(tmp_path / "exact", capture)
-    capture.precision = capture.chosen_precision("bfloat16")
+    capture.precision = capture.choose_precision("bfloat16")
     rough = captured(tmp_path / "rough", capture)
     for name in exact.features:
         apart = np.sqrt(np.square(exact.features[name] - rough.features[name]).mean())

@@ -131,7 +131,7 @@ def test_the_effective_rank_of_few_samples_a_feature_carries_none():
     x = np.random.default_rng(0).normal(size=(100, 11))
     few, enough = rows_of(stage_of(x))["effective_rank"], rows_of(stage_of(x[:, :10]))["effective_rank"]
     assert few.low is None
-    assert few.note == "no interval: fewer than 10 samples a feature"
+    assert few.note == "no interval: fewer than 10 samples for each feature"
     assert enough.low is not None
     assert enough.note == ""
 

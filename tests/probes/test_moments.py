@@ -6,7 +6,7 @@ import torch
 
 from lwexplain.probes import splits
 from lwexplain.probes.jackknife import GROUPS, jackknife_groups
-from lwexplain.probes.moments import moments_of, streamed_moments
+from lwexplain.probes.moments import compute_moments, moments_of
 
 
 def direct(x, y):
@@ -60,11 +60,11 @@ def test_two_processes_add_up_to_one(make_stage):
                 calls.append(part.clone())
                 return sums[len(calls) - 1] if len(calls) <= len(sums) else part
 
-            streamed_moments(stage, "val", rows=rows, reduce=reduce)
+            compute_moments(stage, "val", rows=rows, reduce=reduce)
             sent.append(calls)
         sums.append(sent[0][step] + sent[1][step])
     calls = iter(sums)
-    together = streamed_moments(stage, "val", rows=halves[0], reduce=lambda _: next(calls))
+    together = compute_moments(stage, "val", rows=halves[0], reduce=lambda _: next(calls))
     alone = moments_of(stage, "val")
     torch.testing.assert_close(together.whole.within, alone.whole.within, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(together.group_scatter, alone.group_scatter, rtol=1e-12, atol=1e-12)

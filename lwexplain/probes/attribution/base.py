@@ -36,7 +36,7 @@ class Network(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.run(x, None)
 
-    def tapped(self, x: Tensor, tap: Tap) -> Tensor:
+    def run_with(self, x: Tensor, tap: Tap) -> Tensor:
         """The logits, where the layer's output goes on as ``tap`` returns it."""
         return self.run(x, tap)
 
@@ -72,7 +72,7 @@ def network_of_model(model: nn.Module, layer: nn.Module | None = None) -> Networ
             raise NotApplicable("this method explains through a layer, and none is named")
         if not layouts:
             layouts.append(_layout_of(model, layer, x[:1]))
-        handle = layer.register_forward_hook(lambda _module, _inputs, output: _tapped(output, tap, layouts[0]))
+        handle = layer.register_forward_hook(lambda _module, _inputs, output: _through(output, tap, layouts[0]))
         try:
             return logits(x)
         finally:
@@ -92,10 +92,10 @@ def _layout_of(model: nn.Module, layer: nn.Module, image: Tensor) -> Layout:
     return found.get((id(layer), 1), Layout())
 
 
-def _tapped(output: Any, tap: Tap, layout: Layout) -> Any:
+def _through(output: Any, tap: Tap, layout: Layout) -> Any:
     """What a layer returned with its tensor, in a tuple or list the first one, as ``tap`` returns it."""
     if type(output) in (tuple, list) and output and isinstance(output[0], Tensor):
-        return type(output)([_tapped(output[0], tap, layout), *output[1:]])
+        return type(output)([_through(output[0], tap, layout), *output[1:]])
     if not isinstance(output, Tensor):
         return tap(output)
     return layout.as_given(tap(layout.in_order(output))).clone()
@@ -151,12 +151,12 @@ class Method:
             parts = chunker.run(compute, images, targets, rows=lambda: self.images_at_once(images, chunker))
         return Explanation(
             torch.cat([part.maps.detach().float().cpu() for part in parts]),
-            _joined([part.totals for part in parts]),
-            _joined([part.steps for part in parts]),
+            _concatenate([part.totals for part in parts]),
+            _concatenate([part.steps for part in parts]),
         )
 
 
-def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+def _concatenate(parts: Sequence[Tensor | None]) -> Tensor | None:
     present = [part.detach().cpu() for part in parts if part is not None]
     return torch.cat(present) if present else None
 

@@ -37,7 +37,7 @@ class GradCam(Method):
             if not cut or is_out_of_memory(error):
                 raise
             raise NotApplicable(cut) from None
-        return Explanation(upsampled(found, x))
+        return Explanation(upsample(found, x))
 
 
 class LayerConductance(Method):
@@ -89,7 +89,7 @@ class LayerConductance(Method):
             pending = pending[missing > MAX_RESIDUAL * rise[pending].abs()]
             steps *= 2
         layer = torch.stack(maps)
-        return Explanation(upsampled(layer, x), layer.double().sum((1, 2, 3)), spent)
+        return Explanation(upsample(layer, x), layer.double().sum((1, 2, 3)), spent)
 
 
 class GridNetwork(nn.Module):
@@ -109,13 +109,13 @@ class GridNetwork(nn.Module):
         self.images = 0
         height, width = example.shape[-2:]
         try:
-            self.tokens = token_grid(lambda look: network.tapped(example.clone(), look), (height, width))
+            self.tokens = token_grid(lambda look: network.run_with(example.clone(), look), (height, width))
         except UnknownGrid as reason:
             raise NotApplicable(f"{method} needs to know where tokens lie over the image; {reason}") from None
 
     def forward(self, x: Tensor) -> Tensor:
         self.taps, self.images = 0, len(x)
-        logits = self.source[0].tapped(x, self._through_grid)
+        logits = self.source[0].run_with(x, self._through_grid)
         if not self.taps:
             raise NotApplicable(f"{self.method} needs a layer that a forward pass uses; this one is not")
         return logits
@@ -137,7 +137,7 @@ class GridNetwork(nn.Module):
         return self.grid(raw)
 
 
-def upsampled(maps: Tensor, x: Tensor) -> Tensor:
+def upsample(maps: Tensor, x: Tensor) -> Tensor:
     """Maps (N, 1, h, w) of a layer -> (N, H, W), as large as the images, bilinear."""
     from captum.attr import LayerAttribution
 

@@ -176,7 +176,7 @@ def attribute_batches(
     check_model(model)
     explainer = method_of(method)
     module = _module_of(model, layer)
-    wanted = _checked_target(target)
+    wanted = _read_target(target)
     if chunk is not None:
         chunk = whole_number("attribute: chunk", chunk, least=1, none="for as many as fit", family=ProbeError)
     if not isinstance(batches, Iterable):
@@ -200,7 +200,7 @@ def _module_of(model: nn.Module, layer: Any) -> nn.Module | None:
     return modules[layer]
 
 
-def _checked_target(target: Any) -> str | int:
+def _read_target(target: Any) -> str | int:
     if isinstance(target, str) and target in TARGETS:
         return target
     if isinstance(target, bool) or not isinstance(target, Integral):

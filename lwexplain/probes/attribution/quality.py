@@ -15,7 +15,7 @@ from lwexplain.probes.attribution.randomisation import (
     Randomisation,
     compare_with_shuffled,
     has_weights,
-    randomised,
+    shuffle_weights,
 )
 
 EPSILON = 1e-3
@@ -102,7 +102,7 @@ class Subject:
         """The maps compared with those of the same network with shuffled weights and with edges of the images."""
         if self._shuffled is None:
             draws = SHUFFLES if has_weights(self.network, self.images[:1]) else 0
-            self._shuffled = [randomised(self.network, SHUFFLES * self.seed + draw) for draw in range(draws)]
+            self._shuffled = [shuffle_weights(self.network, SHUFFLES * self.seed + draw) for draw in range(draws)]
         shuffled = [method.explain(it, self.images, self.targets, self.chunker).maps.numpy() for it in self._shuffled]
         return compare_with_shuffled(found.maps.numpy(), shuffled, self.images)
 

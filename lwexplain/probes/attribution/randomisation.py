@@ -112,7 +112,7 @@ def edge_strength(images: Tensor) -> np.ndarray:
     return np.hypot(across, down).sum(1)
 
 
-def randomised(network: Network, seed: int) -> Network:
+def shuffle_weights(network: Network, seed: int) -> Network:
     """The network with the values of every weight tensor shuffled among themselves, which keeps the scale of each.
 
     Weights are the ``nn.Parameter`` that reach a PyTorch function while the network runs; those of the given network
@@ -122,7 +122,7 @@ def randomised(network: Network, seed: int) -> Network:
 
     def run(x: Tensor, tap: Tap | None) -> Tensor:
         with weights:
-            return network(x) if tap is None else network.tapped(x, tap)
+            return network(x) if tap is None else network.run_with(x, tap)
 
     return Network(run)
 

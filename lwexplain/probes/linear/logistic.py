@@ -48,8 +48,8 @@ class LogisticLoss:
     which leaves the minimum what it is. Along them the Hessian is nearly diagonal: at first those of the covariance
     (Boehning 1992 bounds the Hessian by half of it), after ``turn`` those of the Hessian's Kronecker factors (Martens
     and Grosse 2015). Products are taken in float32, sums in float64. Of several processes each reads its own rows; with
-    ``cached`` they stay in memory on the present axes, 4 bytes a feature, else each evaluation reads them anew and
-    turns the weights.
+    ``cached`` they stay in memory on the present axes, 4 bytes for each feature, else each evaluation reads them
+    anew and turns the weights.
     """
 
     def __init__(self, stage: StageData, *, cached: bool = True, world: World | None = None) -> None:
@@ -69,7 +69,7 @@ class LogisticLoss:
         self.variances, self.axes = variances[kept], axes[:, kept]
         self.class_variances = variances.new_full((self.classes,), 0.5)
         self.class_axes = torch.eye(self.classes, dtype=axes.dtype, device=self.device)
-        self._cache = [(_turned(x, self.axes), own) for x, own in self._read()] if cached else None
+        self._cache = [(_turn_rows(x, self.axes), own) for x, own in self._read()] if cached else None
 
     def start(self) -> Tensor:
         """Weights (R + 1, K) of zero."""
@@ -138,7 +138,7 @@ class LogisticLoss:
         self.axes, self.class_axes = self.axes @ axes, self.class_axes @ class_axes
         cache = self._cache or []
         for at, (x, own) in enumerate(cache):
-            cache[at] = _turned(x, axes), own
+            cache[at] = _turn_rows(x, axes), own
         return torch.cat([axes.T @ weights[:, :-1], weights[:, -1:]], 1) @ class_axes, levels.tolist()
 
     def on_raw_features(self, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -182,7 +182,7 @@ class LogisticLoss:
             yield F.pad(self.standardise(block), (0, 1), value=1.0), self.labels[at]
 
 
-def _turned(x: Tensor, axes: Tensor) -> Tensor:
+def _turn_rows(x: Tensor, axes: Tensor) -> Tensor:
     """Features and 1 (n, D + 1) on ``axes`` (D, R), and 1: (n, R + 1) float32."""
     return F.pad((x[:, :-1].double() @ axes).float(), (0, 1), value=1.0)
 

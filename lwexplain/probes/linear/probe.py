@@ -136,11 +136,11 @@ def fit_linear_probes(stages: Sequence[StageData], grid: Sequence[float], world:
     rough: list[_Fit | None] = [None] * len(missing)
     accuracies: list[dict[float, float]] = [{} for _ in missing]
     if len(grid) > 1:
-        for at, fits in enumerate(_fitted(missing, [sorted(grid)] * len(missing), world)):
+        for at, fits in enumerate(_fit_together(missing, [sorted(grid)] * len(missing), world)):
             accuracies[at] = _accuracies(missing[at], fits, world)
             rough[at] = max(fits, key=lambda fit: accuracies[at][fit.c])
     chosen = [[grid[0] if fit is None else fit.c] for fit in rough]
-    for at, (fit,) in enumerate(_fitted(missing, chosen, world, rough)):
+    for at, (fit,) in enumerate(_fit_together(missing, chosen, world, rough)):
         found = accuracies[at] or _accuracies(missing[at], [fit], world)
         fitted = LinearProbe(fit.weight, fit.bias, fit.c, fit.loss, fit.converged, found)
         remember_probe(missing[at], fitted, grid)
@@ -155,7 +155,7 @@ class _Fit:
     converged: bool
 
 
-def _fitted(
+def _fit_together(
     stages: Sequence[StageData], grids: Sequence[Sequence[float]], world: World, rough: Sequence[_Fit | None] = ()
 ) -> list[list[_Fit]]:
     """The fits of each stage with each C of its grid: rough ones, or those that go on from ``rough``."""

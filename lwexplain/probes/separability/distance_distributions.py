@@ -77,15 +77,15 @@ class Histogram:
     def add(self, d2: Tensor, own: slice) -> None:
         """Squared distances of samples of the class to all (m, N), of which the columns ``own`` are the class."""
         places = self.window.place(d2)
-        inside = self._counted(places[:, own])
+        inside = self._count(places[:, own])
         self.inside += inside
-        self.outside += self._counted(places) - inside
+        self.outside += self._count(places) - inside
 
     def counts(self) -> Tensor:
         """Inside and outside (2, bins)."""
         return torch.stack([self.inside, self.outside])[:, :-1]
 
-    def _counted(self, places: Tensor) -> Tensor:
+    def _count(self, places: Tensor) -> Tensor:
         return torch.bincount(places.reshape(-1), minlength=self.window.bins + 1)
 
 
@@ -108,11 +108,11 @@ class Collection:
     def add(self, d2: Tensor, own: slice) -> None:
         """Squared distances as for ``Histogram.add``."""
         near = (d2 >= self.reach[0]) & (d2 <= self.reach[1])
-        self.inside.append(self._wanted(d2[:, own][near[:, own]]))
+        self.inside.append(self._keep_wanted(d2[:, own][near[:, own]]))
         near[:, own] = False
-        self.outside.append(self._wanted(d2[near]))
+        self.outside.append(self._keep_wanted(d2[near]))
 
-    def _wanted(self, d2: Tensor) -> Tensor:
+    def _keep_wanted(self, d2: Tensor) -> Tensor:
         return d2[self.wanted[self.window.place(d2)]]
 
     def difference(self, sizes: tuple[int, int], tolerance: float) -> float:

@@ -127,7 +127,7 @@ def pairwise_indices(stage: StageData, split: str, samples: SortedSamples) -> Pa
     for values in (agreement, purity, silhouette, margin):
         values.masked_fill_(left_out, torch.nan)
     if not copies_in(stage, split).extra:
-        remember_neighbours(stage, split, _unsorted(samples.positions, indices.numpy(), distances.numpy()))
+        remember_neighbours(stage, split, _in_order_of_split(samples.positions, indices.numpy(), distances.numpy()))
     return PairwiseIndices(k, indices[:, 0], agreement, purity, silhouette, margin, distributions.statistics())
 
 
@@ -252,7 +252,7 @@ class Nearest:
         return share, whole | (enough & (values[:, -1:] > last + tolerance))
 
 
-def _unsorted(positions: np.ndarray, indices: np.ndarray, distances: np.ndarray) -> Neighbours:
+def _in_order_of_split(positions: np.ndarray, indices: np.ndarray, distances: np.ndarray) -> Neighbours:
     """Neighbours in the order of the split instead of sorted by class."""
     order = np.argsort(positions)
     place = np.argsort(order)

@@ -103,18 +103,18 @@ class Separability(ProbeDefaults):
             errors = _errors_of_pairs(samples, indices) if metric == "separability_index" else {}
             basis = f"k={k}" if metric == "knn_purity" else ""
             alone = _alone(metric, samples.counts.count(1))
-            note = _joined(basis, of_all.get(metric, ""), alone, copies, sampled, empty)
+            note = _join_notes(basis, of_all.get(metric, ""), alone, copies, sampled, empty)
             yield _mean(metric, sample_values, self.split, None, note, errors.get(None))
             for place, (label, count, part) in enumerate(self._classes(stage, samples, sample_values)):
                 fewer = f"only {count} samples" if metric == "knn_purity" and count <= k else ""
-                note = _joined(basis, fewer, _alone(metric, 1) if count == 1 else "", copies, sampled)
+                note = _join_notes(basis, fewer, _alone(metric, 1) if count == 1 else "", copies, sampled)
                 yield _mean(metric, part, self.split, label, note, errors.get(place))
         defined = [value for value in indices.dsi if not math.isnan(value)]
-        note = _joined(_alone("dsi", len(indices.dsi) - len(defined)), copies, sampled, empty)
+        note = _join_notes(_alone("dsi", len(indices.dsi) - len(defined)), copies, sampled, empty)
         value = sum(defined) / len(defined) if defined else math.nan
         yield Measurement("dsi", value, self.split, n=n, note=note)
         for of_class, (label, count, _) in zip(indices.dsi, self._classes(stage, samples, indices.margin), strict=True):
-            note = _joined(_alone("dsi", 1) if count == 1 else "", copies, sampled)
+            note = _join_notes(_alone("dsi", 1) if count == 1 else "", copies, sampled)
             yield Measurement("dsi", of_class, self.split, label, n=count, note=note)
 
     @staticmethod
@@ -126,7 +126,7 @@ class Separability(ProbeDefaults):
         n = len(samples.positions)
         value, low, high, note = generalized_discrimination_value(samples.x, samples.counts, stage.memory_bytes)
         total = n + samples.copies
-        note = _joined(note, copies_note(samples.copies, total), sample_note(stage, self.split, total), empty)
+        note = _join_notes(note, copies_note(samples.copies, total), sample_note(stage, self.split, total), empty)
         return Measurement("gdv", value, self.split, low=low, high=high, n=n, note=note)
 
     def _from_scatter(self, stage: StageData, empty: str) -> Iterator[Measurement]:
@@ -136,19 +136,19 @@ class Separability(ProbeDefaults):
         counts = [int(count) for count in whole.counts.tolist()]
         for metric, (value, low, high) in scatter_indices(moments).items():
             reason = interval_of_law(moments)[1] if metric == "separation_law" else moments.note
-            note = _joined(_why_not_finite(metric, value, whole), reason, empty)
+            note = _join_notes(_why_not_finite(metric, value, whole), reason, empty)
             yield Measurement(metric, value, self.split, low=low, high=high, n=whole.n, note=note)
         for name, count, (value, low, high) in zip(names, counts, fisher_of_classes(moments, spread), strict=True):
             reason = (
                 "infinite: the class has one sample" if count == 1 else "infinite: the samples of the class coincide"
             )
-            note = _joined(_reason(value, reason), moments.note)
+            note = _join_notes(_reason(value, reason), moments.note)
             yield Measurement("fisher_ratio", value, self.split, name, low, high, count, note)
 
         ratios = davies_bouldin_ratios(whole.means, spread.distance)
         value = float(ratios.amax(1).mean())
         same_mean = "infinite: the means of two classes coincide"
-        note = _joined(_reason(value, same_mean), empty)
+        note = _join_notes(_reason(value, same_mean), empty)
         yield Measurement("davies_bouldin", value, self.split, n=whole.n, note=note)
 
         pairs = closest_pairs(moments, spread, MOST_PAIRS)
@@ -157,10 +157,10 @@ class Separability(ProbeDefaults):
         fisher = fisher_of_pairs(moments, spread, pairs)
         for (first, second), (value, low, high) in zip(pairs.tolist(), fisher, strict=True):
             pair, n = pair_of(names[first], names[second]), counts[first] + counts[second]
-            note = _joined(_reason(value, _no_scatter(n, 2)), fewer, moments.note)
+            note = _join_notes(_reason(value, _no_scatter(n, 2)), fewer, moments.note)
             yield Measurement("fisher_ratio", value, self.split, pair, low, high, n, note)
             ratio = float(ratios[first, second])
-            note = _joined(_reason(ratio, same_mean), fewer)
+            note = _join_notes(_reason(ratio, same_mean), fewer)
             yield Measurement("davies_bouldin", ratio, self.split, pair, n=n, note=note)
 
 
@@ -176,7 +176,7 @@ def _mean(
     value, *replicates = values.nanmean(0).tolist()
     bounds: Bounds = None, None
     if n < FEWEST:
-        note = _joined(note, f"no interval: fewer than {FEWEST} samples")
+        note = _join_notes(note, f"no interval: fewer than {FEWEST} samples")
     elif error is not None:
         bounds = interval_of_share(value, error, n, T_OF_PAIRS)
     elif metric == "knn_purity":
@@ -243,5 +243,5 @@ def _reason(value: float, infinite: str, undefined: str = "undefined: the featur
     return infinite if math.isinf(value) else ""
 
 
-def _joined(*notes: str) -> str:
+def _join_notes(*notes: str) -> str:
     return "; ".join(note for note in notes if note)

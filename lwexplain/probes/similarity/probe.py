@@ -76,7 +76,7 @@ class Similarity(ProbeDefaults):
                 )
         first, labels = stages[0], stages[0].labels[self.split]
         memory = min(stage.memory_bytes for stage in stages)
-        sampled = _sampled(features, labels, self.samples, first.seed, memory)
+        sampled = _choose_samples(features, labels, self.samples, first.seed, memory)
         pairs = list(combinations_with_replacement(range(len(stages)), 2))
         group = jackknife_groups(labels, GROUPS)
         found = cka(features, pairs, sampled, self.bandwidth, device=first.device, memory_bytes=memory, group=group)
@@ -123,7 +123,7 @@ def similarity_matrix(
     sizes = sorted({len(each) for each in features})
     if len(sizes) != 1:
         raise ProbeError(f"similarity: features of {sizes} samples; expected those of the same samples")
-    sampled = _sampled(features, np.zeros(sizes[0], dtype=np.int64), samples, seed, memory_bytes)
+    sampled = _choose_samples(features, np.zeros(sizes[0], dtype=np.int64), samples, seed, memory_bytes)
     found = cka(features, pairs, sampled, bandwidth, device=device, memory_bytes=memory_bytes)
     return found.linear[: len(first), len(first) :], found.rbf[: len(first), len(first) :]
 
@@ -177,7 +177,7 @@ def cka(
     linear = np.full((len(features), len(features)), np.nan)
     if not all(exact):
         of_sample = gram_hsic([linear_kernel(x) for x in on_sample], n, memory_bytes=memory, device=device)
-        linear = _normalised(of_sample, [ROUNDING * square**2 for square in squares])
+        linear = _alignment(of_sample, [ROUNDING * square**2 for square in squares])
     bounds: dict[Pair, tuple[float | None, float | None]] = {}
     own = {i: hsic(i, i) for i in sorted({k for pair in pairs for k in pair}) if exact[i] and varies[i]}
     own = {i: values for i, values in own.items() if values[0] > ROUNDING * squares[i] ** 2}
@@ -195,11 +195,11 @@ def cka(
     rbf = np.full_like(linear, np.nan)
     if kernels:
         of_kernels = gram_hsic(list(kernels.values()), n, memory_bytes=memory, device=device)
-        rbf[np.ix_(list(kernels), list(kernels))] = _normalised(of_kernels, [ROUNDING] * len(kernels))
+        rbf[np.ix_(list(kernels), list(kernels))] = _alignment(of_kernels, [ROUNDING] * len(kernels))
     return Alignment(linear, rbf, bounds, list(varies), exact, with_interval)
 
 
-def _normalised(hsic: np.ndarray, least: Sequence[float]) -> np.ndarray:
+def _alignment(hsic: np.ndarray, least: Sequence[float]) -> np.ndarray:
     """HSIC (S, S) divided by the roots of its diagonal; NaN where that is not above ``least``, which is rounding."""
     own = np.where(hsic.diagonal() > least, hsic.diagonal(), np.nan)
     return hsic / np.sqrt(np.outer(own, own))
@@ -227,7 +227,9 @@ def _rows(features: np.ndarray, chosen: np.ndarray, device: str) -> torch.Tensor
     return torch.from_numpy(rows).to(float64_device(device))
 
 
-def _sampled(features: Sequence[np.ndarray], labels: np.ndarray, most: int, seed: int, memory_bytes: int) -> np.ndarray:
+def _choose_samples(
+    features: Sequence[np.ndarray], labels: np.ndarray, most: int, seed: int, memory_bytes: int
+) -> np.ndarray:
     """Positions of at most ``most`` samples whose features all fit into a quarter of the memory, and so do the
     distances of all their pairs."""
     if len(labels) < 4:

@@ -14,7 +14,7 @@ from lwexplain.errors import ProbeError
 from lwexplain.probes.attribution import CHECKS, DEFAULT_METHODS, METHODS, AttributionMaps, Explanation, Method
 from lwexplain.probes.attribution.gradients import Saliency as SaliencyMethod
 from lwexplain.probes.base import PROBES, Attribution, Measurement
-from lwexplain.probes.returned import checked_results
+from lwexplain.probes.returned import check_results
 
 
 class Net(nn.Module):
@@ -40,7 +40,7 @@ def images():
 
 def explain(make_stage, methods=DEFAULT_METHODS, checks=("completeness",), chunk=None, **fields):
     stage = make_stage(dims=4, **fields)
-    results = checked_results(stage, AttributionMaps(methods, checks, chunk).measure(stage))
+    results = check_results(stage, AttributionMaps(methods, checks, chunk).measure(stage))
     maps = {item.method: item for item in results if isinstance(item, Attribution)}
     return maps, {item.metric: item for item in results if isinstance(item, Measurement)}
 

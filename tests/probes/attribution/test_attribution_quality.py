@@ -17,8 +17,8 @@ from lwexplain.probes.attribution.randomisation import (
     compare_with_shuffled,
     edge_strength,
     has_weights,
-    randomised,
     rank_correlations,
+    shuffle_weights,
 )
 
 
@@ -160,9 +160,9 @@ def test_shuffled_weights_are_a_permutation_and_the_model_keeps_its_own():
     before = {name: value.clone() for name, value in model.state_dict().items()}
     images = torch.randn(2, 3, 8, 8)
     plain = model(images)
-    network = randomised(network_of_model(model), seed=0)
+    network = shuffle_weights(network_of_model(model), seed=0)
     assert not torch.allclose(network(images), plain)
-    assert torch.equal(network(images), randomised(network_of_model(model), seed=0)(images))
+    assert torch.equal(network(images), shuffle_weights(network_of_model(model), seed=0)(images))
     assert torch.equal(model(images), plain)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert has_weights(network_of_model(model), images[:1])

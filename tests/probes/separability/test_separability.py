@@ -14,7 +14,7 @@ from sklearn.metrics import calinski_harabasz_score, davies_bouldin_score, silho
 from lwexplain.errors import ProbeError
 from lwexplain.probes import distances, subsample
 from lwexplain.probes.base import StageData
-from lwexplain.probes.returned import checked_results
+from lwexplain.probes.returned import check_results
 from lwexplain.probes.scatter_ratio import UNCERTAIN
 from lwexplain.probes.separability.probe import MOST_PAIRS, Separability
 
@@ -27,7 +27,7 @@ def rows_of(x, y, classes=None, **fields):
     names = [str(k) for k in range(classes or int(max(y)) + 1)]
     stage = StageData("s", 1, {"val": x}, {"val": np.asarray(y)}, names, **fields)
     rows = Separability().measure(stage)
-    assert checked_results(stage, rows) == rows
+    assert check_results(stage, rows) == rows
     return {(row.metric, row.class_): row for row in rows}
 
 
