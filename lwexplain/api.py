@@ -221,7 +221,7 @@ def analyze(
         table = kept_analysis(run, key, names)
         if table is not None:
             return table
-    asked = _known(chosen)
+    asked = _require_known_probes(chosen)
     if not flag("replace", replace):
         require_nothing_lost(run, key, None if chosen is None else [_name_of(probe) for probe in chosen])
 
@@ -288,7 +288,7 @@ def analyze_model(
     names, place, own = stage_names(stages), device_name(device), class_names(classes)
     pooling_of(pooling, own=True)
     limit, seed, quiet = memory_limit(mem_limit), seed_of(seed), quiet_of(quiet)
-    chosen = _known(probes_of(probes))
+    chosen = _require_known_probes(probes_of(probes))
 
     from lwexplain.analysis.analyze_module import analyze_module
     from lwexplain.data.given_batches import check_loaders
@@ -496,8 +496,9 @@ def _name_of(probe: "str | Probe") -> str:
     return probe if isinstance(probe, str) else str(probe.name)
 
 
-def _known(probes: "list[str | Probe] | None") -> "list[str | Probe]":
-    """The probes to run; what is wrong with them is said before the data is looked at."""
+def _require_known_probes(probes: "list[str | Probe] | None") -> "list[str | Probe]":
+    """The probes to run, all built-in ones for None; raises where one of them is none or is there twice, before the
+    data is looked at."""
     from lwexplain.probes.base import PROBES
     from lwexplain.probes.engine import ALWAYS, default_probes
     from lwexplain.probes.hooks import name_of

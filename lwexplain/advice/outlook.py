@@ -1,6 +1,7 @@
 """What is to be expected of a network of each depth: accuracy with its interval, and whether it is enough."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -58,6 +59,49 @@ class _Network:
         return float(self.accuracy[-1]) if self.own_head is None else self.own_head
 
 
+@dataclass(frozen=True)
+class _Prediction:
+    """How networks of each depth follow from one analysis: ``field`` (S,) are the receptive fields of the stages in
+    pixels, None where the model needs none or they are not known."""
+
+    evidence: Evidence
+    model: SourceModel
+    depths: np.ndarray
+    field: np.ndarray | None
+
+    @classmethod
+    def of(cls, evidence: Evidence, curve: DepthCurve, model: SourceModel) -> "_Prediction":
+        depths = np.array(curve.depths)
+        field = evidence.curve("receptive_field", "none")[depths - 1]
+        known = bool(np.isfinite(field).all() and evidence.side is not None)
+        return cls(evidence, model, depths, field if known else None)
+
+    def network(self, accuracy: np.ndarray, split: str) -> _Network:
+        """The analyzed network on a split, with accuracies (S,) of the source."""
+        own = self.evidence.at("head_accuracy", int(self.depths[-1]), split)
+        if own is not None and self.model.reach is None:
+            accuracy = np.append(accuracy[:-1], own)
+        return _Network(accuracy, own)
+
+    def log_errors(self, accuracy: np.ndarray, whole: _Network) -> np.ndarray:
+        """(..., S) of the networks of each depth, from accuracies (..., S) of the source and the whole network."""
+        if self.model.reach is None:
+            return np.log(_error(accuracy))
+        if whole.own_head is None:  # a network trained anew is not worse than its best stage is already
+            reference, full = accuracy.max(axis=-1), float(whole.accuracy.max())
+        else:
+            reference, full = np.maximum(accuracy[..., -1], whole.own_head), whole.own_head
+        ratio = log_error_ratio(self.model, accuracy, self.field, float(self.evidence.side or 1), reference)
+        largest = _error(np.array(_floor(self.evidence.chance, full)))
+        return np.log(np.minimum(_error(np.array(full)) * np.exp(ratio), largest))
+
+    def draws(self, curve: DepthCurve, whole: _Network, seed: int) -> np.ndarray:
+        """Accuracies (B, S) on val that vary the samples and what the model leaves open."""
+        resampled = np.clip(curve.resampled + (whole.accuracy - curve.accuracy), 0, 1)
+        drawn = _with_spread(self.log_errors(resampled, whole), self.model, seed)
+        return drawn if self.model.reach is None else np.maximum(drawn, _floor(self.evidence.chance, whole.full))
+
+
 def outlook_of(
     evidence: Evidence, curve: DepthCurve, model: SourceModel, tolerance: float, *, seed: int = 0
 ) -> Outlook:
@@ -66,63 +110,44 @@ def outlook_of(
     A model without ``reach`` takes the accuracies of the source for those of the networks. Others predict them; a
     prediction is never below the accuracy of a constant guess, which any network learns, unless the whole network is.
     """
-    chosen = np.array(curve.depths) - 1
-    field = evidence.curve("receptive_field", "none")[chosen]
-    known = bool(np.isfinite(field).all() and evidence.side is not None)
-
-    def network(accuracy: np.ndarray, split: str) -> _Network:
-        own = evidence.at("head_accuracy", curve.depths[-1], split)
-        if own is not None and model.reach is None:
-            accuracy = np.append(accuracy[:-1], own)
-        return _Network(accuracy, own)
-
-    def log_errors(accuracy: np.ndarray, whole: _Network) -> np.ndarray:
-        """(..., S) of the networks of each depth, from accuracies (..., S) of the source and the whole network."""
-        if model.reach is None:
-            return np.log(_error(accuracy))
-        if whole.own_head is None:  # a network trained anew is not worse than its best stage is already
-            reference, full = accuracy.max(axis=-1), float(whole.accuracy.max())
-        else:
-            reference, full = np.maximum(accuracy[..., -1], whole.own_head), whole.own_head
-        ratio = log_error_ratio(model, accuracy, field if known else None, float(evidence.side or 1), reference)
-        largest = _error(np.array(_floor(evidence.chance, full)))
-        return np.log(np.minimum(_error(np.array(full)) * np.exp(ratio), largest))
-
-    on_val = network(curve.accuracy, "val")
-    log_error = log_errors(on_val.accuracy, on_val)
-    predicted = 1 - np.minimum(np.exp(log_error), 1)
-    resampled = np.clip(curve.resampled + (on_val.accuracy - curve.accuracy), 0, 1)
-    drawn = _with_spread(log_errors(resampled, on_val), model, seed)
-    if model.reach is not None:
-        drawn = np.maximum(drawn, _floor(evidence.chance, on_val.full))
-    enough = is_enough(model, log_error, tolerance)
-    best = int(np.argmax(predicted))
-    sufficiency = (drawn[:, [best]] - drawn <= tolerance + SLACK).mean(axis=0)
+    prediction = _Prediction.of(evidence, curve, model)
+    on_val = prediction.network(curve.accuracy, "val")
+    log_error = prediction.log_errors(on_val.accuracy, on_val)
+    predicted = _accuracy(log_error)
+    drawn = prediction.draws(curve, on_val, seed)
+    sufficiency = (drawn[:, [int(np.argmax(predicted))]] - drawn <= tolerance + SLACK).mean(axis=0)
     within = drawn.max(axis=1, keepdims=True) - drawn <= tolerance + SLACK
     low, high = np.quantile(within.argmax(axis=1), [0.05, 0.95], method="nearest")
-
-    metric = f"{curve.source}_accuracy"
-    split = "test" if np.isfinite(evidence.curve(metric, "test")[chosen]).all() else "val"
-    reported = network(evidence.curve(metric, split)[chosen], split)
-    log_error = log_errors(reported.accuracy, reported)
-    expected = 1 - np.minimum(np.exp(log_error), 1)
-    deviation = (1 - expected) * spread_of(model, log_error - log_error[-1])
-    count = evidence.counts.get((metric, split), curve.n)
-    lowest, highest = accuracy_interval(expected, model.width * deviation, count)
     return Outlook(
         predicted=predicted,
         drawn=drawn,
         sufficiency=sufficiency,
-        sufficient=enough,
+        sufficient=is_enough(model, log_error, tolerance),
         interval=(curve.depths[int(low)], curve.depths[int(high)]),
-        expected=expected,
-        low=np.maximum(lowest, np.minimum(evidence.chance, expected)),
-        high=highest,
-        deviation=deviation,
-        n=count,
-        full=reported.full,
-        field_known=known or model.reach is None,
+        field_known=prediction.field is not None or model.reach is None,
+        **_to_report(prediction, curve),
     )
+
+
+def _to_report(prediction: _Prediction, curve: DepthCurve) -> dict[str, Any]:
+    """The fields of an Outlook that are reported and decide nothing: of test, of val where there is no test split."""
+    evidence, model, chosen = prediction.evidence, prediction.model, prediction.depths - 1
+    metric = f"{curve.source}_accuracy"
+    split = "test" if np.isfinite(evidence.curve(metric, "test")[chosen]).all() else "val"
+    network = prediction.network(evidence.curve(metric, split)[chosen], split)
+    log_error = prediction.log_errors(network.accuracy, network)
+    expected = _accuracy(log_error)
+    deviation = (1 - expected) * spread_of(model, log_error - log_error[-1])
+    n = evidence.counts.get((metric, split), curve.n)
+    low, high = accuracy_interval(expected, model.width * deviation, n)
+    return {
+        "expected": expected,
+        "low": np.maximum(low, np.minimum(evidence.chance, expected)),
+        "high": high,
+        "deviation": deviation,
+        "n": n,
+        "full": network.full,
+    }
 
 
 def accuracy_interval(expected: np.ndarray, margin: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -140,6 +165,10 @@ def accuracy_interval(expected: np.ndarray, margin: np.ndarray, n: int) -> tuple
 
 def _error(accuracy: np.ndarray) -> np.ndarray:
     return np.maximum(1 - accuracy, MIN_ERROR)
+
+
+def _accuracy(log_error: np.ndarray) -> np.ndarray:
+    return 1 - np.minimum(np.exp(log_error), 1)
 
 
 def _floor(chance: float, full: float) -> float:

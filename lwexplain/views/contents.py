@@ -8,6 +8,7 @@ import pandas as pd
 from lwexplain.advice.curve import ACCURACY_SOURCES
 from lwexplain.advice.objective import budgets_in_words, measured
 from lwexplain.advice.prospects import Prospect
+from lwexplain.advice.recommend import Recommendation
 from lwexplain.costs import COSTS, is_cost
 from lwexplain.errors import RunError
 from lwexplain.metrics import is_accuracy
@@ -203,33 +204,33 @@ def saving(ratio: float | None) -> str | None:
     return None if ratio is None or pd.isna(ratio) else f"{100 * (1 - ratio):.0f} %"
 
 
-def band(advice: Any) -> float | None:
+def band(advice: Recommendation | None) -> float | None:
     """The tolerance to draw around the best of the curve that decides; None where more than that curve decides."""
     return advice.tolerance if advice is not None and advice.source == "head" else None
 
 
-def judged_by(advice: Any) -> str:
+def judged_by(advice: Recommendation) -> str:
     """Whose accuracy decided, as the charts call it: ``trained head`` or ``linear probe``."""
     return title_of(f"{advice.source}_accuracy")
 
 
-def expected_accuracy_title(advice: Any, table: pd.DataFrame) -> str:
+def expected_accuracy_title(advice: Recommendation, table: pd.DataFrame) -> str:
     """``expected test accuracy``; of val where the accuracy that decided was not measured on test."""
     on_test = per_depth(table, f"{advice.source}_accuracy", "test")
     return f"expected {'test' if (on_test['depth'] == advice.depth).any() else 'val'} accuracy"
 
 
-def advice_numbers(advice: Any, table: pd.DataFrame) -> list[tuple[str, str, str]]:
+def advice_numbers(advice: Recommendation | None, table: pd.DataFrame) -> list[tuple[str, str, str]]:
     """What a recommendation promises and saves: (title, value, remark) each; empty without one.
 
     ``table`` is the long table it was made from.
     """
     if advice is None:
         return []
-    if advice.depth is None:
+    if advice.depth is None or advice.depth_interval is None:
         return own_numbers(advice)
     numbers = []
-    if advice.expected_accuracy is not None:
+    if advice.expected_accuracy is not None and advice.expected_accuracy_interval is not None:
         low, high = advice.expected_accuracy_interval
         title = expected_accuracy_title(advice, table)
         numbers.append((title, f"{advice.expected_accuracy:.4f}", f"90 % interval {low:.3f}–{high:.3f}"))
@@ -238,8 +239,8 @@ def advice_numbers(advice: Any, table: pd.DataFrame) -> list[tuple[str, str, str
         difference = advice.expected_accuracy - advice.full_accuracy
         full = "full depth" if advice.own_head_accuracy is not None else "full depth (linear probe)"
         numbers.append((full, f"{advice.full_accuracy:.4f}", f"recommended {difference:+.4f}"))
-    low, high = advice.depth_interval
-    numbers.append(("depth", f"{advice.depth} of {advice.full_depth}", f"90 % interval {low}–{high}"))
+    least, most = advice.depth_interval
+    numbers.append(("depth", f"{advice.depth} of {advice.full_depth}", f"90 % interval {least}–{most}"))
     for cost, ratio in advice.ratios.items():
         saved = saving(ratio)
         if shorter and saved is not None:
@@ -247,7 +248,7 @@ def advice_numbers(advice: Any, table: pd.DataFrame) -> list[tuple[str, str, str
     return numbers + own_numbers(advice)
 
 
-def own_numbers(advice: Any) -> list[tuple[str, str, str]]:
+def own_numbers(advice: Recommendation) -> list[tuple[str, str, str]]:
     """What the whole network's own head and a linear probe of its last stage reach on val, each by itself."""
     found = (
         ("own head", "full depth on val", advice.own_head_accuracy, advice.own_head_balanced_accuracy),
@@ -271,7 +272,7 @@ def objective_title(objective: str) -> str:
     return "highest accuracy" if objective == "accuracy" else COSTS[objective].least
 
 
-def chosen_by(advice: Any) -> str:
+def chosen_by(advice: Recommendation) -> str:
     """What the depth of a recommendation was chosen by, in a sentence; "" where there is no signal to choose by."""
     chosen = next((prospect for prospect in advice.prospects if prospect.depth == advice.depth), None)
     if chosen is None:

@@ -48,7 +48,17 @@ def sample_depth_figure(
         subplot_titles=["<b>samples first right at a depth</b>", "<b>right so far, right now, and lost again</b>"],
         horizontal_spacing=0.09,
     )
-    sofar = per_depth(table, f"{source}_cumulative_correct", split)
+    _add_bars(figure, first, per_depth(table, f"{source}_cumulative_correct", split))
+    _add_curves(figure, table, source, split)
+    if depth is not None:
+        places = [(depth, 1, column) for column in (1, 2)]
+        add_vertical_lines(figure, places, {"color": ACCENT, "width": 1, "dash": "dash"}, layer="below")
+    _lay_out(figure, [int(d) for d in first["depth"]], height)
+    return figure
+
+
+def _add_bars(figure: go.Figure, first: pd.DataFrame, sofar: pd.DataFrame) -> None:
+    """Left: a bar for each depth, and one for the samples that are never right."""
     never = 1.0 - float(sofar["value"].iloc[-1]) if not sofar.empty else float("nan")
     depths = [int(d) for d in first["depth"]]
     figure.add_bar(
@@ -65,6 +75,10 @@ def sample_depth_figure(
         col=1,
         row=1,
     )
+
+
+def _add_curves(figure: go.Figure, table: pd.DataFrame, source: str, split: str) -> None:
+    """Right: what is right so far, what is right here, and what is lost."""
     for ending, title, colour, dash in CURVES:
         rows = per_depth(table, f"{source}_{ending}", split)
         if not rows.empty:
@@ -80,9 +94,10 @@ def sample_depth_figure(
                 col=2,
                 row=1,
             )
-    if depth is not None:
-        places = [(depth, 1, column) for column in (1, 2)]
-        add_vertical_lines(figure, places, {"color": ACCENT, "width": 1, "dash": "dash"}, layer="below")
+
+
+def _lay_out(figure: go.Figure, depths: Sequence[int], height: int) -> None:
+    """Axes and legend; of many depths not all are numbered."""
     step = max(1, len(depths) // 12)
     ticks = depths[::step]
     figure.update_xaxes(tickvals=[*ticks, depths[-1] + 1], ticktext=[*map(str, ticks), "never"], col=1)
@@ -97,7 +112,6 @@ def sample_depth_figure(
         margin={"t": 36, "b": 76},
         legend={"x": 0.55, "y": -0.24, "yanchor": "top"},
     )
-    return figure
 
 
 def confusion_figure(counts: np.ndarray, classes: Sequence[str]) -> go.Figure:
