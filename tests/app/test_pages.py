@@ -318,7 +318,7 @@ def runs_shown(app):
 
 @pytest.mark.parametrize("asked", ["greedy", "{folder}/greedy", "{folder}/../{name}/greedy", "./greedy/"])
 def test_a_folder_below_the_one_it_was_started_with_can_be_asked_for(runs_folder, asked):
-    app = visit(runs_folder, asked=asked.format(folder=runs_folder, name=runs_folder.name))
+    app = visit(runs_folder, "embeddings", asked=asked.format(folder=runs_folder, name=runs_folder.name))
     assert runs_shown(app) == ["greedy"]
 
 
@@ -331,7 +331,7 @@ def test_what_lies_elsewhere_is_not_opened_and_nothing_is_told_of_it(tmp_path):
     (started / "linked_run").symlink_to(outside / "secret")
     (started / "file").symlink_to(outside / "notes.txt")
     (started / "circle").symlink_to(started / "circle")
-    assert runs_shown(visit(started)) == ["own"]
+    assert runs_shown(visit(started, "embeddings")) == ["own"]
     forbidden = [
         str(outside), str(outside / "secret"), str(started / ".." / "outside"), "../outside", "..", "/", "~",
         str(started / "link"), str(started / "link" / "secret"), str(started / "linked_run"), str(started / "file"),
@@ -351,7 +351,7 @@ def test_a_folder_that_is_a_link_itself_may_be_started_with(tmp_path):
     make_run(tmp_path / "real" / "own", pictures=False)
     (tmp_path / "link").symlink_to(tmp_path / "real")
     for asked in (None, "own", str(tmp_path / "link" / "own"), str(tmp_path / "real" / "own")):
-        assert runs_shown(visit(tmp_path / "link", asked=asked)) == ["own"]
+        assert runs_shown(visit(tmp_path / "link", "embeddings", asked=asked)) == ["own"]
 
 
 def test_a_run_directory_itself_can_be_opened(runs_folder):
