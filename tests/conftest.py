@@ -20,6 +20,14 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path not in slow)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk():
+    """Files need not outlast a power cut here; tests of what happens when one cannot be kept replace ``fsync`` too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture
 def site_of():
     """Make a site with features of ``shape``, after stages of shapes ``before`` and before stages ``following``."""
