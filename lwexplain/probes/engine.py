@@ -70,7 +70,10 @@ def run_probes(
     for name, probe in chosen.items():
         started = time.perf_counter()
         _run_probe(name, probe, stages, tables, tell)
-        tables.declare(name, ProbeHooks(probe).metrics)
+        try:
+            tables.declare(name, ProbeHooks(probe).metrics)
+        except FAILURES as error:
+            run.failures.append(_failure(name, None, error))
         run.seconds[name] = time.perf_counter() - started
     for name in list(chosen)[-1:]:
         tell(name)

@@ -118,6 +118,25 @@ def test_a_metric_without_a_title_is_called_by_its_name():
     assert Metric("my_own_metric").title == "my own metric"
 
 
+def test_what_a_probe_can_no_longer_declare_is_a_failure_and_its_numbers_stand(make_stage):
+    class Forgetful(Bare):
+        measured = False
+
+        @property
+        def metrics(self):
+            if self.measured:
+                raise ValueError("forgotten")
+            return ()
+
+        def measure(self, stage):
+            self.measured = True
+            return super().measure(stage)
+
+    run = run_probes([make_stage()], [Forgetful()])
+    assert [row["metric"] for row in run.rows] == ["bare_metric"]
+    assert "forgotten" in run.failures[0]["error"]
+
+
 def test_only_metrics_that_were_given_are_declared_with_the_results(make_stage):
     class Two(Bare):
         metrics = (Metric("bare_metric", "bare"), Metric("never_given", "never"))
