@@ -36,7 +36,7 @@ def prepare(folder):
     for path in sorted((ROOT / "configs").glob("*.yaml")):
         config = yaml.safe_load(path.read_text())
         config["model"] = SMALL_MODEL
-        config["data"] |= {"val_fraction": 0.25, "batch_size": 32}
+        config["data"] |= {"val_fraction": 0.25, "batch_size": 16}
         if config["data"]["name"] == "digits":
             config["data"]["train_size"] = 500
         config["training"] |= {"epochs": 3, "precision": "fp32"}
