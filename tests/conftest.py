@@ -1,6 +1,7 @@
 """Fixtures for all tests: one thread per process keeps timings and results the same on any machine."""
 
 import os
+import sys
 import tempfile
 
 os.environ["XDG_CACHE_HOME"] = (_cache := tempfile.TemporaryDirectory(prefix="lwexplain-tests-")).name
@@ -26,6 +27,14 @@ def no_waiting_for_the_disk():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
+
+
+@pytest.fixture(autouse=True)
+def main_module_stays():
+    """Streamlit's test of a page leaves its script as ``__main__``, which processes that start later would run."""
+    main = sys.modules["__main__"]
+    yield
+    sys.modules["__main__"] = main
 
 
 @pytest.fixture

@@ -244,7 +244,7 @@ def test_an_epoch_can_be_left_early(files):
 def test_what_makes_no_batches_is_refused():
     with pytest.raises(DataError, match="empty split"):
         batches(arrays().subset(torch.tensor([], dtype=torch.int64)))
-    with pytest.raises(DataError, match="3 values, one a channel"):
+    with pytest.raises(DataError, match="a value for each of the 3 channels"):
         batches(mean=[0.5])
     with pytest.raises(ValueError, match="start=7 lies outside the 6 steps"):
         batches().epoch(0, 7)
