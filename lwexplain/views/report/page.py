@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, Template, select_autoescape
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, select_autoescape
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
@@ -84,6 +84,7 @@ def _template() -> Template:
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=select_autoescape(default=True, default_for_string=True),
         finalize=_shown,
+        undefined=StrictUndefined,  # a name that the template has and the page has not is an error, not a gap
     )
     return environment.get_template("report.html.j2")
 
