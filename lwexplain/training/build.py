@@ -13,7 +13,7 @@ from lwexplain.models.heads.base import HEADS
 from lwexplain.models.modules import as_parameters, undisturbed
 from lwexplain.models.staged import StagedModel, State
 from lwexplain.processes import World
-from lwexplain.training.all_processes import synchronise_batch_norm
+from lwexplain.training.distributed import synchronise_batch_norm
 from lwexplain.training.losses.base import LOSSES, LocalLoss, LossSetting
 from lwexplain.training.strategies.base import STRATEGIES, Phase, Strategy
 

@@ -18,8 +18,8 @@ from lwexplain.errors import CheckpointError, LwexplainError, TrainingError
 from lwexplain.processes import World, current_world
 from lwexplain.run import Run
 from lwexplain.training import checkpoint, loop
-from lwexplain.training.all_processes import SynchronisedBatchNorm, all_rows, synchronise_batch_norm
 from lwexplain.training.checkpoint import LAST, load_checkpoint
+from lwexplain.training.distributed import SynchronisedBatchNorm, all_rows, synchronise_batch_norm
 from lwexplain.training.prefix import PrefixCache
 
 SMALL = {
@@ -433,7 +433,7 @@ def test_a_disk_that_is_full_for_the_first_process_ends_both(pair, tmp_path):
 
 def test_no_default_argument_of_torch_can_hold_the_process_group():
     """It would, where torch imported the module with them after the group is made."""
-    program = "import sys, lwexplain.training.all_processes; print('torch.distributed.nn.functional' in sys.modules)"
+    program = "import sys, lwexplain.training.distributed; print('torch.distributed.nn.functional' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "True\n"
 

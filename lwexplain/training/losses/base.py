@@ -27,7 +27,7 @@ class LocalLoss(nn.Module):
 
     A loss may have parameters of its own (a decoder, a projection); they learn with the stage, are kept in the
     checkpoints and are no part of the network. A loss that compares samples with each other passes what it compares
-    through ``lwexplain.training.all_processes.all_rows``, so that several processes see one batch.
+    through ``lwexplain.training.distributed.all_rows``, so that several processes see one batch.
     """
 
     reads_logits: bool = True

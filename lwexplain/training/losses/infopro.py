@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from lwexplain.errors import ConfigError, ModelError
 from lwexplain.models.site import Site
 from lwexplain.registry import nearest
-from lwexplain.training.all_processes import all_rows
+from lwexplain.training.distributed import all_rows
 from lwexplain.training.losses.base import LOSSES, LocalLoss, LossSetting
 from lwexplain.training.losses.cross_entropy import CrossEntropy
 

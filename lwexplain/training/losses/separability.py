@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from lwexplain.errors import ConfigError
 from lwexplain.models.heads.base import pooled
 from lwexplain.registry import nearest
-from lwexplain.training.all_processes import all_rows
+from lwexplain.training.distributed import all_rows
 from lwexplain.training.losses.base import LOSSES, LocalLoss, LossSetting
 
 SMOOTHING = 1e-3

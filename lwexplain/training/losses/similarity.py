@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lwexplain.models.heads.base import pooled
-from lwexplain.training.all_processes import all_rows
+from lwexplain.training.distributed import all_rows
 from lwexplain.training.losses.base import LOSSES, LocalLoss, LossSetting
 
 ROUNDING = 1e-6

@@ -1,7 +1,8 @@
 """Rows and batch statistics of all processes that train one network.
 
 Every process draws the same global batch and works on its own rows of it; gradients are averaged (DDP), batch
-statistics and the rows that a loss compares are those of all.
+statistics and the rows that a loss compares are those of all. Scripts that train find ``World``, ``current_world`` and
+``joined_world`` here as well; they live in ``lwexplain.processes``.
 """
 
 from typing import Any, cast
@@ -13,7 +14,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lwexplain.errors import TrainingError
-from lwexplain.processes import current_world
+from lwexplain.processes import World as World
+from lwexplain.processes import current_world as current_world
+from lwexplain.processes import joined_world as joined_world
 
 
 def all_rows(tensor: Tensor) -> Tensor:
