@@ -75,9 +75,10 @@ def train(
     Raises:
         ConfigError: A key or value of the configuration is wrong, or the run was begun with another configuration.
         UnknownNameError: There is no model, data set, strategy, head or loss of that name, or it lacks an option.
-        DataError: The images are missing, unreadable or not those that the run was begun on.
+        DataError: The images are missing or unreadable.
         ModelError: The network cannot be built as asked.
-        RunError: Something else lies at ``run_dir``, or another process works there.
+        RunError: Something else lies at ``run_dir``, another process works there, or the images are not those that the
+            run was begun on.
         TrainingError: The loss is not finite; the last good checkpoint stays.
 
     Examples:
@@ -192,9 +193,9 @@ def analyze(
         and the table"; probes that raised are listed in ``attrs["failures"]``.
 
     Raises:
-        RunError: The run is not trained, or other settings would lose what probes that are not asked for have measured
-            and ``replace`` is not set.
-        DataError: The images are not those that the run was trained on.
+        RunError: The run is not trained, its images are not those that it was trained on, or other settings would lose
+            what probes that are not asked for have measured and ``replace`` is not set.
+        DataError: The images are missing or unreadable.
         UnknownNameError: There is no probe of that name.
         ProbeError: An object is no probe, or two probes have one name.
         CaptureError: An argument is out of range, or features cannot be captured.
@@ -206,6 +207,7 @@ def analyze(
         ['test', 'train', 'val']
     """
     from lwexplain.analysis.kept import kept_analysis, require_nothing_lost
+    from lwexplain.probes.hooks import name_as_asked
     from lwexplain.results import AnalysisKey, read_metrics
 
     run = run_of(run)
@@ -221,9 +223,9 @@ def analyze(
         table = kept_analysis(run, key, names)
         if table is not None:
             return table
-    asked = _require_known_probes(chosen)
+    asked = _probes_to_run(chosen)
     if not flag("replace", replace):
-        require_nothing_lost(run, key, None if chosen is None else [_name_of(probe) for probe in chosen])
+        require_nothing_lost(run, key, None if chosen is None else [name_as_asked(probe) for probe in chosen])
 
     from lwexplain.analysis.analyze_run import analyze_run
     from lwexplain.processes import joined_world
@@ -288,7 +290,7 @@ def analyze_model(
     names, place, own = stage_names(stages), device_name(device), class_names(classes)
     pooling_of(pooling, own=True)
     limit, seed, quiet = memory_limit(mem_limit), seed_of(seed), quiet_of(quiet)
-    chosen = _require_known_probes(probes_of(probes))
+    chosen = _probes_to_run(probes_of(probes))
 
     from lwexplain.analysis.analyze_module import analyze_module
     from lwexplain.data.given_batches import check_loaders
@@ -404,8 +406,9 @@ def export(
         ExportError: There is no depth to recommend, a format or head cannot be had, or the file does not do what the
             network does.
         ModelError: There is no such stage.
-        RunError: The run is not trained or, with ``auto``, not analyzed.
-        DataError: The images are not those that the run was trained on.
+        RunError: The run is not trained or, with ``auto``, not analyzed, or its images are not those that it was
+            trained on.
+        DataError: The images are missing or unreadable.
 
     Examples:
         >>> exported = lw.export("runs/digits", "two_stages.pt2", depth=2)
@@ -492,16 +495,12 @@ def compare(runs: "Sequence[Run | str | Path]", tolerance: float = 0.005) -> pd.
     return pd.DataFrame(rows)
 
 
-def _name_of(probe: "str | Probe") -> str:
-    return probe if isinstance(probe, str) else str(probe.name)
-
-
-def _require_known_probes(probes: "list[str | Probe] | None") -> "list[str | Probe]":
+def _probes_to_run(probes: "list[str | Probe] | None") -> "list[str | Probe]":
     """The probes to run, all built-in ones for None; raises where one of them is none or is there twice, before the
     data is looked at."""
     from lwexplain.probes.base import PROBES
     from lwexplain.probes.engine import ALWAYS, default_probes
-    from lwexplain.probes.hooks import name_of
+    from lwexplain.probes.hooks import name_as_asked
 
     if probes is None:
         return list(default_probes())
@@ -513,7 +512,7 @@ def _require_known_probes(probes: "list[str | Probe] | None") -> "list[str | Pro
             )
         if isinstance(probe, str):
             PROBES.get(probe)
-        names.append(probe if isinstance(probe, str) else name_of(probe))
+        names.append(name_as_asked(probe))
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise ProbeError(f"two probes are called {twice[0]!r}; give one of them another name, or name it once")
@@ -542,9 +541,10 @@ def similarity(
         A row for each pair of stages: ``stage, depth, other_stage, other_depth, cka_linear, cka_rbf``.
 
     Raises:
-        RunError: A run is not trained.
-        CaptureError: There are fewer than 4 images, or images of different shapes.
-        DataError: The images are not those that the first run was trained on.
+        RunError: A run is not trained, its images are not those that it was trained on, or the runs take images of
+            different shapes.
+        CaptureError: ``max_samples`` is below 4.
+        DataError: The images are missing or unreadable.
 
     Examples:
         >>> table = lw.similarity("runs/digits", "runs/digits_bp", max_samples=100)

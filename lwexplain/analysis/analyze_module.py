@@ -26,7 +26,7 @@ from lwexplain.models.wrap import stage_by_names
 from lwexplain.probes.base import Probe, StageData
 from lwexplain.probes.cost import CostProbe
 from lwexplain.probes.engine import ALWAYS, built_in_probes
-from lwexplain.probes.hooks import ProbeHooks
+from lwexplain.probes.hooks import name_as_asked
 from lwexplain.probes.receptive_field import ReceptiveFieldProbe
 from lwexplain.progress import Progress
 from lwexplain.results import SPLITS, Analysis
@@ -77,7 +77,7 @@ def analyze_module(
         _add_sample_images(data, model, samples, where, layouts)
         cost = _cost_probe(model, data, shapes[0], with_head=bool(data[-1].logits) and not callable(pooling))
         field = ReceptiveFieldProbe(unwrap(model), present, shapes[0])
-        if data[-1].logits and not any(_name_of(probe) == "head" for probe in probes):
+        if data[-1].logits and not any(name_as_asked(probe) == "head" for probe in probes):
             probes = ["head", *probes]
         with Progress("analyze", 1, quiet=quiet) as progress:
 
@@ -129,10 +129,6 @@ def _class_names(labels: Sequence[np.ndarray], classes: Sequence[str] | None) ->
             "them anew, for example by numpy.unique(labels, return_inverse=True), or pass classes with a name for each"
         )
     return [str(label) for label in range(highest + 1)]
-
-
-def _name_of(probe: str | Probe) -> str:
-    return probe if isinstance(probe, str) else ProbeHooks(probe).name
 
 
 def _add_sample_images(

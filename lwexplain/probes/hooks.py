@@ -110,3 +110,8 @@ def name_of(probe: Any) -> str:
         raise ProbeError(f"probe {shown(name)} has neither a method measure(stage) nor measure_all(stages)")
     _ = hooks.metrics, hooks.order
     return name
+
+
+def name_as_asked(probe: Any) -> str:
+    """The name of a probe that is asked for by its name or as an object; raises as ``name_of`` does."""
+    return probe if isinstance(probe, str) else name_of(probe)
