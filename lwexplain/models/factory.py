@@ -56,8 +56,8 @@ def _imported(name: str) -> ModuleType:
             missing = error.name or name
             if name == missing or name.startswith(f"{missing}."):
                 raise ModelError(
-                    f"there is no module {missing!r}, which {name!r} names; check the spelling, and start in the folder "
-                    "that holds it or put that folder on PYTHONPATH"
+                    f"there is no module {missing!r}, which {name!r} names; check the spelling, and start in the "
+                    "folder that holds it or put that folder on PYTHONPATH"
                 ) from None
             raise ModelError(
                 f"the module {name!r} needs {missing!r}, which is not installed here; install it first"
