@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 
 from lwexplain.arguments import shown, user_code
 from lwexplain.errors import CaptureError, ModelError
+from lwexplain.models.image_argument import pass_images
 from lwexplain.models.layout import Layout, layouts_of
 from lwexplain.models.modules import (
     Enough,
@@ -78,7 +80,7 @@ class StageTap:
         self._calls, self._fired = {}, []
         returned = None
         with contextlib.suppress(Enough), user_code(f"the model, given {shown(given)},"):
-            returned = model(given)
+            returned = pass_images(model, given)
         if not self.stages:
             self.stages = self._stages_of_the_first_pass()
         missing = [name for call, name in self.stages.items() if call not in self._fired]
@@ -96,7 +98,7 @@ class StageTap:
         try:
             size = (x.shape[2], x.shape[3]) if x.ndim == 4 else (0, 0)
             with watching_tokens(self.modules, size) as grids_of:
-                layouts = layouts_of(model, self.modules, x[:1].detach().clone(), within=model)
+                layouts = layouts_of(partial(pass_images, model), self.modules, x[:1].detach().clone(), within=model)
             return layouts, grids_of(layouts) if x.ndim == 4 else {}
         except ModelError as error:
             raise CaptureError(str(error)) from None

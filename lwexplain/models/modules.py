@@ -10,6 +10,7 @@ from torch.nn.parameter import is_lazy
 
 from lwexplain.arguments import shown
 from lwexplain.errors import CaptureError, ModelError
+from lwexplain.models.image_argument import pass_images
 from lwexplain.models.module_state import ModuleState, ParameterState, random_states, set_random_states
 from lwexplain.registry import nearest
 
@@ -190,5 +191,5 @@ def _dtype_of_first_layer(model: nn.Module, image: Tensor) -> torch.dtype:
             if own and not list(layer.children()):
                 layer.register_forward_pre_hook(meet, with_kwargs=True)
         with contextlib.suppress(Enough, Exception):  # what the model itself raises comes again when it is really asked
-            model(image)
+            pass_images(model, image)
     return found[-1]

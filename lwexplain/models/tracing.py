@@ -4,6 +4,7 @@ import inspect
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from lwexplain.errors import ModelError
+from lwexplain.models.calling import image_keyword
 from lwexplain.models.outputs import NAMES
 
 
@@ -90,18 +92,14 @@ class _BoundaryTracer(fx.Tracer):
         self, root_fn: Callable[..., object], is_module: bool, concrete_args: object = None
     ) -> tuple[Callable[..., object], list[object]]:
         """The module and its image; parameters that are left out take their defaults, whatever their kind."""
-        parameters = list(inspect.signature(root_fn).parameters.values())[1:]
-        if not parameters or parameters[0].kind in (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD):
-            raise ModelError(f"the forward of {type(self.root).__name__} takes no positional argument for the image")
-        image, *others = parameters
-        variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-        needed = [other.name for other in others if other.default is other.empty and other.kind not in variadic]
-        if needed:
-            raise ModelError(
-                f"the forward of {type(self.root).__name__} needs {', '.join(needed)} besides the image; wrap it in a "
-                "module whose forward takes the image alone"
-            )
-        return root_fn, [self.root, self.create_proxy("placeholder", image.name, (), {})]
+        keyword = image_keyword(self.root)
+        name = keyword or list(inspect.signature(root_fn).parameters)[1]
+        call = root_fn if keyword is None else partial(_call_by_keyword, root_fn, keyword)
+        return call, [self.root, self.create_proxy("placeholder", name, (), {})]
+
+
+def _call_by_keyword(root_fn: Callable[..., object], keyword: str, model: nn.Module, image: object) -> object:
+    return root_fn(model, **{keyword: image})
 
 
 def _holds_a_stage(name: str, stages: Sequence[str]) -> bool:

@@ -9,7 +9,8 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from lwexplain.errors import ModelError
-from lwexplain.models.modules import as_parameters, in_evaluation, path_and_call, undisturbed
+from lwexplain.models.calling import call_with_images
+from lwexplain.models.modules import in_evaluation, path_and_call, undisturbed
 from lwexplain.models.ordering import in_channel_order
 from lwexplain.models.outputs import logits_in
 from lwexplain.models.staged import StagedModel, State, as_tuple
@@ -188,7 +189,7 @@ def _run(model: nn.Module, images: Tensor) -> Any:
     place = next((parameter.device for parameter in model.parameters()), images.device)
     with torch.no_grad():
         try:
-            return model(as_parameters(images.to(place), model))
+            return call_with_images(model, images.to(place))
         except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
             raise ModelError(
                 f"{type(model).__name__} cannot take images of shape {tuple(images.shape[1:])}: {error}"

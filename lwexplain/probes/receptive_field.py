@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import nn
 
 from lwexplain.errors import ModelError
+from lwexplain.models.image_argument import pass_images
 from lwexplain.models.modules import as_parameters, find_modules, in_evaluation, path_and_call, unwrap
 from lwexplain.models.receptive_field import ReceptiveField, StageField, receptive_fields
 from lwexplain.models.staged import StagedModel
@@ -50,7 +52,7 @@ class ReceptiveFieldProbe(ProbeDefaults):
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
         image = as_parameters(torch.zeros(1, *self.input_shape, device=device), model)
         with in_evaluation(model):
-            fields = receptive_fields(model, calls, image)
+            fields = receptive_fields(partial(pass_images, model), calls, image)
         return {name: field_measurements(field, self.input_shape[1:]) for name, field in fields.items()}
 
 

@@ -175,6 +175,19 @@ def test_code_that_asks_for_the_mode_follows_it_after_the_cut(name, mode):
         assert all(part.training == training for part in staged.modules())
 
 
+def test_a_network_that_takes_its_images_by_keyword_is_cut():
+    for forward in (
+        lambda self, *, pixel_values: Small.forward(self, pixel_values),
+        lambda self, scale=1.0, *, frames: Small.forward(self, frames) * scale,
+        lambda self, mask=None, images=None: Small.forward(self, images),
+        lambda self, **given: Small.forward(self, given["inputs"]),
+    ):
+        model = small_with(forward).eval()
+        images = torch.randn(2, 3, 12, 12)
+        staged = stage_by_names(model, ["a"], (3, 12, 12), 5)
+        torch.testing.assert_close(staged(images), Small.forward(model, images), rtol=0, atol=0)
+
+
 def test_a_network_that_can_only_be_evaluated_in_stages_says_so_when_it_is_trained():
     def forward(self, x):
         if self.training and x.sum() > 0:
@@ -284,7 +297,7 @@ def test_shapes_are_found_of_networks_in_half_and_double_precision(dtype):
         (Branching(), ["a"], "cannot be traced"),
         (Twice(), ["a#3"], "runs only 2 times"),
         (small_with(lambda self, x, mask: x), ["a"], "needs mask besides the image"),
-        (small_with(lambda self, *, x: x), ["a"], "takes no positional argument"),
+        (small_with(lambda self, *, a, b: a), ["a"], "takes a, b, and none of them can be told to be the images"),
         (nn.Sequential(nn.Sequential(nn.Linear(4, 2))), ["0", "0.0"], "lies inside"),
     ],
 )

@@ -4,14 +4,15 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lwexplain.errors import ModelError, ProbeError
+from lwexplain.models.calling import call_with_images
 from lwexplain.models.layout import Layout, layouts_of
-from lwexplain.models.modules import as_parameters
 from lwexplain.models.outputs import logits_in
 from lwexplain.probes.attribution.memory import Chunker
 
@@ -60,7 +61,7 @@ def network_of_model(model: nn.Module, layer: nn.Module | None = None) -> Networ
     """
 
     def logits(x: Tensor) -> Tensor:
-        found = logits_in(model(as_parameters(x, model)), len(x))
+        found = logits_in(call_with_images(model, x), len(x))
         return found.float() if found.dtype in (torch.float16, torch.bfloat16) else found
 
     layouts: list[Layout] = []
@@ -86,7 +87,7 @@ def _layout_of(model: nn.Module, layer: nn.Module, image: Tensor) -> Layout:
     """The order of the dimensions that the layer's output has."""
     name = next((name for name, module in model.named_modules() if module is layer), "")
     try:
-        found = layouts_of(lambda x: model(as_parameters(x, model)), {name: layer}, image.detach().clone(), model)
+        found = layouts_of(partial(call_with_images, model), {name: layer}, image.detach().clone(), model)
     except ModelError as reason:
         raise NotApplicable(str(reason)) from None
     return found.get((id(layer), 1), Layout())
