@@ -21,6 +21,7 @@ _HOMES = {
     "compare": "lwexplain.api",
     "similarity": "lwexplain.api",
     "attribute": "lwexplain.probes.attribution.loader",
+    "Monitor": "lwexplain.monitoring.monitor",
     "Config": "lwexplain.config",
     "load_config": "lwexplain.config",
     "Run": "lwexplain.run",
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from lwexplain.errors import LwexplainError as LwexplainError
     from lwexplain.metrics import Metric as Metric
     from lwexplain.models.staged import StagedModel as StagedModel
+    from lwexplain.monitoring.monitor import Monitor as Monitor
     from lwexplain.probes.attribution.loader import attribute as attribute
     from lwexplain.probes.base import Measurement as Measurement
     from lwexplain.probes.base import Probe as Probe

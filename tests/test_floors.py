@@ -31,10 +31,10 @@ FLOORS = [
     # side by side: none of these imports another
     ["training", "capture", "probes", "advice"],
     # what joins them
-    ["analysis", "exporting"],
+    ["analysis", "exporting", "monitoring"],
     # what people see and call
     ["views"],
-    ["api"],
+    ["api", "integrations"],
     ["study", "demo"],
     ["reproduce"],
     ["explorer"],

@@ -53,6 +53,7 @@ def read_odd_metrics(run: Run) -> tuple[pd.DataFrame, str | None]:
     Raises RunError where it is missing, or lacks what nobody can do without: columns, rows, names and numbers.
     """
     settle(run)
+    run.require_network()
     try:
         run.files.open("analysis/analysis.json").close()
     except MissingFileError:

@@ -14,7 +14,7 @@ import re
 import secrets
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -41,6 +41,9 @@ RECORDED_PACKAGES = (
     "pandas",
 )
 UNFINISHED = ".unfinished"
+MONITORED = "monitored"
+"""The status of a run that lw.Monitor made."""
+
 CREATED_FOLDERS = ("checkpoints", "analysis")
 MOST_EVENTS_BYTES = 64 * 2**20
 MOST_EVENTS = 200_000
@@ -174,7 +177,7 @@ class Run:
 
     @property
     def status(self) -> str:
-        """``created``, ``training``, ``trained`` or ``failed``."""
+        """``created``, ``training``, ``trained`` or ``failed``; ``monitored`` where lw.Monitor made it."""
         return str(self.manifest.get("status", "unknown"))
 
     @property
@@ -213,6 +216,7 @@ class Run:
 
     def require_trained(self) -> None:
         """Raise RunError unless training has finished."""
+        self.require_network()
         if self.status == "failed":
             raise RunError(
                 f"training of {self.path} failed: {self.manifest.get('progress')}; "
@@ -228,6 +232,14 @@ class Run:
         for name, value in (("trained_depth", self.manifest.get("trained_depth")), ("data.fingerprint", self._print)):
             if value is None:
                 raise RunError(f"{self.path}/run.json does not say {name}; restore it from a copy of the run")
+
+    def require_network(self) -> None:
+        """Raise RunError where the run holds the looks of a monitor, and so no network that could be worked with."""
+        if self.status == MONITORED:
+            raise RunError(
+                f"{self.path} holds what lw.Monitor saw of a training, and no network; when the training is over, "
+                "adopt the network in a run of its own: lw.adopt(model, loaders, out=...)"
+            )
 
     @property
     def trained_depth(self) -> int:
@@ -295,8 +307,12 @@ class Run:
 
     def append_event(self, **fields: Any) -> None:
         """Add one line to ``events.jsonl``."""
-        line = json.dumps(fields, ensure_ascii=False) + "\n"
-        self.files.append("events.jsonl", line.encode("utf-8", "backslashreplace"))
+        self.append_events([fields])
+
+    def append_events(self, events: Sequence[Mapping[str, Any]]) -> None:
+        """Add a line for each event to ``events.jsonl``, all at once."""
+        lines = "".join(json.dumps(event, ensure_ascii=False) + "\n" for event in events)
+        self.files.append("events.jsonl", lines.encode("utf-8", "backslashreplace"))
 
     def read_events(self) -> list[dict[str, Any]]:
         """All events; a line cut short by a crash is left out. Raises RunError where a field holds what it cannot."""

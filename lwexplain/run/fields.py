@@ -20,7 +20,12 @@ def is_text(value: Any) -> bool:
 
 def is_number(value: Any) -> bool:
     """A finite number that is not negative."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+    return is_finite(value) and value >= 0
+
+
+def is_finite(value: Any) -> bool:
+    """A finite number, also a negative one."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def is_count(value: Any) -> bool:
@@ -36,6 +41,11 @@ def is_depth(value: Any) -> bool:
 def is_names(value: Any, most: int) -> bool:
     """A list of 1 to ``most`` texts."""
     return isinstance(value, list) and 1 <= len(value) <= most and all(map(is_text, value))
+
+
+def is_share(value: Any) -> bool:
+    """A number in [0, 1]."""
+    return is_number(value) and value <= 1
 
 
 def _or_none(check: Check) -> Check:
@@ -57,7 +67,9 @@ def _is_file_entry(value: Any) -> bool:
 TEXT: tuple[Check, str] = (is_text, f"text of at most {LONGEST_TEXT:,} characters")
 MAYBE_TEXT: tuple[Check, str] = (_or_none(is_text), TEXT[1])
 NUMBER: tuple[Check, str] = (is_number, "a number of at least 0")
+FINITE: tuple[Check, str] = (is_finite, "a finite number")
 COUNT: tuple[Check, str] = (is_count, "a whole number of at least 0")
+SHARE: tuple[Check, str] = (is_share, "a number from 0 to 1")
 DEPTH: tuple[Check, str] = (is_depth, f"a whole number from 1 to {MOST_STAGES:,}")
 
 MANIFEST: dict[str, tuple[Check, str]] = {
@@ -77,6 +89,7 @@ MANIFEST: dict[str, tuple[Check, str]] = {
     ),
     "files": (_mapping_of(_is_file_entry), "a mapping of names to bytes and sha256"),
     "data": (lambda value: isinstance(value, dict), "a mapping"),
+    "monitor": (lambda value: isinstance(value, dict), "a mapping"),
 }
 DATA: dict[str, tuple[Check, str]] = {
     "name": TEXT,
@@ -85,6 +98,16 @@ DATA: dict[str, tuple[Check, str]] = {
     "shape": (_is_shape, "three whole numbers of at least 1"),
     "sizes": (_mapping_of(is_count), "a mapping of splits to numbers of images"),
 }
+MONITOR: dict[str, tuple[Check, str]] = {
+    **dict.fromkeys(("images", "images_a_look", "classes", "every"), COUNT),
+    **dict.fromkeys(("chance", "overhead"), NUMBER),
+}
+LOOK_INTERVALS = ("linear_probe_accuracy", "ncm_accuracy", "separability_index")
+"""What a look measures with a 95 % interval, whose ends stand beside it as ``METRIC_low`` and ``METRIC_high``."""
+
+LOOK_METRICS = (*LOOK_INTERVALS, "effective_rank", "cka_linear", "drift")
+"""What a look measures of a stage, each a field of its event where there is a value."""
+
 EVENT: dict[str, tuple[Check, str]] = {
     **dict.fromkeys(("event", "stage", "reason"), TEXT),
     "depth": DEPTH,
@@ -92,6 +115,10 @@ EVENT: dict[str, tuple[Check, str]] = {
     **dict.fromkeys(("prefix_bytes", "prefix_views"), COUNT),
     **dict.fromkeys(("train_accuracy", "val_accuracy", "lr", "seconds"), NUMBER),
     **dict.fromkeys(("images_per_second", "step_flops"), NUMBER),
+    **{f"{metric}{end}": SHARE for metric in LOOK_INTERVALS for end in ("", "_low", "_high")},
+    **dict.fromkeys(("n", "images"), COUNT),
+    "effective_rank": NUMBER,
+    **dict.fromkeys(("cka_linear", "drift"), FINITE),
     **dict.fromkeys(
         ("train_loss", "val_loss"),
         (lambda value: isinstance(value, (int, float)) and not isinstance(value, bool), "a number"),
@@ -103,6 +130,7 @@ def check_manifest(manifest: Mapping[str, Any]) -> None:
     """Raise ValueError, naming the field, where ``run.json`` holds what it cannot hold; fields may be absent."""
     _check(manifest, MANIFEST)
     _check(manifest.get("data", {}), DATA, "data.")
+    _check(manifest.get("monitor", {}), MONITOR, "monitor.")
 
 
 def check_event(event: Mapping[str, Any]) -> None:

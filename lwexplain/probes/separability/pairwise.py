@@ -131,6 +131,22 @@ def pairwise_indices(stage: StageData, split: str, samples: SortedSamples) -> Pa
     return PairwiseIndices(k, indices[:, 0], agreement, purity, silhouette, margin, distributions.statistics())
 
 
+def nearest_agreement(samples: SortedSamples) -> tuple[Tensor, Tensor]:
+    """``agreement`` (n, 1 + GROUPS) and ``nearest`` (n,) of ``PairwiseIndices`` alone, in a fraction of the time."""
+    x, own, group = samples.x, samples.own, samples.group.to(samples.x.device)
+    norms = torch.linalg.vector_norm(x - centre(x), dim=1).square()
+    weight = _weights(samples)
+    agreement, nearest = x.new_empty(len(x), 1 + GROUPS), torch.empty(len(x), dtype=torch.int64, device=x.device)
+    for rows, d2 in squared_distance_blocks(x):
+        d2.diagonal(rows.start).fill_(torch.inf)
+        _part_from_copies(d2, rows, samples.place, weight)
+        found = d2.topk(min(LISTED + 1, len(x) - 1), dim=1, largest=False, sorted=True)
+        near = Nearest(d2, found.values, found.indices, own[rows], own, norms[rows], group, weight)
+        agreement[rows], nearest[rows] = near.share_of_own(1), found.indices[:, 0]
+    left_out = torch.nn.functional.pad(group[:, None] == torch.arange(GROUPS, device=x.device), (1, 0))
+    return agreement.masked_fill_(left_out, torch.nan), nearest
+
+
 class Silhouettes:
     """Silhouettes of samples from their distances to all, sorted by class and ``group``."""
 

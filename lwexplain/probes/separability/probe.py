@@ -23,7 +23,13 @@ from lwexplain.probes.metrics import separability as declared
 from lwexplain.probes.moments import ClassMoments, moments_of
 from lwexplain.probes.neighbourhood import copies_note
 from lwexplain.probes.separability.discrimination import generalized_discrimination_value
-from lwexplain.probes.separability.pairwise import PairwiseIndices, SortedSamples, pairwise_indices, sorted_samples
+from lwexplain.probes.separability.pairwise import (
+    PairwiseIndices,
+    SortedSamples,
+    nearest_agreement,
+    pairwise_indices,
+    sorted_samples,
+)
 from lwexplain.probes.separability.scatter import (
     class_spread,
     closest_pairs,
@@ -100,7 +106,9 @@ class Separability(ProbeDefaults):
         }
         of_all = {"knn_purity": f"classes of at most {k} samples, which cannot reach 1: {small}" if small else ""}
         for metric, sample_values in values.items():
-            errors = _errors_of_pairs(samples, indices) if metric == "separability_index" else {}
+            errors = {}
+            if metric == "separability_index":
+                errors = _errors_of_pairs(samples, indices.agreement, indices.nearest)
             basis = f"k={k}" if metric == "knn_purity" else ""
             alone = _alone(metric, samples.counts.count(1))
             note = _join_notes(basis, of_all.get(metric, ""), alone, copies, sampled, empty)
@@ -164,6 +172,20 @@ class Separability(ProbeDefaults):
             yield Measurement("davies_bouldin", ratio, self.split, pair, n=n, note=note)
 
 
+def separability_index(stage: StageData, split: str = "val") -> Measurement:
+    """The index of all samples as ``Separability`` measures it, without the other indices: in a fraction of the time.
+
+    Raises ProbeError as ``Separability`` does.
+    """
+    empty = _empty_classes(stage, split, read_split(stage, split)[1])
+    samples = sorted_samples(stage, split)
+    agreement, nearest = nearest_agreement(samples)
+    n, own = len(samples.positions), samples.own.cpu().numpy()
+    error = error_of_pairs(_deviations(agreement, own), nearest.cpu().numpy(), n)
+    notes = copies_note(samples.copies, n + samples.copies), sample_note(stage, split, n + samples.copies), empty
+    return _mean("separability_index", agreement, split, None, _join_notes(*notes), error)
+
+
 def _mean(
     metric: str, values: Tensor, split: str, class_: str | None, note: str, error: float | None = None
 ) -> Measurement:
@@ -187,15 +209,20 @@ def _mean(
     return Measurement(metric, value, split, class_, low=bounds[0], high=bounds[1], n=n, note=note)
 
 
-def _errors_of_pairs(samples: SortedSamples, indices: PairwiseIndices) -> dict[int | None, float]:
+def _errors_of_pairs(samples: SortedSamples, agreement: Tensor, nearest: Tensor) -> dict[int | None, float]:
     """Standard error of the separability index of all samples (None) and of each class, by its number."""
-    agreement, own = indices.agreement[:, 0].cpu().numpy(), samples.own.cpu().numpy()
-    means = np.bincount(own, agreement) / np.bincount(own)
-    deviations, nearest = agreement - means[own], indices.nearest.cpu().numpy()
-    errors: dict[int | None, float] = {None: error_of_pairs(deviations, nearest, len(own))}
+    own, others = samples.own.cpu().numpy(), nearest.cpu().numpy()
+    deviations = _deviations(agreement, own)
+    errors: dict[int | None, float] = {None: error_of_pairs(deviations, others, len(own))}
     for k, count in enumerate(samples.counts):
-        errors[k] = error_of_pairs(np.where(own == k, deviations, 0.0), nearest, count)
+        errors[k] = error_of_pairs(np.where(own == k, deviations, 0.0), others, count)
     return errors
+
+
+def _deviations(agreement: Tensor, own: np.ndarray) -> np.ndarray:
+    """How far the agreement of each sample (n,) is from the mean of its class."""
+    values = agreement[:, 0].cpu().numpy()
+    return values - (np.bincount(own, values) / np.bincount(own))[own]
 
 
 def _alone(metric: str, classes: int) -> str:
