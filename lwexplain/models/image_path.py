@@ -20,9 +20,12 @@ from lwexplain.models.modules import first_tensor, in_evaluation
 from lwexplain.models.outputs import logits_in
 
 NONLINEAR = frozenset(
-    "relu relu6 gelu silu elu celu selu mish hardswish hardsigmoid hardtanh leaky_relu prelu rrelu threshold softplus "
-    "sigmoid log_sigmoid tanh softmax log_softmax clamp clamp_min clamp_max maximum square abs sin exp glu erf "
-    "_prelu_kernel _softmax _log_softmax".split()
+    {
+        *("relu", "relu6", "gelu", "silu", "elu", "celu", "selu", "mish", "hardswish", "hardsigmoid", "hardtanh"),
+        *("leaky_relu", "prelu", "_prelu_kernel", "rrelu", "threshold", "softplus", "sigmoid", "log_sigmoid", "tanh"),
+        *("_softmax", "_log_softmax", "clamp", "clamp_min", "clamp_max", "maximum", "square", "abs", "sin", "exp"),
+        *("glu", "erf"),
+    }
 )
 """Operations after which a further layer computes what no single layer could."""
 
