@@ -1,7 +1,7 @@
 """The Python interface: train, analyze, recommend, report and compare in one call each."""
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -237,11 +237,14 @@ def analyze(
 
 def analyze_model(
     model: "nn.Module",
-    loaders: Mapping[str, Iterable[Sequence[Any]]],
+    loaders: Mapping[str, Iterable[Any]],
     stages: Sequence[str],
     probes: "Sequence[str | Probe] | None" = None,
     *,
     classes: Sequence[str] | None = None,
+    batch: Callable[[Any], Any] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     pooling: Any = "mean",
     mem_limit: int | str | None = None,
     device: str | None = None,
@@ -254,12 +257,17 @@ def analyze_model(
 
     Args:
         model: Any ``torch.nn.Module``.
-        loaders: ``train``, ``val`` and (optionally) ``test``: iterables of (images float32 (N, C, H, W), labels int64
-            (N,)).
+        loaders: ``train``, ``val`` and (optionally) ``test``: iterables of batches of images (N, C, H, W) and labels
+            (N,): tuples, lists, or mappings and objects that name them (``pixel_values``, ``images``, ``labels``, ...).
+            Images are floats, normalised as for the network, or uint8.
         stages: Module names in the order in which they run. A module that is called several times gives a stage for
             each call, ``NAME#1``, ``NAME#2``, ...
         probes: As in ``lw.analyze``.
         classes: Names of the classes; by default their numbers.
+        batch: A function from a batch of any other form to (images, labels).
+        mean: Of pixels in [0, 1], a value a channel: what the network was trained with. Images of uint8 are normalised
+            by it, and scaled to [0, 1] without it.
+        std: Likewise.
         pooling: ``mean``, ``max``, ``flatten``, ``pyramid`` or a function from a stage's output to (N, D).
         mem_limit: Bound of the memory of this process, in bytes or as ``"2GB"``.
         device: Where images go, by default where the model lies.
@@ -293,6 +301,7 @@ def analyze_model(
     chosen = _probes_to_run(probes_of(probes))
 
     from lwexplain.analysis.analyze_module import analyze_module
+    from lwexplain.data.batch_form import BatchForm
     from lwexplain.data.given_batches import check_loaders
     from lwexplain.models.foreign import check_model
 
@@ -302,6 +311,7 @@ def analyze_model(
         names,
         chosen,
         classes=own,
+        form=BatchForm.of(batch, mean, std),
         pooling=pooling,
         device=place,
         mem_limit=limit,

@@ -1,13 +1,13 @@
 """The analysis of any module on loaders of images and labels; nothing of it is kept."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lwexplain.analysis.assembly import assemble_analysis
 from lwexplain.analysis.measuring import measure
@@ -16,6 +16,7 @@ from lwexplain.analysis.stages import SampleImages, chance_level, find_tokens, s
 from lwexplain.capture.extract import extract
 from lwexplain.capture.hooks import output_of
 from lwexplain.capture.pooling import Pooling
+from lwexplain.data.batch_form import BatchForm
 from lwexplain.data.given_batches import checked_batches
 from lwexplain.devices import pick_device
 from lwexplain.errors import CaptureError, ModelError
@@ -23,6 +24,7 @@ from lwexplain.memory import working_bytes
 from lwexplain.models.layout import Layout
 from lwexplain.models.modules import undisturbed, unwrap
 from lwexplain.models.wrap import stage_by_names
+from lwexplain.probes.attribution.baseline import colour_of_zero
 from lwexplain.probes.base import Probe, StageData
 from lwexplain.probes.cost import CostProbe
 from lwexplain.probes.engine import ALWAYS, built_in_probes
@@ -36,7 +38,7 @@ from lwexplain.table import TableInfo
 
 def analyze_module(
     model: nn.Module,
-    loaders: Mapping[str, Iterable[Sequence[Any]]],
+    loaders: Mapping[str, Iterable[Any]],
     stages: Sequence[str],
     probes: Sequence[str | Probe],
     *,
@@ -44,21 +46,20 @@ def analyze_module(
     pooling: Pooling = "mean",
     device: str | None = None,
     mem_limit: int | None = None,
+    form: BatchForm | None = None,
     seed: int = 0,
     quiet: bool | None = None,
 ) -> Analysis:
-    """Analyze any module on loaders of (images, labels); see ``lw.analyze_model``."""
+    """Analyze any module on loaders of images and labels; see ``lw.analyze_model``."""
     where = pick_device(device) if device else next((p.device for p in model.parameters()), torch.device("cpu"))
     memory = working_bytes(mem_limit)
-    shapes: list[tuple[int, ...]] = []
-    samples = SampleImages()
-    given = {split: checked_batches(batches, split, model) for split, batches in loaders.items()}
-    given["val"] = samples.watching(given["val"])
+    samples, form = SampleImages(), form or BatchForm()
+    given = {split: checked_batches(batches, split, model, form) for split, batches in loaders.items()}
     with undisturbed(model), scratch_folder("features") as folder:
         captured = {
             split: extract(
                 model,
-                _noting_shape(given[split], shapes),
+                samples.watching(given[split]) if split == "val" else given[split],
                 stages,
                 pooling=pooling,
                 device=where,
@@ -68,15 +69,19 @@ def analyze_module(
             for split in SPLITS
             if split in given
         }
+        shape = given["train"].shape or ()
         names = _class_names([part.labels for part in captured.values()], classes)
         names, notes = settle_own_output(captured, names)
+        notes += dict.fromkeys(note for batches in given.values() for note in batches.notes)
         notes += [f"stage {name}: {layout.note}" for name, layout in captured["val"].layouts.items() if layout.note]
         data = stages_of(captured, names, seed=seed, device=str(where), memory_bytes=memory, pooling=pooling)
         present = [stage.name for stage in data]
         layouts = {} if callable(pooling) else captured["val"].layouts
         _add_sample_images(data, model, samples, where, layouts)
-        cost = _cost_probe(model, data, shapes[0], with_head=bool(data[-1].logits) and not callable(pooling))
-        field = ReceptiveFieldProbe(unwrap(model), present, shapes[0])
+        for stage in data:
+            stage.zero_image = colour_of_zero(form.mean, were_pixels=given["val"].were_pixels)
+        cost = _cost_probe(model, data, shape, with_head=bool(data[-1].logits) and not callable(pooling))
+        field = ReceptiveFieldProbe(unwrap(model), present, shape)
         if data[-1].logits and not any(name_as_asked(probe) == "head" for probe in probes):
             probes = ["head", *probes]
         with Progress("analyze", 1, quiet=quiet) as progress:
@@ -88,7 +93,7 @@ def analyze_module(
             parts = measure(data, [cost, field, *probes], tell=tell)
         info = TableInfo(
             classes=names,
-            input_shape=list(shapes[0]),
+            input_shape=list(shape),
             built_in=[*ALWAYS, *built_in_probes()],
             chance=chance_level(data[0].labels["val"]),
             forward="forward pass in the precision of the model",
@@ -149,11 +154,3 @@ def _add_sample_images(
             output_of, model, stage.name, device=device, layout=layouts.get(stage.name, Layout())
         )
     find_tokens(stages)
-
-
-def _noting_shape(batches: Iterable[Sequence[Any]], shapes: list[tuple[int, ...]]) -> Iterator[Sequence[Any]]:
-    """The same batches; the shape of the first image is put into ``shapes``."""
-    for batch in batches:
-        if not shapes and isinstance(batch, (tuple, list)) and isinstance(batch[0], Tensor):
-            shapes.append(tuple(batch[0].shape[1:]))
-        yield batch

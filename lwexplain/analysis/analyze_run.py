@@ -212,7 +212,7 @@ def _add_pictures(result: Analysis, stages: list[StageData], data: DataSplits, v
     assert val.index is not None
     result.thumbnails = thumbnails(data.val, torch.from_numpy(np.array(val.index)))
     if stages[0].images is not None:
-        result.attribution_images = to_pixels(stages[0].images, data)
+        result.attribution_images = to_pixels(stages[0].images, data.mean, data.std)
         result.attribution_labels = stages[0].image_labels
 
 

@@ -15,7 +15,8 @@ from torch import nn
 from lwexplain.arguments import each_of, shown
 from lwexplain.capture.hooks import Call, StageTap
 from lwexplain.capture.pooling import Pooling, pool
-from lwexplain.data.given_batches import BATCH, read_batch
+from lwexplain.data.batch_parts import BATCH
+from lwexplain.data.given_batches import read_batch
 from lwexplain.errors import CaptureError, ModelError
 from lwexplain.models.layout import Layout
 from lwexplain.models.modules import find_modules, in_evaluation, unwrap
@@ -171,13 +172,14 @@ def capturing(
         held[call] = (rows, head(raw.clone()).float() if head else None)
 
     def read(item: Any) -> Captured:
-        x, labels, index = read_batch(item)
+        given = read_batch(item)
+        x = given.images
         if x.is_floating_point():
             _finite("images", x.flatten(1))
         held.clear()
         with torch.autocast(place.type, precision, enabled=precision != torch.float32):
             returned = tap.run(model, x.to(place, non_blocking=True))
-        batch = Captured({}, labels, index=index)
+        batch = Captured({}, given.labels, index=given.index)
         for call, name in tap.stages.items():
             rows, scores = held[call]
             batch.features[name] = _checked(f"features of stage {name!r}", rows, len(x))

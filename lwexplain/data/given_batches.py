@@ -1,24 +1,29 @@
-"""Whether the loaders, images and labels that somebody passes in are what an analysis needs."""
+"""The loaders and batches that somebody passes in, read into images, class numbers and index."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lwexplain.arguments import each_of, shown, with_article
+from lwexplain.arguments import each_of, shown
+from lwexplain.data.batch_form import BatchForm
+from lwexplain.data.batch_parts import BATCH, OR_PICK, is_one_label, parts_of
+from lwexplain.data.given_images import check_images, read_images, takes_pictures
 from lwexplain.errors import CaptureError
 
 SPLITS = ("train", "val", "test")
 MOST_CLASSES = 100_000
 """Labels from here on are taken for something else than classes (identities, dates)."""
 
-BATCH = "a batch must be (images, labels) or (images, labels, index)"
 
+def check_loaders(loaders: Any, *, one_pass: bool = True) -> dict[str, Iterable[Any]]:
+    """The loader of each split; raises CaptureError where one is missing or no loader, or two are one iterator.
 
-def check_loaders(loaders: Any) -> dict[str, Iterable[Any]]:
-    """The loader of each split; raises CaptureError where one is missing or no loader, or two are one iterator."""
+    Where more than ``one_pass`` is made, iterators and generators are refused, which give out after the first.
+    """
     if not isinstance(loaders, Mapping):
         raise CaptureError(
             f"loaders is {shown(loaders)}; expected a mapping of train, val and optionally test to loaders, "
@@ -31,11 +36,7 @@ def check_loaders(loaders: Any) -> dict[str, Iterable[Any]]:
             f"loaders must have the keys train and val (test is optional); missing {missing}, unknown {shown(unknown)}"
         )
     for split, loader in loaders.items():
-        if isinstance(loader, (str, bytes, Tensor, Mapping)) or not _is_iterable(loader):
-            raise CaptureError(
-                f"the loader {split!r} is {shown(loader)}; expected something that gives batches (images, labels), "
-                "such as a torch.utils.data.DataLoader or a list of batches"
-            )
+        check_loader(loader, f"the loader {split!r}", one_pass=one_pass)
     iterators = [split for split, loader in loaders.items() if isinstance(loader, Iterator)]
     shared = [split for split in iterators if sum(loaders[split] is loaders[other] for other in iterators) > 1]
     if shared:
@@ -46,101 +47,150 @@ def check_loaders(loaders: Any) -> dict[str, Iterable[Any]]:
     return dict(loaders)
 
 
+def check_loader(loader: Any, what: str, *, one_pass: bool = True) -> None:
+    """Raise CaptureError where ``loader`` is none, or gives its batches only once where more than ``one_pass`` is made."""
+    if isinstance(loader, (str, bytes, Tensor, Mapping)) or not _is_iterable(loader):
+        called = "; call it" if callable(loader) else ""
+        raise CaptureError(
+            f"{what} is {shown(loader)}{called}; expected something that gives batches (images, labels), "
+            "such as a torch.utils.data.DataLoader or a list of batches"
+        )
+    if not one_pass and isinstance(loader, Iterator):
+        raise CaptureError(
+            f"{what} is {shown(loader)}, which gives its batches only once, and they are read more than once; pass a "
+            "DataLoader or a list of batches"
+        )
+
+
 def _is_iterable(loader: Any) -> bool:
     return isinstance(loader, Iterable) or callable(getattr(type(loader), "__getitem__", None))
 
 
-def checked_batches(batches: Iterable[Any], split: str, model: nn.Module) -> Iterator[Sequence[Any]]:
-    """The batches of a split, each looked at before it is passed on.
+@dataclass
+class CheckedBatches:
+    """The batches of a loader in the one form that an analysis takes: (images, labels) or (images, labels, index).
 
-    Raises CaptureError for a batch that is none, images that are not what ``check_images`` asks for or differ in shape
-    from the ones before, and a loader without images; UserCodeError for what the loader itself raises.
+    Images are a tensor of floats (N, C, H, W), labels and index int64 (N,); empty batches are passed over. Each loop is
+    a pass over the loader. After the first batch ``shape`` is that of an image and ``were_pixels`` says whether images
+    came as uint8; ``notes`` is what a person should know of how they were read.
+
+    A loop raises CaptureError for a batch that is none, images that are not what ``check_images`` asks for or differ in
+    shape or kind from the ones before, and a loader without images; UserCodeError for what the loader itself raises.
     """
-    pictures = takes_pictures(model)
+
+    loader: Iterable[Any]
+    name: str
+    pictures: bool
+    form: BatchForm
+    notes: list[str] = field(default_factory=list)
     shape: tuple[int, ...] | None = None
-    for number, batch in enumerate(each_of(batches, f"the loader {split!r}"), start=1):
-        where = f"batch {number} of {split!r}"
-        images = read_batch(batch, where)[0]
-        if not len(images):
-            continue
-        check_images(images, where, pictures=pictures)
-        found = tuple(images.shape[1:])
-        if shape is not None and found != shape:
-            raise CaptureError(
-                f"{where} holds images of shape {found}, the batches before it {shape}; resize them to one shape"
+    were_pixels: bool = False
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        given = False
+        for number, item in enumerate(each_of(self.loader, f"the loader {self.name!r}"), start=1):
+            where = f"batch {number} of {self.name!r}"
+            batch = read_batch(item, where, self.form)
+            if not len(batch.images):
+                continue
+            check_images(batch.images, where, pictures=self.pictures)
+            self.form.check_channels(batch.images, where)
+            self._note(batch, where)
+            given = True
+            yield (batch.images, batch.labels) if batch.index is None else (batch.images, batch.labels, batch.index)
+        if not given:
+            read = (
+                "it gave batches before, so it is an iterator that gives out after one pass"
+                if self.shape
+                else ("the loader is empty, or an iterator that was read before")
             )
-        shape = found
-        yield batch
-    if shape is None:
+            raise CaptureError(
+                f"the loader {self.name!r} gave no batches to capture from; {read}: pass a DataLoader or a list"
+            )
+
+    def _note(self, batch: "Batch", where: str) -> None:
+        found = tuple(batch.images.shape[1:])
+        if self.shape is None:
+            self.shape, self.were_pixels = found, batch.were_pixels
+        if found != self.shape:
+            raise CaptureError(
+                f"{where} holds images of shape {found}, the batches before it {self.shape}; resize them to one shape"
+            )
+        if batch.were_pixels != self.were_pixels:
+            kinds = ("uint8", "floats") if batch.were_pixels else ("floats", "uint8")
+            raise CaptureError(
+                f"{where} holds images of {kinds[0]}, the batches before it of {kinds[1]}; give all in one kind"
+            )
+        self.notes += [note for note in batch.notes if note not in self.notes]
+
+
+def checked_batches(
+    batches: Iterable[Any], split: str, model: nn.Module, form: BatchForm | None = None
+) -> CheckedBatches:
+    """The batches of a split for ``model``, each looked at before it is passed on; see CheckedBatches."""
+    return CheckedBatches(batches, split, takes_pictures(model), form or BatchForm())
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """``images``; ``labels`` (N,) int64, empty where the batch has none; ``index`` (N,) int64 where there is one.
+
+    ``were_pixels`` where the images came as uint8; ``notes`` is what a person should know of how they were read.
+    """
+
+    images: Tensor
+    labels: np.ndarray
+    index: np.ndarray | None = None
+    were_pixels: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def read_batch(item: Any, where: str = "", form: BatchForm | None = None, *, labelled: bool = True) -> Batch:
+    """A batch of any common form; see ``parts_of`` for where images and labels may be, ``read_images`` for images.
+
+    Raises CaptureError, also where a batch has no labels and must be ``labelled``.
+    """
+    form = form or BatchForm()
+    wanted = f"{where}: {BATCH}" if where else BATCH
+    parts = parts_of(item, wanted, form.pick)
+    if labelled and len(parts) == 1:
+        found = "a Tensor" if isinstance(item, Tensor) else shown(item)
+        raise CaptureError(f"{wanted}, found {found} without labels; wrap the loader so that it yields both, {OR_PICK}")
+    if len(parts) > 1 and len(getattr(parts[0], "shape", ())) == 3 and is_one_label(parts[1]):
         raise CaptureError(
-            f"the loader {split!r} gave no batches to capture from; the loader is empty, or an iterator that was read "
-            "before: pass a DataLoader or a list"
+            f"{wanted}, found a single image {tuple(parts[0].shape)} with one label; put the data set into a "
+            "DataLoader(data_set, batch_size=...)"
         )
-
-
-def takes_pictures(model: nn.Module) -> bool:
-    """Whether the model has layers that read a tensor without a batch dimension as one image, so that the samples of
-    (N, H, W) would be taken for its channels."""
-    return any(isinstance(module, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)) for module in model.modules())
-
-
-def check_images(images: Tensor, where: str, *, pictures: bool) -> None:
-    """Raise CaptureError unless images are dense floating-point numbers, all finite, (N, C, H, W) for a model that
-    takes ``pictures``; other models may also take rows, sequences or integer tokens (N, T)."""
-    shape, kind = tuple(images.shape), str(images.dtype).removeprefix("torch.")
-    wanted = "expected images float32 (N, C, H, W)"
-    if images.layout != torch.strided or images.is_quantized or images.is_meta:
-        raise CaptureError(f"{where} holds a sparse, quantised or meta tensor; {wanted} with values in memory")
-    if images.ndim < 2 or (pictures and images.ndim != 4):
-        remedy = "; add the channel with images[:, None]" if images.ndim == 3 else ""
-        raise CaptureError(f"{where} holds images of shape {shape}; {wanted}{remedy}")
-    if images.ndim == 2 and images.dtype in (torch.int32, torch.int64) and not pictures:
-        return  # tokens
-    if images.dtype not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
-        raise CaptureError(
-            f"{where} holds images of {kind}; {wanted}, scaled and normalised as the model was trained "
-            "(for pixels from 0 to 255: images.float() / 255)"
-        )
-    if not torch.isfinite(images).all():
-        bad = int((~torch.isfinite(images)).flatten(1).any(1).sum())
-        raise CaptureError(f"{where}: {bad} of {len(images)} images hold NaN or infinity; leave them out or mend them")
-
-
-def read_batch(item: Any, where: str = "") -> tuple[Tensor, np.ndarray, np.ndarray | None]:
-    """Images, labels (N,) int64 and, where there is one, index (N,) int64; raises CaptureError."""
-    form = f"{where}: {BATCH}" if where else BATCH
-    if not isinstance(item, (tuple, list)):
-        found = with_article(type(item).__name__) if isinstance(item, Tensor) else shown(item)
-        raise CaptureError(f"{form}, found {found}; wrap the loader so that it yields tuples")
-    if len(item) not in (2, 3):
-        raise CaptureError(f"{form}, found {len(item)} items; wrap the loader so that it yields two or three")
-    images = item[0]
-    if not isinstance(images, Tensor) or images.ndim == 0:
-        found = shown(images) if not isinstance(images, Tensor) else "a single number"
-        raise CaptureError(f"{form}; the images must be a tensor (N, C, H, W), found {found}")
-    labels = _integers(item[1], len(images), form, "labels", "one class number (0, 1, 2, ...) an image")
+    given = read_images(parts[0], f"{wanted}; the images must be a tensor (N, C, H, W)", form)
+    n = len(given.images)
+    labels, index = np.empty(0, dtype=np.int64), None
+    if len(parts) > 1:
+        labels = _integers(parts[1], n, wanted, "labels", "one class number (0, 1, 2, ...) an image")
     if len(labels) and labels.max() >= MOST_CLASSES:
         raise CaptureError(
-            f"{form}; labels must be class numbers below {MOST_CLASSES:,}, found {labels.max()}; number the classes "
+            f"{wanted}; labels must be class numbers below {MOST_CLASSES:,}, found {labels.max()}; number the classes "
             "from 0"
         )
-    if len(item) == 2:
-        return images, labels, None
-    return images, labels, _integers(item[2], len(images), form, "index", "the position of each image in its data set")
+    if len(parts) > 2:
+        index = _integers(parts[2], n, wanted, "index", "the position of each image in its data set")
+    return Batch(given.images, labels, index, given.were_pixels, given.notes)
 
 
 def _integers(values: Any, n: int, form: str, what: str, meaning: str) -> np.ndarray:
+    """Integers of any width and sign, (N,) or (N, 1), as int64 (N,)."""
     wanted = f"{form}; {what} must be {n} integers of at least 0, {meaning}"
     try:
         found = torch.as_tensor(values).cpu()
     except Exception:  # anything may stand in the place of labels
         raise CaptureError(f"{wanted}, found {shown(values)}") from None
     if tuple(found.shape) not in ((n,), (n, 1)):
-        advice = "; turn one-hot rows into class numbers with argmax(1)" if what == "labels" and found.ndim > 1 else ""
+        advice = "; turn one-hot rows into class numbers with argmax(1)" if what == "labels" and found.ndim == 2 else ""
         raise CaptureError(f"{wanted}, found the shape {tuple(found.shape)}{advice}")
     if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
         kind = str(found.dtype).removeprefix("torch.")
         raise CaptureError(f"{wanted}, found {kind} values")
-    if n and int(found.min()) < 0:
-        raise CaptureError(f"{wanted}, found {int(found.min())}")
-    return found.reshape(-1).to(torch.int64).numpy()
+    numbers = found.reshape(-1).numpy()
+    if n and (int(numbers.min()) < 0 or int(numbers.max()) > np.iinfo(np.int64).max):
+        out = int(numbers.min()) if int(numbers.min()) < 0 else int(numbers.max())
+        raise CaptureError(f"{wanted}, found {out}")
+    return numbers.astype(np.int64)

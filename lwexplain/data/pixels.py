@@ -1,13 +1,18 @@
 """Images as pixels for a person to look at."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lwexplain.data.dataset import DataSplits, Images
+from lwexplain.data.dataset import Images
 
 THUMBNAIL = 64
+
+NEARLY = 1e-3
+"""How far images of [0, 1] may be out of it, by the rounding of whatever resized them."""
 
 
 def thumbnails(images: Images, positions: Tensor) -> np.ndarray:
@@ -24,9 +29,31 @@ def thumbnails(images: Images, positions: Tensor) -> np.ndarray:
     return torch.cat(blocks).numpy()
 
 
-def to_pixels(images: Tensor, data: DataSplits) -> np.ndarray:
-    """Images normalised by the mean and std of ``data`` back to uint8 (M, H, W, C)."""
-    mean = torch.tensor(data.mean).reshape(1, -1, 1, 1)
-    std = torch.tensor(data.std).reshape(1, -1, 1, 1)
-    pixels = (images.cpu() * std + mean).mul(255).round().clamp(0, 255).to(torch.uint8)
-    return pixels.permute(0, 2, 3, 1).contiguous().numpy()
+def to_pixels(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """Images (M, C, H, W) normalised by ``mean`` and ``std`` back to uint8 (M, H, W, C)."""
+    floats = images.detach().to("cpu", torch.float32)
+    pixels = floats * torch.tensor(std).reshape(1, -1, 1, 1) + torch.tensor(mean).reshape(1, -1, 1, 1)
+    return _as_bytes(pixels)
+
+
+def pixels_to_show(images: Tensor, mean: Sequence[float] = (), std: Sequence[float] = ()) -> tuple[np.ndarray, str]:
+    """Images (M, C, H, W) as a network takes them to uint8 (M, H, W, C) for a person, and a note on their colours.
+
+    The colours are true where ``mean`` and ``std`` are known, one value for each channel or for all. Otherwise values
+    in [0, 1] are shown as they are, and others stretched over their range, which the note says.
+    """
+    if len(mean):
+        return to_pixels(images, mean, std), ""
+    floats = images.detach().to("cpu", torch.float32)
+    low, high = float(floats.min()), float(floats.max())
+    if low >= -NEARLY and high <= 1 + NEARLY:
+        return _as_bytes(floats), ""
+    stretched = (floats - low) / max(high - low, 1e-12)
+    note = f"colours are not true: values from {low:.2g} to {high:.2g} were stretched; pass mean and std of the images"
+    return _as_bytes(stretched), note
+
+
+def _as_bytes(pixels: Tensor) -> np.ndarray:
+    """Pixels in [0, 1] (M, C, H, W) as uint8 (M, H, W, C)."""
+    whole = pixels.mul(255).round().clamp(0, 255).to(torch.uint8)
+    return whole.permute(0, 2, 3, 1).contiguous().numpy()

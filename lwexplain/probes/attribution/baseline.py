@@ -1,9 +1,24 @@
 """What the zero image, to which some maps are relative, is among the images given."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 NEAR = 0.1
 """How near zero must lie to the mean or the lowest value of the images, as a share of their spread or range."""
+
+
+def colour_of_zero(mean: Sequence[float], *, were_pixels: bool) -> str:
+    """What a zero input is among images that were normalised by ``mean`` (pixels from 0 to 1, one value a channel or
+    for all), or without a mean scaled to [0, 1] where they ``were_pixels``; empty where that is not known."""
+    if not mean:
+        return "black" if were_pixels else ""
+    values = [round(255 * value) for value in mean]
+    if not any(values):
+        return "black"
+    if len(set(values)) == 1:
+        return f"the mean grey {values[0]} of 255"
+    return f"the mean colour ({', '.join(map(str, values))}) of 255"
 
 
 def zero_image_in_words(images: Tensor, known: str = "") -> str:

@@ -1,6 +1,6 @@
 """Attributions of any module for the images of a DataLoader, in bounded memory."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any
@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from lwexplain.arguments import device_name, each_of, shown, user_code, whole_number
-from lwexplain.data.given_batches import check_images
+from lwexplain.data.batch_form import BatchForm
+from lwexplain.data.given_batches import Batch, read_batch
+from lwexplain.data.given_images import check_images
 from lwexplain.devices import pick_device
-from lwexplain.errors import ProbeError, UserCodeError
+from lwexplain.errors import CaptureError, ProbeError, UserCodeError
 from lwexplain.models.foreign import check_model
 from lwexplain.models.modules import in_evaluation
 from lwexplain.probes.attribution.base import (
@@ -24,7 +26,7 @@ from lwexplain.probes.attribution.base import (
     network_of_model,
     rise_of,
 )
-from lwexplain.probes.attribution.baseline import zero_image_in_words
+from lwexplain.probes.attribution.baseline import colour_of_zero, zero_image_in_words
 from lwexplain.probes.attribution.memory import Chunker, chunker_for
 from lwexplain.probes.attribution.methods import method_of
 from lwexplain.probes.attribution.missing_gradient import missing_gradient
@@ -94,6 +96,9 @@ def attribute(
     *,
     layer: str | None = None,
     target: str | int = "predicted",
+    batch: Callable[[Any], Any] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     device: str | torch.device | None = None,
     chunk: int | None = None,
 ) -> AttributionBatch:
@@ -105,11 +110,16 @@ def attribute(
     Args:
         model: A module that returns logits (N, K), alone or in a tuple, mapping or object.
         batches: A DataLoader, a list or a generator of images (B, C, H, W), or of (images, labels), or of (images,
-            labels, index).
+            labels, index), or of mappings and objects that name them (``pixel_values``, ``images``, ``labels``, ...).
+            Images are floats, normalised as for the network, or uint8.
         method: ``saliency``, ``gradient_x_input``, ``integrated_gradients``, ``grad_cam``, ``deep_lift``,
             ``occlusion``, ``layer_conductance``, or a Method.
         layer: The module that ``grad_cam`` and ``layer_conductance`` explain through, by name.
         target: The class explained: ``predicted``, ``label`` (the batch's labels) or a class number.
+        batch: A function from a batch of any other form to images, or to (images, labels).
+        mean: Of pixels in [0, 1], a value a channel: what the network was trained with. Images of uint8 are normalised
+            by it, and scaled to [0, 1] without it; it also says what the zero image is.
+        std: Likewise.
         device: Where images go, by default where the model lies.
         chunk: Most rows of one forward pass; by default as many as fit into the memory.
 
@@ -129,7 +139,10 @@ def attribute(
         >>> maps.maps.shape
         (5, 8, 8)
     """
-    parts = list(attribute_batches(model, batches, method, layer=layer, target=target, device=device, chunk=chunk))
+    found = attribute_batches(
+        model, batches, method, layer=layer, target=target, batch=batch, mean=mean, std=std, device=device, chunk=chunk
+    )
+    parts = list(found)
     if not parts:
         raise ProbeError("attribute: the batches hold no images")
     shapes = {part.maps.shape[1:] for part in parts}
@@ -155,14 +168,18 @@ def attribute_batches(
     *,
     layer: str | None = None,
     target: str | int = "predicted",
+    batch: Callable[[Any], Any] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     device: str | torch.device | None = None,
     chunk: int | None = None,
     memory_bytes: int = MEMORY_BYTES,
 ) -> Iterator[AttributionBatch]:
     """Explain a module's logits for a DataLoader, batch by batch.
 
-    ``batches`` gives images (B, C, H, W), or (images, labels), or (images, labels, index): a DataLoader, a list, a
-    generator, or one such batch itself. The model returns logits (N, K), alone or in a tuple, mapping or object
+    ``batches`` gives images (B, C, H, W), or (images, labels), or (images, labels, index), or what holds them under
+    usual names (``parts_of``): a DataLoader, a list, a generator, or one such batch itself. ``batch``, ``mean`` and
+    ``std`` are those of BatchForm. The model returns logits (N, K), alone or in a tuple, mapping or object
     (``logits_in``), and may be of half or double precision. ``method`` is a name of
     ``METHODS``; grad_cam and layer_conductance explain through the module named ``layer``. ``target`` is the class
     explained: ``predicted``, ``label`` (the batch's labels) or a class number. ``device`` is where images go, that of
@@ -185,7 +202,11 @@ def attribute_batches(
         )
     asked = device_name(device)
     where = pick_device(asked) if asked else next((p.device for p in model.parameters()), torch.device("cpu"))
-    task = _Task(model, network_of_model(model, module), explainer, wanted, where, chunk, memory_bytes)
+    try:
+        form = BatchForm.of(batch, mean, std)
+    except CaptureError as error:
+        raise ProbeError(f"attribute: {error}") from None
+    task = _Task(model, network_of_model(model, module), explainer, wanted, where, chunk, memory_bytes, form)
     return task.explain_all([batches] if _is_one_batch(batches) else batches)
 
 
@@ -219,24 +240,28 @@ class _Task:
     device: torch.device
     chunk: int | None
     memory_bytes: int
+    form: BatchForm
     chunker: Chunker | None = None
     about: str = ""
 
     def explain_all(self, batches: Iterable[Any]) -> Iterator[AttributionBatch]:
         """The maps of batch after batch; empty batches are passed over."""
         position = 0
-        for number, batch in enumerate(each_of(batches, "attribute: the loader"), start=1):
-            images, labels, index = _parts_of(batch, number, position)
-            position += len(images)
-            if len(images):
-                yield self._explain(images.to(self.device), labels, index, is_first=number == 1)
+        for number, item in enumerate(each_of(batches, "attribute: the loader"), start=1):
+            batch = _batch_of(item, number, self.form)
+            n = len(batch.images)
+            if n:
+                index = np.arange(position, position + n, dtype=np.int64) if batch.index is None else batch.index
+                yield self._explain(batch, index, is_first=number == 1)
+            position += n
 
-    def _explain(self, images: Tensor, labels: Tensor | None, index: np.ndarray, *, is_first: bool) -> AttributionBatch:
+    def _explain(self, batch: Batch, index: np.ndarray, *, is_first: bool) -> AttributionBatch:
+        images = batch.images.detach().to(self.device)
         with in_evaluation(self.model):
-            chunker = self._chunker_for(images)
+            chunker = self._chunker_for(images, were_pixels=batch.were_pixels)
             with user_code(f"attribute: the model, given {shown(images)},"):
                 logits = logits_of(self.network, images, chunker)
-            targets = _targets(self.target, labels, logits)
+            targets = _targets(self.target, batch.labels, logits)
             if is_first and self.explainer.needs_gradient and (cut := missing_gradient(self.network, images[:1])):
                 raise ProbeError(f"attribute: {self.explainer.name} needs gradients, and {cut}")
             found = self._maps_of(images, targets, chunker)
@@ -247,10 +272,11 @@ class _Task:
         maps, classes = found.maps.numpy(), targets.cpu().numpy()
         return AttributionBatch(maps, classes, off.numpy(), index, notes, self.explainer.name, self.about)
 
-    def _chunker_for(self, images: Tensor) -> Chunker:
+    def _chunker_for(self, images: Tensor, *, were_pixels: bool) -> Chunker:
         if self.chunker is None:
             self.chunker = chunker_for(self.network, images[:1], self.memory_bytes, self.chunk)
-            self.about = f"baseline: {zero_image_in_words(images)}" if self.explainer.baseline else ""
+            zero = zero_image_in_words(images, colour_of_zero(self.form.mean, were_pixels=were_pixels))
+            self.about = f"baseline: {zero}" if self.explainer.baseline else ""
         return self.chunker
 
     def _maps_of(self, images: Tensor, targets: Tensor, chunker: Chunker) -> Explanation:
@@ -265,7 +291,7 @@ class _Task:
 
 def _is_one_batch(batches: Any) -> bool:
     """Whether what was given is one batch and not a source of batches: images, or images with one label each."""
-    if isinstance(batches, Tensor):
+    if isinstance(batches, (Tensor, Mapping)):
         return True
     if not isinstance(batches, (tuple, list)) or len(batches) not in (2, 3):
         return False
@@ -289,51 +315,26 @@ def _notes(maps: Tensor, residuals: Tensor, bound: float | None) -> list[str]:
     return notes
 
 
-def _parts_of(batch: Any, number: int, position: int) -> tuple[Tensor, Tensor | None, np.ndarray]:
-    """Images, labels where there are some, and the index of each image, of the batch of this ``number``."""
-    parts = list(batch) if isinstance(batch, (tuple, list)) else [batch]
-    if not parts or not isinstance(parts[0], Tensor) or parts[0].ndim != 4:
-        found = type(batch).__name__ if not parts or not isinstance(parts[0], Tensor) else tuple(parts[0].shape)
-        raise ProbeError(
-            f"attribute: a batch is {found}; "
-            "expected images (B, C, H, W), or (images, labels), or (images, labels, index)"
-        )
-    images = parts[0].detach()
-    check_images(images, f"attribute: batch {number}", pictures=True)
-    labels = _numbers("labels", parts[1], len(images)) if len(parts) > 1 else None
-    if len(parts) < 3:
-        return images, labels, np.arange(position, position + len(images), dtype=np.int64)
-    return images, labels, _whole("index", _numbers("index", parts[2], len(images))).cpu().numpy()
-
-
-def _numbers(name: str, values: Any, n: int) -> Tensor:
-    """One number for each image."""
+def _batch_of(item: Any, number: int, form: BatchForm) -> Batch:
+    """The images of the batch of this ``number``, with labels and index where there are some."""
+    where = f"attribute: batch {number}"
     try:
-        found = torch.as_tensor(values)
-    except Exception:  # anything may stand in the place of labels
-        raise ProbeError(
-            f"attribute: {name} is {shown(values)}; expected {n} whole numbers, one for each image"
-        ) from None
-    if found.shape != (n,):
-        raise ProbeError(f"attribute: {name} of shape {tuple(found.shape)} for {n} images; expected one for each image")
-    return found
+        batch = read_batch(item, where, form, labelled=False)
+        check_images(batch.images, where, pictures=True)
+        form.check_channels(batch.images, where)
+    except CaptureError as error:
+        raise ProbeError(str(error)) from None
+    return batch
 
 
-def _whole(name: str, found: Tensor) -> Tensor:
-    if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
-        kind = str(found.dtype).removeprefix("torch.")
-        raise ProbeError(f"attribute: {name} holds {kind} numbers; expected whole ones, such as {name}.long()")
-    return found.to(torch.int64)
-
-
-def _targets(target: str | int, labels: Tensor | None, logits: Tensor) -> Tensor:
+def _targets(target: str | int, labels: np.ndarray, logits: Tensor) -> Tensor:
     """The class to explain per image, (B,) int64 in [0, K)."""
     if target == "predicted":
         return logits.argmax(1)
     if target == "label":
-        if labels is None:
+        if not len(labels):
             raise ProbeError("attribute: target is 'label', but the batches hold images only; use target='predicted'")
-        chosen = _whole("labels", labels).to(logits.device)
+        chosen = torch.from_numpy(labels).to(logits.device)
     else:
         chosen = torch.full((len(logits),), int(target), dtype=torch.int64, device=logits.device)
     if not bool(((chosen >= 0) & (chosen < logits.shape[1])).all()):
