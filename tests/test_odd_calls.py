@@ -117,7 +117,7 @@ class NotIterable:
     """A batch object with fields in place of parts."""
 
     def __init__(self):
-        self.images, self.labels = images(), LABELS
+        self.pictures, self.classes = images(), LABELS
 
     def __len__(self):
         return 2
@@ -468,14 +468,14 @@ refuse(
             "batches of images alone": lambda: loaders(images()),
             "batches of one part": lambda: loaders((images(),)),
             "batches of four parts": lambda: loaders((images(), LABELS, LABELS, LABELS)),
-            "batches that are mappings": lambda: loaders({"image": images(), "label": LABELS}),
+            "batches that are mappings of other names": lambda: loaders({"picture": images(), "label": LABELS}),
+            "batches that are mappings without labels": lambda: loaders({"image": images()}),
+            "single samples": lambda: loaders(val=TensorDataset(images(), LABELS)),
             "batches that are text": lambda: loaders("ab"),
             "batches that are objects": lambda: loaders(NotIterable()),
             "a batch that is None": lambda: loaders(val=[(images(), LABELS), None]),
             "labels before images": lambda: loaders((LABELS, images())),
-            "images as arrays": lambda: loaders((images().numpy(), LABELS)),
-            "images in a list": lambda: loaders((list(images()), LABELS)),
-            "images as pixels": lambda: loaders(((images() * 50).to(torch.uint8), LABELS)),
+            "images in a list of several shapes": lambda: loaders(([images()[0], images()[0, :, 1:]], LABELS[:2])),
             "images as integers": lambda: loaders(((images() * 50).long(), LABELS)),
             "images as booleans": lambda: loaders((images() > 0, LABELS)),
             "complex images": lambda: loaders((images().to(torch.complex64), LABELS)),
@@ -534,7 +534,8 @@ refuse(
             "None as batches": lambda: lw.attribute(network(), None),
             "a failing loader": lambda: lw.attribute(network(), FailingLoader(), "saliency"),
             "a batch that is an object": lambda: lw.attribute(network(), [NotIterable()], "saliency"),
-            "a batch that is a mapping": lambda: lw.attribute(network(), [{"x": images()}], "saliency"),
+            "a batch that is a mapping": lambda: lw.attribute(network(), [{"picture": images()}], "saliency"),
+            "a batch of labels alone": lambda: lw.attribute(network(), [{"labels": LABELS}], "saliency"),
             "a batch that is None": lambda: lw.attribute(network(), [None], "saliency"),
             "a batch that is text": lambda: lw.attribute(network(), ["images"], "saliency"),
             "a misspelt method": lambda: lw.attribute(network(), [images()], "salience"),
@@ -557,7 +558,7 @@ refuse(
             "labels as shares": lambda: lw.attribute(network(), [(images(), LABELS + 0.5)], "saliency", target="label"),
             "too few labels": lambda: lw.attribute(network(), [(images(), LABELS[:3])], "saliency"),
             "an index as shares": lambda: lw.attribute(network(), [(images(), LABELS, LABELS / 2)], "saliency"),
-            "pixels": lambda: lw.attribute(network(), [images().byte()], "saliency"),
+            "pixels of int32": lambda: lw.attribute(network(), [images().int()], "saliency"),
             "integers": lambda: lw.attribute(network(), [images().long()], "saliency"),
             "images without a channel": lambda: lw.attribute(network(), [images()[:, 0]], "saliency"),
             "a NaN in an image": lambda: lw.attribute(network(), [with_value(images(), NAN)], "saliency"),

@@ -88,7 +88,8 @@ def _lookup(item: Any) -> tuple[Callable[[str], Any] | None, list[str] | None]:
     if is_dataclass(item) and not isinstance(item, type):
         return lambda name: getattr(item, name, None), [field.name for field in fields(item)]
     if isinstance(item, tuple) and hasattr(item, "_fields"):
-        return lambda name: getattr(item, name, None), list(item._fields)
+        held = dict(zip(item._fields, item, strict=True))
+        return held.get, list(held)
     if not isinstance(item, (tuple, list, str, bytes, type(None))) and any(_has(item, name) for name in IMAGES):
         return lambda name: getattr(item, name, None), None
     return None, None

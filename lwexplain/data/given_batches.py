@@ -48,7 +48,7 @@ def check_loaders(loaders: Any, *, one_pass: bool = True) -> dict[str, Iterable[
 
 
 def check_loader(loader: Any, what: str, *, one_pass: bool = True) -> None:
-    """Raise CaptureError where ``loader`` is none, or gives its batches only once where more than ``one_pass`` is made."""
+    """Raise CaptureError where ``loader`` is none, or gives its batches once and more than ``one_pass`` is made."""
     if isinstance(loader, (str, bytes, Tensor, Mapping)) or not _is_iterable(loader):
         called = "; call it" if callable(loader) else ""
         raise CaptureError(
@@ -180,7 +180,7 @@ def _integers(values: Any, n: int, form: str, what: str, meaning: str) -> np.nda
     """Integers of any width and sign, (N,) or (N, 1), as int64 (N,)."""
     wanted = f"{form}; {what} must be {n} integers of at least 0, {meaning}"
     try:
-        found = torch.as_tensor(values).cpu()
+        found = _as_tensor(values).cpu()
     except Exception:  # anything may stand in the place of labels
         raise CaptureError(f"{wanted}, found {shown(values)}") from None
     if tuple(found.shape) not in ((n,), (n, 1)):
@@ -194,3 +194,11 @@ def _integers(values: Any, n: int, form: str, what: str, meaning: str) -> np.nda
         out = int(numbers.min()) if int(numbers.min()) < 0 else int(numbers.max())
         raise CaptureError(f"{wanted}, found {out}")
     return numbers.astype(np.int64)
+
+
+def _as_tensor(values: Any) -> Tensor:
+    """Labels or positions as a tensor, also from a list of tensors or of NumPy's numbers; anything else raises."""
+    first = values[0] if isinstance(values, (list, tuple)) and values else None
+    if isinstance(first, Tensor):
+        return torch.stack(list(values))
+    return torch.as_tensor(np.asarray(values) if isinstance(first, (np.generic, np.ndarray)) else values)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lwexplain.data.given_batches import checked_batches, read_batch
+from lwexplain.data.given_batches import checked_batches
 from lwexplain.errors import CaptureError
 from lwexplain.models.module_state import random_states, set_random_states
 
@@ -82,8 +82,7 @@ def take_sample(loader: Iterable[Any], model: nn.Module, images: int) -> Sample:
     """
     choice = _Choice(images)
     with _random_states_kept(loader):
-        for batch in checked_batches(loader, "val", model):
-            x, labels, _ = read_batch(batch)
+        for x, labels, *_ in checked_batches(loader, "val", model):
             choice.add(x.detach().cpu(), labels)
     sample = choice.finish()
     usable = sum(np.count_nonzero(sample.labels == label) > 1 for label in sample.classes)

@@ -380,11 +380,11 @@ IMAGES = torch.zeros(3, 3, 8, 8)
 @pytest.mark.parametrize(
     ("batch", "words"),
     [
-        ({"image": IMAGES, "label": [0, 1, 2]}, "found a dict with the keys image, label"),
-        (IMAGES, "found a Tensor; wrap the loader"),
-        ((IMAGES,), "found 1 items"),
+        ({"picture": IMAGES, "label": [0, 1, 2]}, "found a dict with the keys picture, label"),
+        (IMAGES, "found a Tensor without labels; wrap the loader"),
+        ((IMAGES,), "without labels"),
         ((IMAGES, [0, 1, 2], [0, 1, 2], ["a", "b", "c"]), "found 4 items"),
-        ((IMAGES.numpy(), [0, 1, 2]), "the images must be a tensor"),
+        (([[1.0, 2.0]], [0]), "the images must be a tensor"),
         ((torch.tensor(1.0), [0]), "found a single number"),
         ((IMAGES, torch.eye(3)), r"labels must be 3 integers .* found the shape \(3, 3\); turn one-hot rows"),
         ((IMAGES, torch.zeros(3)), r"labels must be 3 integers .* found float32 values"),

@@ -127,15 +127,57 @@ def test_what_cannot_be_done_is_said(model, images, options, reason):
     ("batches", "reason"),
     [
         ([], "hold no images"),
-        ([torch.zeros(3, 8, 8)], r"a batch is \(3, 8, 8\); expected images"),
-        ([{"image": 1}], "a batch is dict"),
-        ([(torch.zeros(2, 3, 8, 8), torch.zeros(3))], r"labels of shape \(3,\) for 2 images"),
+        ([torch.zeros(3, 8, 8)], r"batch 1 holds images of shape \(3, 8, 8\); expected images"),
+        ([{"image": 1}], "the images must be a tensor .*, found 1"),
+        ([{"picture": 1}], "found a dict with the keys picture"),
+        ([(torch.zeros(2, 3, 8, 8), torch.zeros(3))], r"labels must be 2 integers .* found the shape \(3,\)"),
         ([torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 9, 9)], "several sizes"),
     ],
 )
 def test_batches_that_hold_no_images_are_refused(model, batches, reason):
     with pytest.raises(ProbeError, match=reason):
         attribute(model, batches, "saliency")
+
+
+def test_images_may_come_in_any_form_and_as_pixels(model):
+    pixels = torch.randint(0, 256, (4, 3, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    labels = torch.tensor([0, 1, 2, 0])
+    mean, std = [0.5, 0.4, 0.3], [0.2, 0.2, 0.2]
+    images = (pixels / 255 - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+    expected = attribute(model, [(images, labels)], "saliency", target="label").maps
+    options = {"method": "saliency", "target": "label", "mean": mean, "std": std}
+    for batches in (
+        [(pixels, labels)],
+        [{"pixel_values": pixels, "labels": labels}],
+        {"image": pixels, "label": labels},
+        [(pixels.permute(0, 2, 3, 1), labels.to(torch.uint8)[:, None])],
+    ):
+        np.testing.assert_allclose(attribute(model, batches, **options).maps, expected, rtol=1e-4, atol=1e-6)
+    picked = attribute(model, [{"a": images, "b": labels}], batch=lambda batch: (batch["a"], batch["b"]), **options)
+    np.testing.assert_array_equal(picked.maps, expected)
+
+
+def test_the_zero_image_is_named_by_mean_and_by_kind(model, images):
+    def zero(batches, **options):
+        return attribute(model, batches, "integrated_gradients", **options).about
+
+    assert zero([images], mean=(0.5, 0.25, 0), std=(1, 1, 1)).endswith(
+        "zero input, which is the mean colour (128, 64, 0) of 255"
+    )
+    assert zero([images], mean=0.5, std=0.5).endswith("zero input, which is the mean grey 128 of 255")
+    assert zero([images], mean=0, std=1).endswith("zero input, which is black")
+    assert zero([images.abs().clamp(0, 1).mul(255).byte()]).endswith("zero input, which is black")
+    assert "these images run from" in zero([images])
+
+
+def test_mean_and_std_that_make_no_sense_are_refused(model, images):
+    for options, reason in (
+        ({"mean": [0.5]}, "mean is given and std is not"),
+        ({"mean": [0.5] * 4, "std": [0.5] * 4}, "mean and std have 4 values"),
+        ({"batch": 3}, "batch is 3; expected a function"),
+    ):
+        with pytest.raises(ProbeError, match=f"attribute: .*{reason}"):
+            attribute(model, [images], "saliency", **options)
 
 
 class Wrapped(nn.Module):
