@@ -10,11 +10,13 @@ from lwexplain.advice.question import Question
 from lwexplain.advice.recommend import Recommendation
 from lwexplain.costs import COSTS, is_cost
 from lwexplain.explorer import run_reader as reader
+from lwexplain.explorer.monitored import show_monitored
 from lwexplain.explorer.question_picker import choose_objective, choose_tolerance, chosen_question
 from lwexplain.explorer.run_picker import keep, restore
 from lwexplain.explorer.run_reader import CHART, friendly, show_table
 from lwexplain.probes.sample_depth import confusion
 from lwexplain.run import Run
+from lwexplain.run.directory import MONITORED
 from lwexplain.table import TableInfo
 from lwexplain.text import escape_markdown, plain
 from lwexplain.views import contents
@@ -269,4 +271,7 @@ def _show_further(table: pd.DataFrame) -> None:
 if __name__ == "__main__":  # Streamlit runs the file of a page
     with friendly():
         run = reader.current_run()
-        show(run, reader.analyzed_table(run))
+        if run.status == MONITORED:
+            show_monitored(run)
+        else:
+            show(run, reader.analyzed_table(run))

@@ -16,6 +16,7 @@ from lwexplain.advice.simple_rules import RuleStop, rules_beside
 from lwexplain.errors import AdviceError, LwexplainError
 from lwexplain.results import Analysis, is_analyzed, list_embeddings, read_attributions, read_metrics, read_thumbnails
 from lwexplain.run import Run
+from lwexplain.run.directory import MONITORED
 from lwexplain.text import escape_markdown, plain, shell_command
 from lwexplain.views import contents
 from lwexplain.views.training_curves import training_figure
@@ -66,7 +67,9 @@ def analyzed_table(run: Run) -> pd.DataFrame:
     """The measurements of the run; stops the page with its state and the next command where there are none."""
     if not is_analyzed(run):
         st.title(escape_markdown(st.session_state["run_name"]))
-        if run.status == "trained":
+        if run.status == MONITORED:
+            st.info("This run holds what lw.Monitor saw of a training; Overview shows it.", icon=":material/timeline:")
+        elif run.status == "trained":
             st.info("This run is trained, but not analyzed yet. Analyze it with:", icon=":material/science:")
             st.code(shell_command("lwexplain", "analyze", run.path), language="bash", wrap_lines=True)
             show_training(run)
