@@ -10,9 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from lwexplain.arguments import finite, flag, path_of, pooling_of, shown, stage_names, whole_number
+from lwexplain.arguments import finite, flag, path_of, pooling_of, shown, whole_number
+from lwexplain.data.batch_form import BatchForm
 from lwexplain.errors import CaptureError, LwexplainError, LwexplainWarning, ModelError
+from lwexplain.models.find_stages import find_stages
 from lwexplain.models.foreign import check_model
+from lwexplain.models.modules import undisturbed
 from lwexplain.monitoring.budget import Budget
 from lwexplain.monitoring.live_run import LiveRun
 from lwexplain.monitoring.look import Look, look_at
@@ -53,6 +56,10 @@ class Monitor:
         every: Look at every so many epochs, at most.
         share: The share of the training's time that looks may take, in (0, 1]; None for no limit.
         images: The most images that a look sees. At most a tenth as many classes are among them.
+        batch: A function from a batch of any other form to (images, labels).
+        mean: Of pixels in [0, 1], a value a channel, for a loader that gives uint8; images of floats are taken as they
+            are.
+        std: Likewise.
         pooling: How the features of a stage become one row an image, as for ``lw.analyze_model``.
         sink: A function of (numbers, step), a torch ``SummaryWriter``, or a wandb-compatible run or module, which gets
             the numbers too, named ``lwexplain/STAGE/METRIC``.
@@ -99,6 +106,9 @@ class Monitor:
         every: int = 1,
         share: float | None = SHARE,
         images: int = 1000,
+        batch: Callable[[Any], Any] | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         pooling: str | Callable[[Tensor], Tensor] = "mean",
         sink: Any = None,
         resume: bool = False,
@@ -119,7 +129,7 @@ class Monitor:
         most = whole_number("images", images, least=20)
         if not current_world().is_main:
             return  # of several processes the first one looks
-        self._sample = take_sample(val_loader, self.model, most)
+        self._sample = take_sample(val_loader, self.model, most, BatchForm.of(batch, mean, std))
         self.stages = self._try_out(_stages_to_look_at(self.model, self._sample, stages))
         settings = {"images": len(self._sample), "classes": self._sample.classes_seen, "every": self.every}
         if goes_on and folder.exists() and not Run.is_unfinished(folder):
@@ -254,13 +264,9 @@ def _network_of(model: nn.Module) -> nn.Module:
 
 
 def _stages_to_look_at(model: nn.Module, sample: Sample, asked: str | Sequence[str]) -> list[str]:
-    """The names of the stages: those listed, or what ``find_stages`` finds for a word."""
-    if not isinstance(asked, str):
-        return stage_names(asked)
-    from lwexplain.models.find_stages import find_stages
-
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    return list(find_stages(model, sample.images[:1].to(device), asked))
+    """The names of the stages: those listed, or what is found for ``auto`` or an expression."""
+    with undisturbed(model):
+        return find_stages(model, sample.images[:1], asked)
 
 
 def _share_of(value: Any) -> float | None:

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lwexplain.data.given_batches import checked_batches
+from lwexplain.data.batch_form import BatchForm
+from lwexplain.data.given_batches import check_loader, checked_batches
 from lwexplain.errors import CaptureError
 from lwexplain.models.module_state import random_states, set_random_states
 
@@ -27,7 +28,7 @@ SPARE = 8
 
 @dataclass(frozen=True)
 class Sample:
-    """Images (N, ...) as the loader gives them, on the CPU, and their labels (N,) int64, the class numbers given.
+    """Images (N, ...) as the network takes them, on the CPU, and their labels (N,) int64, the class numbers given.
 
     The order deals out the classes in proportion, so that the ``first`` so many are a stratified sample, too. ``fit``
     (N,) marks the half that probes are fitted on: every second image of each class. ``seen`` images and
@@ -72,14 +73,16 @@ class Sample:
         return zip(self.images.split(self.batch_size), labels.split(self.batch_size), strict=True)
 
 
-def take_sample(loader: Iterable[Any], model: nn.Module, images: int) -> Sample:
-    """Read the loader once and choose at most ``images`` of it, the classes in their proportions.
+def take_sample(loader: Iterable[Any], model: nn.Module, images: int, form: BatchForm | None = None) -> Sample:
+    """Read the loader once and choose at most ``images`` of it, the classes in their proportions; ``form`` is how its
+    batches are to be read.
 
     Of more than ``images`` / 10 classes so many are chosen. Which images and classes, their contents decide, not the
     order in which the loader gives them. The random states of Python, NumPy and torch, and those of the loader's own
     generators, are afterwards as before. Raises CaptureError where the loader gives no images and labels, or fewer than
     two classes of which two images each are in the sample.
     """
+    check_loader(loader, "val_loader")
     choice = _Choice(images)
     with _random_states_kept(loader):
         for x, labels, *_ in checked_batches(loader, "val", model):
