@@ -189,22 +189,23 @@ def _is_row_of_images(shape: tuple[int, ...]) -> bool:
 
 def _outermost_repeated(path: ImagePath) -> list[Call]:
     """The members of the outermost list of modules of one kind that run one after another, each on what the one before
-    gave; of a member that is a list itself, its last call."""
+    gave; of a member that is a list itself, its last call. Modules under names of their own count as a list, too."""
     calls = [call for call in path.root.within() if call.outputs and _is_row_of_images(call.shape)]
     names = {call.name: call for call in calls}
     for prefix, module in path.root.module.named_modules():
-        if isinstance(module, (nn.ModuleList, nn.ModuleDict, nn.Sequential)) and len(module) > 1:
+        is_list = isinstance(module, (nn.ModuleList, nn.ModuleDict, nn.Sequential))
+        if len(module._modules) > 1:
             members = []
             for key, _ in module.named_children():
                 own = f"{prefix}.{key}" if prefix else key
                 inside = [call for name, call in names.items() if name == own or name.startswith(f"{own}.")]
                 outer = [call for call in inside if call.parent not in inside and "#" not in call.name]
-                if outer:
+                if outer and (is_list or any(map(_has_layers, outer))):
                     members.append(max(outer, key=lambda call: call.end))
             members.sort(key=lambda call: call.end)
             kinds = Counter(type(call.module) for call in members)
             chained = all(_depends(path, after, before) for before, after in pairwise(members))
-            side_by_side = sum(call.is_passage for call in members) < 2
+            side_by_side = 2 * sum(call.is_passage for call in members) < len(members)
             if len(members) > 1 and kinds.most_common(1)[0][1] > 1 and chained and side_by_side:
                 return [call for call in members if path.logits not in call.outputs]
     return []

@@ -4,26 +4,15 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from lwexplain.arguments import shown
-from lwexplain.errors import ModelError
+from lwexplain.errors import ModelError, UserCodeError
 from lwexplain.models.build import MODELS
+from lwexplain.models.find_stages import find_stages
 from lwexplain.models.staged import StagedModel
 from lwexplain.models.wrap import stage_by_names
-
-BLOCK_PATTERNS = {
-    "resnet": r"(relu|maxpool)|layer\d+\.\d+",
-    "resnext": r"(relu|maxpool)|layer\d+\.\d+",
-    "wide_resnet": r"(relu|maxpool)|layer\d+\.\d+",
-    "vgg": r"features\.\d+",
-    "mobilenet": r"features\.\d+",
-    "efficientnet": r"features\.\d+",
-    "convnext": r"features\.\d+",
-    "vit": r"encoder\.layers\.encoder_layer_\d+",
-}
-"""Modules after which the families of torchvision are cut by default; VGG at its activations only."""
-
 
 PRETRAINED_OPTIONS: dict[str, dict[str, Any]] = {
     "googlenet": {"transform_input": True, "aux_logits": False},
@@ -35,19 +24,19 @@ BUILT_IN = re.compile(r"[A-Za-z0-9_.]{1,100}")
 """A network that timm holds itself; others (``hf-hub:``, ``local-dir:``) are read from elsewhere."""
 
 
-def default_stages(model: nn.Module, family: str) -> list[str]:
-    """Names of the modules that end a block in a torchvision model; raises ModelError for an unknown family."""
-    key = next((key for key in sorted(BLOCK_PATTERNS, key=len, reverse=True) if family.startswith(key)), None)
-    if key is None:
-        known = ", ".join(name for name, _ in model.named_modules() if name)
-        raise ModelError(f"no default stages for {family!r}; name them in model.options.stages, out of: {known}")
-    modules = dict(model.named_modules())
-    found = [name for name in modules if re.fullmatch(BLOCK_PATTERNS[key], name)]
-    if key == "vgg":
-        found = [name for name in found if isinstance(modules[name], nn.ReLU)]
-    if "maxpool" in found and "relu" in found:
-        found.remove("relu")
-    return found
+def staged_by_default(
+    model: nn.Module, stages: Sequence[str] | None, input_shape: tuple[int, int, int], num_classes: int
+) -> StagedModel:
+    """The model cut at ``stages``, or where ``find_stages`` finds them for images of this shape."""
+    if not stages:
+        image = torch.randn(1, *input_shape, generator=torch.Generator().manual_seed(0))
+        try:
+            stages = find_stages(model, image)
+        except UserCodeError as error:
+            raise ModelError(
+                f"{error}; give images of another size or number of channels (data.image_size, data.channels)"
+            ) from None
+    return stage_by_names(model, stages, input_shape, num_classes)
 
 
 @MODELS.register("torchvision")
@@ -75,8 +64,11 @@ def torchvision_model(
     if arch not in list_models(module=torchvision.models):  # others fetch weights of their own accord
         raise ModelError(f"torchvision has no model {shown(arch)}; see torchvision.models.list_models()")
     _refuse_width(width, units, "torchvision")
-    if arch.startswith("vit") and "image_size" not in builder_options:
-        builder_options["image_size"] = input_shape[-1]
+    sizes = {"vit": ("image_size", input_shape[-1]), "maxvit": ("input_size", input_shape[1:])}
+    if (option := sizes.get(arch.partition("_")[0])) is not None:
+        builder_options.setdefault(*option)
+    if arch in PRETRAINED_OPTIONS and weights is None and not like_pretrained:  # without exits at the side
+        builder_options = {"aux_logits": False, "init_weights": True} | builder_options
     try:
         if weights is None and like_pretrained:
             model = get_model(arch, weights=None, **PRETRAINED_OPTIONS.get(arch, {}) | builder_options)
@@ -88,7 +80,7 @@ def torchvision_model(
             _replace_classifier(model, num_classes)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ModelError(f"torchvision cannot build {arch!r}: {error}") from None
-    return stage_by_names(model, stages or default_stages(model, arch), input_shape, num_classes)
+    return staged_by_default(model, stages, input_shape, num_classes)
 
 
 @MODELS.register("timm")
@@ -103,7 +95,7 @@ def timm_model(
     pretrained: bool = False,
     **builder_options: Any,
 ) -> StagedModel:
-    """A classifier of timm (``arch``), cut at ``stages`` or where timm's own feature_info says."""
+    """A classifier of timm (``arch``), cut at ``stages`` or at its blocks."""
     try:
         import timm
     except ImportError:
@@ -111,15 +103,17 @@ def timm_model(
     _refuse_width(width, units, "timm")
     if not isinstance(arch, str) or not BUILT_IN.fullmatch(arch):
         raise ModelError(f"timm holds no network {shown(arch)}; name one of timm.list_models()")
+    given: dict[str, Any] = {"pretrained": pretrained, "num_classes": num_classes, "in_chans": input_shape[0]}
     try:
-        model = timm.create_model(
-            arch, pretrained=pretrained, num_classes=num_classes, in_chans=input_shape[0], **builder_options
-        )
+        try:
+            model = timm.create_model(arch, **given, **{"img_size": input_shape[1:], **builder_options})
+        except TypeError as error:
+            if "img_size" in builder_options or "img_size" not in str(error):
+                raise
+            model = timm.create_model(arch, **given, **builder_options)  # one that takes images of any size
     except (OSError, RuntimeError, ValueError, TypeError) as error:
         raise ModelError(f"timm cannot build {arch!r}: {error}") from None
-    if not stages:
-        stages = [info["module"] for info in getattr(model, "feature_info", []) if info.get("module")]
-    return stage_by_names(model, stages, input_shape, num_classes)
+    return staged_by_default(model, stages, input_shape, num_classes)
 
 
 def _refuse_width(width: int | None, units: str, library: str) -> None:

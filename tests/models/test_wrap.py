@@ -13,7 +13,7 @@ from lwexplain.models.build import build_model
 from lwexplain.models.wrap import stage_by_names
 
 SWIN = {"img_size": 32, "window_size": 4, "embed_dim": 12, "depths": (1, 1), "num_heads": (1, 1)}
-ARCHS = {"resnet18": 9, "vgg11_bn": 8, "mobilenet_v3_small": 13, "convnext_tiny": 8, "vit_b_16": 12}
+ARCHS = {"resnet18": 9, "vgg11_bn": 8, "mobilenet_v3_small": 13, "convnext_tiny": 19, "vit_b_16": 12}
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -310,7 +310,10 @@ def test_a_cut_that_cannot_be_made_says_why(model, names, words):
     ("config", "words"),
     [
         ({"name": "torchvision", "options": {"arch": "resnet_18"}}, "no model 'resnet_18'"),
-        ({"name": "torchvision", "options": {"arch": "alexnet"}}, "no default stages"),
+        (
+            {"name": "torchvision", "options": {"arch": "alexnet"}},
+            "image of shape .3, 32, 32., raised.*data.image_size",
+        ),
         ({"name": "torchvision", "options": {"arch": "resnet18", "stages": "layer1"}}, "stages is 'layer1'"),
         ({"name": "torchvision", "options": {"arch": "resnet18", "depth": 3}}, "cannot build 'resnet18'.*depth"),
         ({"name": "torchvision", "width": 16, "options": {"arch": "resnet18"}}, "model.width"),
@@ -321,8 +324,23 @@ def test_a_wrong_zoo_model_is_named(config, words):
         build_model(ModelConfig(**config), (3, 32, 32), 4, seed=0)
 
 
-def test_timm_models_are_cut_where_their_feature_info_says():
+@pytest.mark.parametrize("arch", ["alexnet", "squeezenet1_0", "densenet121", "shufflenet_v2_x0_5", "googlenet"])
+def test_any_family_of_torchvision_is_built_by_its_name(arch):
+    model = build_model(ModelConfig(name="torchvision", options={"arch": arch}), (3, 64, 64), 4, seed=0).eval()
+    assert model(torch.randn(2, 3, 64, 64), upto=model.depth).shape == (2, 4)
+    assert model.depth >= 5
+
+
+def test_timm_transformers_take_the_size_of_the_images():
+    pytest.importorskip("timm", reason="the extra 'models' is not installed")
+    options = {"arch": "vit_tiny_patch16_224", "depth": 2, "embed_dim": 12, "num_heads": 2}
+    model = build_model(ModelConfig(name="timm", options=options), (3, 32, 32), 4, seed=0).eval()
+    assert model.names == ["blocks.0", "blocks.1"]
+    assert model.feature_shapes() == [(5, 12), (5, 12)]
+
+
+def test_timm_models_are_cut_at_their_blocks():
     pytest.importorskip("timm", reason="the extra 'models' is not installed")
     model = build_model(ModelConfig(name="timm", options={"arch": "resnet10t"}), (3, 32, 32), 4, seed=0).eval()
-    assert model.names[-1] == "layer4"
+    assert model.names == ["maxpool", *(f"layer{n}.0" for n in (1, 2, 3, 4))]
     assert model(torch.randn(2, 3, 32, 32)).shape == (2, 4)
