@@ -161,7 +161,7 @@ def analyze(
     probes: "Sequence[str | Probe] | None" = None,
     *,
     max_samples: int | None = 10_000,
-    pooling: str = "mean",
+    pooling: str = "auto",
     precision: str = "auto",
     mem_limit: int | str | None = None,
     device: str | None = None,
@@ -180,7 +180,8 @@ def analyze(
         probes: Names of ``lwexplain list probes`` or objects with ``name`` and ``measure(stage)``; None = all built-in
             ones and those of installed packages.
         max_samples: Bound of each split, by a stratified sub-sample; None = all samples.
-        pooling: ``mean``, ``max``, ``flatten`` or ``pyramid``: how features over positions become one row.
+        pooling: How features over positions become one row: ``auto`` (the mean of maps; of tokens what the network's
+            own head reads), ``mean``, ``max``, ``cls``, ``cls+mean``, ``flatten`` or ``pyramid``.
         precision: Of the forward pass: ``float32``, ``bfloat16``, or ``auto``, which takes bfloat16 for long passes
             where the device is made for it and the features stay the same to 3 % of their spread; the table says so.
         mem_limit: Bound of the memory of this process, in bytes or as ``"2GB"``.
@@ -245,7 +246,7 @@ def analyze_model(
     batch: Callable[[Any], Any] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-    pooling: Any = "mean",
+    pooling: Any = "auto",
     mem_limit: int | str | None = None,
     device: str | None = None,
     seed: int = 0,
@@ -268,7 +269,7 @@ def analyze_model(
         mean: Of pixels in [0, 1], a value a channel: what the network was trained with. Images of uint8 are normalised
             by it, and scaled to [0, 1] without it.
         std: Likewise.
-        pooling: ``mean``, ``max``, ``flatten``, ``pyramid`` or a function from a stage's output to (N, D).
+        pooling: As in ``lw.analyze``, or a function from a stage's output to (N, D).
         mem_limit: Bound of the memory of this process, in bytes or as ``"2GB"``.
         device: Where images go, by default where the model lies.
         seed: Of what is drawn, such as sub-samples.

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 LONGEST_NAME = 255
 LONGEST_PATH = 4095
 """Most bytes that one part of a path, and a path, may have."""
-POOLINGS = ("mean", "max", "flatten", "pyramid")
-"""How the features of a stage become one vector a sample."""
+POOLINGS = ("auto", "mean", "max", "cls", "cls+mean", "flatten", "pyramid")
+"""How the features of a stage become one vector a sample; ``auto``: the mean of maps, and of tokens what the network's
+own head reads."""
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 """Of the forward pass that captures features."""

@@ -23,6 +23,7 @@ from lwexplain.errors import CaptureError, ModelError
 from lwexplain.memory import working_bytes
 from lwexplain.models.layout import Layout
 from lwexplain.models.modules import undisturbed, unwrap
+from lwexplain.models.token_reading import TokenReading
 from lwexplain.models.wrap import stage_by_names
 from lwexplain.probes.attribution.baseline import colour_of_zero
 from lwexplain.probes.base import Probe, StageData
@@ -43,7 +44,7 @@ def analyze_module(
     probes: Sequence[str | Probe],
     *,
     classes: Sequence[str] | None = None,
-    pooling: Pooling = "mean",
+    pooling: Pooling = "auto",
     device: str | None = None,
     mem_limit: int | None = None,
     form: BatchForm | None = None,
@@ -77,7 +78,7 @@ def analyze_module(
         data = stages_of(captured, names, seed=seed, device=str(where), memory_bytes=memory, pooling=pooling)
         present = [stage.name for stage in data]
         layouts = {} if callable(pooling) else captured["val"].layouts
-        _add_sample_images(data, model, samples, where, layouts)
+        _add_sample_images(data, model, samples, where, layouts, captured["val"].reading)
         for stage in data:
             stage.zero_image = colour_of_zero(form.mean, were_pixels=given["val"].were_pixels)
         cost = _cost_probe(model, data, shape, with_head=bool(data[-1].logits) and not callable(pooling))
@@ -142,6 +143,7 @@ def _add_sample_images(
     samples: SampleImages,
     device: torch.device,
     layouts: Mapping[str, Layout],
+    reading: TokenReading,
 ) -> None:
     """Give every stage the same few val images and the way from images to its output; it has no head of its own."""
     chosen = samples.images_and_labels()
@@ -153,4 +155,4 @@ def _add_sample_images(
         stage.model_to_stage = partial(
             output_of, model, stage.name, device=device, layout=layouts.get(stage.name, Layout())
         )
-    find_tokens(stages)
+    find_tokens(stages, reading)

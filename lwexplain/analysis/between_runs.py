@@ -47,4 +47,5 @@ def _features(trained: Trained, images: Images) -> Mapping[str, np.ndarray]:
     data, device, names = trained.data, trained.device, trained.stages
     batches = Batches(images, 256, mean=data.mean, std=data.std, seed=0, device=device, channels_last=True)
     modules = {name: trained.model.stages[name] for name in names}
-    return extract(trained.model, batches, names, modules=modules, device=device).features
+    reading = trained.model.token_reading
+    return extract(trained.model, batches, names, modules=modules, device=device, reading=reading).features

@@ -1,6 +1,7 @@
 """What probes see: captured features as stages, with sample images and the way to attribute them."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from lwexplain.data.batches import Batches
 from lwexplain.data.dataset import DataSplits
 from lwexplain.data.splits import stratified_subset
 from lwexplain.models.staged import StagedModel, features_of
+from lwexplain.models.token_reading import TokenReading
 from lwexplain.probes.base import StageData
 
 SAMPLE_IMAGES = 12
@@ -25,7 +27,7 @@ def stages_of(
     seed: int,
     device: str,
     memory_bytes: int,
-    pooling: Pooling = "mean",
+    pooling: Pooling = "auto",
     subsampled: frozenset[str] = frozenset(),
 ) -> list[StageData]:
     """The stages in the order in which they run, depth 1 the first, with the features of every split."""
@@ -66,14 +68,15 @@ def add_sample_images(
         stage.image_labels = images.labels.numpy()
         stage.model_to_stage = _prefix(model, stage.depth)
         stage.head = model.head(stage.depth) if stage.depth in model.head_depths else None
-    find_tokens(stages)
+    find_tokens(stages, model.token_reading)
 
 
-def find_tokens(stages: Sequence[StageData]) -> None:
-    """Let each stage's pooling know where the patches are among its tokens, and note what it leaves out."""
+def find_tokens(stages: Sequence[StageData], reading: TokenReading) -> None:
+    """Let each stage's pooling know where the patches are among its tokens and what of them the network's head reads,
+    as capture did, and note what it leaves out."""
     for stage in stages:
         if isinstance(stage.pool, StagePooling) and stage.model_to_stage is not None and stage.images is not None:
-            stage.pool = stage.pool.at(stage.model_to_stage, stage.images[:1])
+            stage.pool = replace(stage.pool, reading=reading).at(stage.model_to_stage, stage.images[:1])
             stage.pooled = stage.pool.note
 
 

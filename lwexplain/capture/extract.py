@@ -21,6 +21,7 @@ from lwexplain.errors import CaptureError, ModelError
 from lwexplain.models.layout import Layout
 from lwexplain.models.modules import find_modules, in_evaluation, unwrap
 from lwexplain.models.outputs import logits_in
+from lwexplain.models.token_reading import UNKNOWN, TokenReading
 
 
 @dataclass
@@ -30,8 +31,9 @@ class Captured:
     ``features[stage]`` (N, D) float32, ``labels`` (N,) int64, ``logits[stage]`` (N, K) float32 where the stage has a
     head, ``index`` (N,) int64 where the batches carry one.
 
-    ``layouts[stage]`` says how the stage's own output lay. ``no_output`` says why the last stage has no logits where
-    those that the model returns were asked for.
+    ``layouts[stage]`` says how the stage's own output lay, ``reading`` what the model's own head reads of tokens, where
+    some are no patches. ``no_output`` says why the last stage has no logits where those that the model returns were
+    asked for.
     """
 
     features: dict[str, np.ndarray]
@@ -40,6 +42,7 @@ class Captured:
     index: np.ndarray | None = None
     layouts: dict[str, Layout] = field(default_factory=dict)
     no_output: str = ""
+    reading: TokenReading = UNKNOWN
 
     @property
     def stages(self) -> list[str]:
@@ -59,13 +62,14 @@ def extract(
     batches: Iterable[Sequence[Any]],
     stages: Sequence[str],
     *,
-    pooling: Pooling = "mean",
+    pooling: Pooling = "auto",
     heads: Mapping[str, Head] | None = None,
     modules: Mapping[str, nn.Module] | None = None,
     device: torch.device | str = "cpu",
     precision: torch.dtype = torch.float32,
     store: str | os.PathLike[str] | None = None,
     own_output: bool = False,
+    reading: TokenReading | None = None,
 ) -> Captured:
     """Capture ``stages`` of ``model`` in one pass over ``batches``; see ``capturing`` for what is captured.
 
@@ -85,18 +89,19 @@ def extract(
                 device=device,
                 precision=precision,
                 own_output=own_output,
+                reading=reading,
             )
         )
         features: dict[str, _Rows] = {}
         logits: dict[str, _Rows] = {}
         layouts: dict[str, Layout] = {}
-        no_output = ""
+        no_output, found_reading = "", UNKNOWN
         for item in _each(batches):
             batch = read(item)
             if not labels:
                 features = {name: stack.enter_context(_rows_of(name, store)) for name in batch.features}
                 logits = {name: stack.enter_context(_Rows()) for name in batch.logits}
-                layouts = batch.layouts
+                layouts, found_reading = batch.layouts, batch.reading
             no_output = no_output or batch.no_output
             for name, rows in batch.features.items():
                 features[name].add(rows)
@@ -119,6 +124,7 @@ def extract(
             index=np.concatenate(index) if index else None,
             layouts=layouts,
             no_output=no_output,
+            reading=found_reading,
         )
 
 
@@ -127,12 +133,13 @@ def capturing(
     model: nn.Module,
     stages: Sequence[str],
     *,
-    pooling: Pooling = "mean",
+    pooling: Pooling = "auto",
     heads: Mapping[str, Head] | None = None,
     modules: Mapping[str, nn.Module] | None = None,
     device: torch.device | str = "cpu",
     precision: torch.dtype = torch.float32,
     own_output: bool = False,
+    reading: TokenReading | None = None,
 ) -> Iterator[Reader]:
     """A function from a batch to the features of all ``stages`` (module paths, or keys of ``modules``) of ``model``.
 
@@ -142,7 +149,8 @@ def capturing(
     they run; a module that is called several times gives one stage for each call, ``NAME#1`` and so on.
     ``heads[stage]`` maps the raw output of a stage that is called once to logits (N, K). With ``own_output`` the logits
     of the last stage are those in what the model returns. Stages are pooled over their positions wherever their
-    channels lie; a pooling of one's own sees the output as it is.
+    channels lie; a pooling of one's own sees the output as it is. ``reading`` is what the network's head reads of its
+    tokens, found on ``model`` where it is not given.
 
     Runs in evaluation mode without gradients, each image passing once and only as far as the deepest stage unless its
     ``own_output`` is asked for; one image passes once more, which tells where the channels lie. Hooks, modes, devices
@@ -167,7 +175,11 @@ def capturing(
     def receive(call: Call, raw: torch.Tensor) -> None:
         head = head_of.get(call[0])
         layout = (tap.layouts or {}).get(call, Layout())
-        rows = pool(raw if callable(pooling) else layout.in_order(raw), pooling, tap.grids.get(call))
+        output = raw if callable(pooling) else layout.in_order(raw)
+        try:
+            rows = pool(output, pooling, tap.grids.get(call), tap.reading or UNKNOWN)
+        except CaptureError as error:
+            raise CaptureError(f"stage {tap.name_of(call)!r}: {error}") from None
         # a head may begin with an in-place layer, which must not reach the rest of the model
         held[call] = (rows, head(raw.clone()).float() if head else None)
 
@@ -179,7 +191,7 @@ def capturing(
         held.clear()
         with torch.autocast(place.type, precision, enabled=precision != torch.float32):
             returned = tap.run(model, x.to(place, non_blocking=True))
-        batch = Captured({}, given.labels, index=given.index)
+        batch = Captured({}, given.labels, index=given.index, reading=tap.reading or UNKNOWN)
         for call, name in tap.stages.items():
             rows, scores = held[call]
             batch.features[name] = _checked(f"features of stage {name!r}", rows, len(x))
@@ -196,7 +208,7 @@ def capturing(
         return batch
 
     parts = [model, *found.values(), *(head for head in heads.values() if isinstance(head, nn.Module))]
-    tap = StageTap(found, receive, to_the_end=own_output)
+    tap = StageTap(found, receive, reading=reading, to_the_end=own_output)
     with in_evaluation(*parts, device=device), torch.no_grad(), tap:
         yield read
 

@@ -21,6 +21,7 @@ from lwexplain.models.modules import (
     path_and_call,
     unwrap,
 )
+from lwexplain.models.token_reading import TokenReading, read_by_head
 from lwexplain.models.tokens import TokenGrid, watching_tokens
 
 Call = tuple[int, int]
@@ -31,7 +32,8 @@ class StageTap:
     """Hooks on the modules of stages; calls ``receive(call, raw output)`` inside the forward pass.
 
     ``receive`` must copy what it keeps: the next layer may overwrite the output in place; ``layouts`` says how the
-    output of a call lies, ``grids`` where the patches are among its tokens. Use as a context manager, and ``run`` for
+    output of a call lies, ``grids`` where the patches are among its tokens, ``reading`` what the model's own head reads
+    of them (given, or found where some tokens are no patches). Use as a context manager, and ``run`` for
     each forward pass. The first pass goes to the end of the model and finds ``stages``, the stage of each call, in the
     order in which they fire: a module called once is one stage under its own name; one called several times is one
     stage for each call, ``NAME#1``, ``NAME#2``, ..., of which a request may also name a single one. Later passes stop
@@ -45,6 +47,7 @@ class StageTap:
         receive: Callable[[Call, torch.Tensor], None],
         *,
         layouts: Mapping[Call, Layout] | None = None,
+        reading: TokenReading | None = None,
         to_the_end: bool = False,
     ) -> None:
         self.modules = dict(modules)
@@ -53,6 +56,7 @@ class StageTap:
         self.stages: dict[Call, str] = {}
         self.layouts: Mapping[Call, Layout] | None = layouts
         self.grids: Mapping[Call, TokenGrid] = {}
+        self.reading = reading
         self._calls: dict[int, int] = {}
         self._fired: list[Call] = []
         self._handles: list[Any] = []
@@ -77,6 +81,8 @@ class StageTap:
         given = as_parameters(x, model)
         if self.layouts is None:
             self.layouts, self.grids = self._layouts(model, given)
+            if self.reading is None and any(grid.others for grid in self.grids.values()):
+                self.reading = self._reading(model, given)
         self._calls, self._fired = {}, []
         returned = None
         with contextlib.suppress(Enough), user_code(f"the model, given {shown(given)},"):
@@ -91,6 +97,10 @@ class StageTap:
             )
         return returned
 
+    def name_of(self, call: Call) -> str:
+        """The stage that a call belongs to, as it was asked for."""
+        return next(name for name, module in self.modules.items() if id(module) == call[0])
+
     def _layouts(self, model: nn.Module, x: torch.Tensor) -> tuple[dict[Call, Layout], dict[Call, TokenGrid]]:
         """How the output of each call lies, and the patches among its tokens; as usual where one image alone cannot
         pass."""
@@ -104,6 +114,13 @@ class StageTap:
             raise CaptureError(str(error)) from None
         except Exception:  # the pass of the whole batch tells what is wrong with the model, if anything
             return {}, {}
+        finally:
+            self._inside = False
+
+    def _reading(self, model: nn.Module, x: torch.Tensor) -> TokenReading:
+        self._inside = True
+        try:
+            return read_by_head(model, tuple(x.shape[1:]))
         finally:
             self._inside = False
 
@@ -149,8 +166,7 @@ class StageTap:
         self._fired.append(call)
         tensor = first_tensor(output)
         if tensor is None:
-            name = next(name for name, stage in self.modules.items() if stage is module)
-            raise CaptureError(f"stage {name!r} returned {type(output).__name__} without a tensor in it")
+            raise CaptureError(f"stage {self.name_of(call)!r} returned {type(output).__name__} without a tensor in it")
         self._inside = True
         try:
             self.receive(call, tensor)

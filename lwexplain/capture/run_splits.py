@@ -75,7 +75,7 @@ class RunCapture:
     seed: int
     working_bytes: int
     world: World = field(default_factory=World)
-    pooling: Pooling = "mean"
+    pooling: Pooling = "auto"
     precision: Precision = field(default_factory=Precision)
     before_batch: Callable[[], None] = lambda: None
 
@@ -145,6 +145,7 @@ class RunCapture:
             modules=modules,
             device=self.device,
             precision=dtype,
+            reading=self.model.token_reading,
         )
 
     def _flops_of_an_image(self) -> int:

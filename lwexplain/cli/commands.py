@@ -110,7 +110,7 @@ def analyze(
     run_dir: RunDir,
     probes: Annotated[str | None, typer.Option(help="Comma-separated probes (default: all built-in ones).")] = None,
     max_samples: Annotated[int, typer.Option(min=1, help="Largest number of images used of each split.")] = 10_000,
-    pooling: Annotated[str, typer.Option(help="mean, max, flatten or pyramid.")] = "mean",
+    pooling: Annotated[str, typer.Option(help="auto, mean, max, cls, cls+mean, flatten or pyramid.")] = "auto",
     precision: Annotated[str, typer.Option(help="Of the forward pass: auto, float32 or bfloat16.")] = "auto",
     mem_limit: Annotated[str | None, typer.Option(help="Most memory the process may take, e.g. 2GB.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps (default: as trained).")] = None,

@@ -41,7 +41,8 @@ def heads_after(source: ExportSource, depths: Sequence[int], kind: str) -> list[
 
 
 def fresh_heads(source: ExportSource, depths: Sequence[int]) -> dict[int, StageHead]:
-    """Average pool and one linear layer after each of ``depths``, on the features as they are.
+    """Average pool (of tokens: what the network's own head reads) and one linear layer after each of ``depths``, on
+    the features as they are.
 
     The linear layer is the linear probe (multinomial logistic regression on standardised features of all train images,
     its C the best on val), with the standardisation folded into it. Test takes no part.
@@ -66,7 +67,9 @@ def fresh_heads(source: ExportSource, depths: Sequence[int]) -> dict[int, StageH
             )
             modules = {name: model.stages[name] for name in names}
             store = f"{folder}/{split}"
-            captured[split] = extract(model, batches, names, modules=modules, device=device, store=store)
+            captured[split] = extract(
+                model, batches, names, modules=modules, device=device, store=store, reading=model.token_reading
+            )
         stages = [_stage(name, depth, captured, source) for name, depth in zip(names, depths, strict=True)]
         fit_linear_probes(stages, GRID, World())
         probes = [fit_linear_probe(stage) for stage in stages]

@@ -47,4 +47,6 @@ def first_stages(model: StagedModel, depth: int) -> StagedModel:
         raise ModelError(f"model.depth={depth}, but the model has {model.depth} stages: {', '.join(model.names)}")
     if depth == model.depth:
         return model
-    return StagedModel(dict(list(model.stages.items())[:depth]), model.input_shape, model.num_classes)
+    short = StagedModel(dict(list(model.stages.items())[:depth]), model.input_shape, model.num_classes)
+    short.read_tokens_as(model)
+    return short

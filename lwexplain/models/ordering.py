@@ -32,6 +32,8 @@ def in_channel_order(model: StagedModel) -> StagedModel:
         head, layout = model.head(depth), layouts[depth - 1]
         ordered.set_head(depth, _Reordered(head, layout, Layout()) if layout.order else head)
     ordered.in_order = True
+    if not model.own_tail:
+        ordered.read_tokens_as(model)
     own = {id(part) for part in model.modules()}
     for part in ordered.modules():
         if id(part) not in own:

@@ -2,19 +2,25 @@
 
 from dataclasses import dataclass
 
+from lwexplain.models.token_reading import TokenPooling
+from lwexplain.models.tokens import TokenGrid
+
 
 @dataclass(frozen=True)
 class Site:
     """The place after stage ``depth`` (from 1) of a network.
 
     ``shapes`` are those of the features of every stage without the batch dimension: (C, H, W), tokens (T, D) or
-    (D,); ``image_shape`` is (C, H, W).
+    (D,); ``image_shape`` is (C, H, W). Of tokens here ``grid`` says where the patches are, and ``tokens`` what the
+    network's own head would read of them; both None for other features, and where nothing tells it.
     """
 
     image_shape: tuple[int, ...]
     shapes: tuple[tuple[int, ...], ...]
     depth: int
     num_classes: int
+    grid: TokenGrid | None = None
+    tokens: TokenPooling | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -34,4 +40,5 @@ class Site:
     @property
     def channels(self) -> int:
         """Size of the features once they are pooled over positions."""
-        return self.shape[0] if len(self.shape) == 3 else self.shape[-1]
+        parts = 1 if self.tokens is None else self.tokens.parts
+        return self.shape[0] if len(self.shape) == 3 else parts * self.shape[-1]

@@ -1,5 +1,6 @@
 """StagedModel: a network as an ordered row of named stages, with a head at some of its depths."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -8,6 +9,8 @@ from torch import Tensor, nn
 from lwexplain.errors import ModelError
 from lwexplain.models.modules import as_parameters, in_evaluation
 from lwexplain.models.site import Site
+from lwexplain.models.token_reading import UNKNOWN, TokenReading, read_by_head
+from lwexplain.models.tokens import TokenGrid, watching_tokens
 from lwexplain.registry import nearest
 
 State = Tensor | tuple[Tensor, ...]
@@ -62,6 +65,7 @@ class StagedModel(nn.Module):
         self.own_tail = tail is not None
         self.frozen_depth = 0
         self.in_order = in_order  # True once features are known to be (N, C, H, W), (N, T, D) or (N, D)
+        self._reading: TokenReading | None = None
         if tail is not None:
             self.set_head(self.depth, tail)
 
@@ -166,7 +170,42 @@ class StagedModel(nn.Module):
     def sites(self) -> list[Site]:
         """The place after each stage, for heads and losses to be built at."""
         shapes = tuple(self.feature_shapes())
-        return [Site(self.input_shape, shapes, depth, self.num_classes) for depth in range(1, self.depth + 1)]
+        grids, reading = self._token_grids(shapes), self.token_reading
+        return [
+            Site(
+                self.input_shape, shapes, depth, self.num_classes, grid, None if grid is None else reading.pooling(grid)
+            )
+            for depth, grid in enumerate(grids, start=1)
+        ]
+
+    @property
+    def token_reading(self) -> TokenReading:
+        """What the network's own head reads of its tokens, found once; unknown where it has no head of its own."""
+        if self._reading is None:
+            has_tokens = self.own_tail and any(len(shape) == 2 for shape in self.feature_shapes())
+            self._reading = read_by_head(self, self.input_shape) if has_tokens else UNKNOWN
+        return self._reading
+
+    def read_tokens_as(self, other: "StagedModel") -> None:
+        """Let heads read tokens as that of ``other`` does, of whose stages these are a part."""
+        self._reading = other.token_reading
+
+    def _token_grids(self, shapes: Sequence[tuple[int, ...]]) -> list[TokenGrid | None]:
+        """Where the patches are among the tokens after each stage; None for maps, rows, and where nothing tells it."""
+        if len(self.input_shape) != 3 or not any(len(shape) == 2 for shape in shapes):
+            return [None] * self.depth
+        parameter = next(self.parameters(), torch.empty(0))
+        modules = dict(zip(self.names, self.body, strict=True))
+        with in_evaluation(self), torch.no_grad():
+            state: State = as_parameters(torch.zeros(1, *self.input_shape, device=parameter.device), self)
+            with watching_tokens(modules, (self.input_shape[1], self.input_shape[2])) as grids_of:
+                self.run_stages(state, 0, self.depth)
+        found, calls = grids_of({}), Counter[int]()
+        grids = []
+        for stage in self.body:
+            calls[id(stage)] += 1
+            grids.append(found.get((id(stage), calls[id(stage)])))
+        return grids
 
     def truncated(self, stage: int | str, head: nn.Module | None = None) -> "StagedModel":
         """The network cut after a stage, sharing its modules, with one head: the given one, or the stage's own.
@@ -177,6 +216,7 @@ class StagedModel(nn.Module):
         short = StagedModel(dict(list(self.stages.items())[:depth]), self.input_shape, self.num_classes)
         short.set_head(depth, head if head is not None else self.head(depth))
         short.frozen_depth = min(self.frozen_depth, depth)
+        short.read_tokens_as(self)
         short.training = self.training  # its modules are those of this network and keep their modes
         return short
 

@@ -57,6 +57,7 @@ def trained_part(trained: Trained) -> StagedModel:
     """The stages that training got to with the heads they have, in evaluation mode, sharing the modules."""
     model, depth = trained.model, len(trained.stages)
     part = StagedModel(dict(list(model.stages.items())[:depth]), model.input_shape, model.num_classes)
+    part.read_tokens_as(model)
     for head_depth in model.head_depths:
         if head_depth <= depth:
             part.set_head(head_depth, model.head(head_depth))

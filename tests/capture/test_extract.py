@@ -76,7 +76,7 @@ def test_features_equal_those_of_a_recomputed_truncated_network(name):
         truncated = create_feature_extractor(model, return_nodes={stage: "out"})
         with torch.no_grad():
             raw = torch.cat([truncated(x)["out"].clone() for x, _, _ in loader])
-        mean = raw.mean((2, 3)) if raw.ndim == 4 else raw[:, 1:].mean(1)  # of tokens, without the class token
+        mean = raw.mean((2, 3)) if raw.ndim == 4 else raw[:, 0]  # of tokens the class token, which the head reads
         np.testing.assert_allclose(captured.features[stage], mean.numpy(), rtol=1e-6, atol=1e-6)
     assert captured.labels.tolist() == [0, 1, 2]
     assert captured.index is not None
@@ -454,6 +454,11 @@ def test_a_stage_pooling_says_what_it_leaves_out():
     torch.testing.assert_close(found(to_stage(image)), patch(image).mean((2, 3)))
     assert StagePooling().at(patch, image) == StagePooling()
     assert StagePooling("flatten").at(to_stage, image).grid is None
+    assert (
+        StagePooling("auto")
+        .at(to_stage, image)
+        .note.endswith("left out, for what the network's head reads is not known")
+    )
     unknown = StagePooling().at(lambda x: torch.ones(1, 7, 4), image)
     assert unknown.note.startswith("mean over all tokens, whatever they stand for: 7 tokens do not lie on a grid")
     torch.testing.assert_close(unknown(torch.ones(1, 7, 4)), torch.ones(1, 4))

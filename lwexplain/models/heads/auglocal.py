@@ -31,6 +31,7 @@ class AugLocalHead(nn.Module):
             _check_maps(site)
         copied = [site.shapes[stage - 1] for stage in sampled_depths(site, depth, taper)]
         channels = site.channels
+        self.tokens = site.tokens
         self.blocks = nn.Sequential()
         for before, after in pairwise([site.shape, *copied]):
             stride = max(math.ceil(larger / smaller) for larger, smaller in zip(before[1:], after[1:], strict=True))
@@ -43,7 +44,7 @@ class AugLocalHead(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.classifier(pooled(self.blocks(features)))
+        return self.classifier(pooled(self.blocks(features), self.tokens))
 
 
 def sampled_depths(site: Site, depth: int, taper: float) -> list[int]:

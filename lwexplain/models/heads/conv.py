@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from lwexplain.errors import ModelError
-from lwexplain.models.heads.base import HEADS
+from lwexplain.models.heads.base import HEADS, AsMap
 from lwexplain.models.options import check_whole_number
 from lwexplain.models.site import Site
 
@@ -15,18 +14,17 @@ class ConvHead(nn.Module):
 
     ``hidden`` convolutions of ``width`` channels (default: as many as the features, at least 64) with batch
     norm and ReLU; the first one has stride 2 where the features are 8 pixels or larger, which keeps the cost of
-    the head on early, large maps near that of the stage itself.
+    the head on early, large maps near that of the stage itself. Tokens are laid out on the grid of their patches where
+    the network's own head reads these alone.
     """
 
     def __init__(self, site: Site, *, hidden: int = 2, width: int | None = None) -> None:
         super().__init__()
-        shape = site.shape
-        if len(shape) != 3:
-            raise ModelError(f"the conv head needs features (C, H, W), found {shape}; use training.head=linear")
+        self.as_map = AsMap(site, "conv", neighbours=True)
         check_whole_number("training.head_options.hidden", hidden)
         if width is not None:
             check_whole_number("training.head_options.width", width)
-        channels, size = shape[0], min(shape[1:])
+        channels, size = self.as_map.shape[0], min(self.as_map.shape[1:])
         width = width or max(64, channels)
         layers: list[nn.Module] = []
         for position in range(hidden):
@@ -39,4 +37,4 @@ class ConvHead(nn.Module):
         self.classifier = nn.Linear(width * side * side, site.num_classes)
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.classifier(torch.flatten(self.pool(self.convolutions(features)), 1))
+        return self.classifier(torch.flatten(self.pool(self.convolutions(self.as_map(features))), 1))

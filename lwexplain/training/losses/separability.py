@@ -30,8 +30,8 @@ class Separability(LocalLoss):
       that parts a few classes widely wins the ratio, and the others fall together.
 
     Neither depends on the scale of the features. Maps (C, H, W) are averaged to ``grid`` x ``grid`` positions (fewer
-    where the map is smaller) and flattened, tokens (T, D) averaged. A batch of one class, or without two samples of
-    a class, has a finite value and no gradient.
+    where the map is smaller) and flattened; of tokens (T, D) those are taken that the network's own head reads. A batch
+    of one class, or without two samples of a class, has a finite value and no gradient.
     """
 
     reads_logits = False
@@ -46,7 +46,7 @@ class Separability(LocalLoss):
             raise ConfigError(f"training.loss_options.grid={grid!r} must be a whole number of at least 1")
         if isinstance(margin, bool) or not isinstance(margin, (int, float)) or not 0 < margin <= 1:
             raise ConfigError(f"training.loss_options.margin={margin!r} must be a number above 0 and up to 1")
-        self.num_classes = setting.site.num_classes
+        self.num_classes, self.tokens = setting.site.num_classes, setting.site.tokens
         self.measure, self.grid, self.margin = measure, grid, margin
 
     def forward(self, logits: Tensor, labels: Tensor, features: Tensor, images: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ class Separability(LocalLoss):
         """What stands for each sample: (N, D) float32."""
         features = features.float()
         if features.ndim != 4:
-            return pooled(features)
+            return pooled(features, self.tokens)
         height, width = (min(self.grid, side) for side in features.shape[2:])
         return F.adaptive_avg_pool2d(features, (height, width)).flatten(1)
 

@@ -22,7 +22,7 @@ class Similarity(LocalLoss):
 
     - features (C, H, W): 3x3 convolution C -> C, then the standard deviation of each channel over positions. Where
       that says nothing (one position only) or too little (C <= 3), the values themselves, as in the authors' code;
-    - tokens (T, D): mean over tokens, linear map D -> D;
+    - tokens (T, D): those that the network's own head reads, linear map D -> D;
     - features (D,): linear map D -> D.
     """
 
@@ -32,7 +32,7 @@ class Similarity(LocalLoss):
     def __init__(self, setting: LossSetting) -> None:
         super().__init__()
         channels = setting.site.channels
-        self.num_classes = setting.site.num_classes
+        self.num_classes, self.tokens = setting.site.num_classes, setting.site.tokens
         self.map: nn.Module
         if len(setting.site.shape) == 3:
             self.map = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
@@ -47,7 +47,7 @@ class Similarity(LocalLoss):
     def describe(self, features: Tensor) -> Tensor:
         """What stands for each sample: (N, D) float32."""
         if features.ndim != 4:
-            return self.map(pooled(features)).float()
+            return self.map(pooled(features, self.tokens)).float()
         maps = self.map(features).float().flatten(2)
         return maps.std(2) if maps.shape[1] > 3 and maps.shape[2] > 1 else maps.flatten(1)
 
