@@ -21,6 +21,7 @@ _HOMES = {
     "compare": "lwexplain.api",
     "similarity": "lwexplain.api",
     "attribute": "lwexplain.probes.attribution.loader",
+    "find_stages": "lwexplain.models.stage_table",
     "Monitor": "lwexplain.monitoring.monitor",
     "Config": "lwexplain.config",
     "load_config": "lwexplain.config",
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from lwexplain.config import load_config as load_config
     from lwexplain.errors import LwexplainError as LwexplainError
     from lwexplain.metrics import Metric as Metric
+    from lwexplain.models.stage_table import find_stages as find_stages
     from lwexplain.models.staged import StagedModel as StagedModel
     from lwexplain.monitoring.monitor import Monitor as Monitor
     from lwexplain.probes.attribution.loader import attribute as attribute

@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from lwexplain.cli.commands import app
+from lwexplain.cli.own_network import app
 from lwexplain.errors import LwexplainError, LwexplainWarning, TrainingInterrupted, mend
 from lwexplain.program import is_first_process
 from lwexplain.signals import EndedBySignal, ended_by_signals
