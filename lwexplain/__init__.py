@@ -15,6 +15,7 @@ _HOMES = {
     "train": "lwexplain.api",
     "analyze": "lwexplain.api",
     "analyze_model": "lwexplain.api",
+    "adopt": "lwexplain.api",
     "recommend": "lwexplain.api",
     "export": "lwexplain.api",
     "report": "lwexplain.api",
@@ -40,6 +41,7 @@ __all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
     from lwexplain.advice.recommend import Recommendation as Recommendation
+    from lwexplain.api import adopt as adopt
     from lwexplain.api import analyze as analyze
     from lwexplain.api import analyze_model as analyze_model
     from lwexplain.api import compare as compare

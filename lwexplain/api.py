@@ -98,6 +98,10 @@ def train(
     named = Path("runs") / (_stem(config) or settings.data.name)
     path = named if run_dir is None else path_of("run_dir", run_dir)
     run = _resumed(path, settings) if resume else None
+    if run is not None and run.is_adopted:
+        raise RunError(
+            f"{path} was adopted, not trained by lwexplain; choose another folder with {own_option('run_dir')}"
+        )
     if run is not None and run.status == "trained":
         return run
     if run is not None and run.status != "created":  # its weights are in its checkpoint
@@ -166,6 +170,7 @@ def analyze(
     mem_limit: int | str | None = None,
     device: str | None = None,
     replace: bool = False,
+    model: "nn.Module | None" = None,
     quiet: bool | None = None,
 ) -> pd.DataFrame:
     """Capture every stage of a trained run, measure the probes, and return (and write) the long table.
@@ -187,6 +192,8 @@ def analyze(
         mem_limit: Bound of the memory of this process, in bytes or as ``"2GB"``.
         device: ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; by default where the run was trained.
         replace: With other settings than before: lose what other probes have measured.
+        model: Of an adopted run, its network as it was adopted, for what needs it: attribution maps and another
+            pooling. The run that ``lw.adopt`` returned has it at hand.
         quiet: True shows no progress, False shows it; by default it is shown on a terminal.
 
     Returns:
@@ -211,7 +218,7 @@ def analyze(
     from lwexplain.probes.hooks import name_as_asked
     from lwexplain.results import AnalysisKey, read_metrics
 
-    run = run_of(run)
+    run = _with_network(run_of(run), model, device)
     chosen = probes_of(probes)
     if max_samples is not None:
         max_samples = whole_number("max_samples", max_samples, least=1, none="for all", family=CaptureError)
@@ -232,7 +239,9 @@ def analyze(
     from lwexplain.processes import joined_world
 
     with joined_world() as world:
-        result = analyze_run(run, asked, key, mem_limit=limit, device=device, world=world, quiet=quiet)
+        result = analyze_run(
+            run, None if chosen is None else asked, key, mem_limit=limit, device=device, world=world, quiet=quiet
+        )
         return result.metrics if world.is_main else read_metrics(run)
 
 
@@ -322,6 +331,99 @@ def analyze_model(
     return result.metrics
 
 
+def adopt(
+    model: "nn.Module",
+    loaders: "Mapping[str, Any] | str | Path",
+    stages: "str | Sequence[str]" = "auto",
+    *,
+    out: str | Path | None = None,
+    classes: Sequence[str] | None = None,
+    mean: "Sequence[float] | float | None" = None,
+    std: "Sequence[float] | float | None" = None,
+    batch: "Callable[[Any], Any] | None" = None,
+    max_samples: int | None = None,
+    device: str | None = None,
+    seed: int = 0,
+    replace: bool = False,
+    quiet: bool | None = None,
+) -> Run:
+    """Make a run of a network that somebody else trained, in whatever loop; everything that takes a run takes it.
+
+    Each image passes once: the features of all stages, the network's own logits and its weights are kept in the run,
+    with small pictures of val. Its code is not, and no command imports any because a run names it: what needs the
+    network on another day (attribution maps, another pooling, an export) takes it as ``model=`` again. Called again
+    with the same network and images, it gives the run that is there, with its network at hand. The model is left as it
+    was.
+
+    Args:
+        model: Any ``torch.nn.Module`` that classifies images.
+        loaders: ``train``, ``val`` and (optionally) ``test``: loaders as in ``lw.analyze_model``. Or a folder with a
+            sub-folder of images for each class, or keys of ``data`` in a configuration:
+            ``{"name": "folder", "root": "flowers", "image_size": 224}``.
+        stages: ``auto``, a list of module names in the order in which they run, or a regular expression.
+        out: The run directory, by default ``runs/NAME`` with the name of the network's class.
+        classes: Names of the classes; by default those of the data set, or their numbers.
+        mean: Of each channel of pixels in [0, 1], as images are normalised for the network. Of a data set by name it
+            must be said, unless the network says it (as those of timm do); of loaders it brings back true colours.
+        std: Standard deviation of each channel, likewise.
+        batch: Finds images and labels in a batch, as in ``lw.analyze_model``; not needed for the usual forms.
+        max_samples: Of a data set by name: bound of each split, by a stratified sub-sample; None = all samples.
+        device: Where images pass, by default where the model lies.
+        seed: Of the splits and sub-samples of a data set by name.
+        replace: Lose the run that lies at ``out``, once the new one is whole.
+        quiet: True shows no progress, False shows it; by default it is shown on a terminal.
+
+    Returns:
+        The run, with status ``adopted``.
+
+    Raises:
+        ModelError: The model is no module, or one that cannot be run or looked into.
+        CaptureError: A stage is not there or gives no features, or a loader gives something else than images and
+            labels.
+        ConfigError: Nothing says how images of a data set are normalised.
+        DataError: The images are missing or unreadable.
+        RunError: A run of another network, or of other images, lies at ``out``.
+        UserCodeError: The model or a loader raised; its error is the cause.
+
+    Examples:
+        >>> import torch
+        >>> from torch import nn
+        >>> body = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 8, 3), nn.ReLU(), nn.Flatten())
+        >>> model = nn.Sequential(*body, nn.Linear(128, 2))
+        >>> images, labels = torch.rand(60, 1, 8, 8), torch.arange(60) % 2
+        >>> loaders = {"train": [(images[:30], labels[:30])], "val": [(images[30:], labels[30:])]}
+        >>> run = lw.adopt(model, loaders, stages=["1", "3"], out="runs/mine")
+        >>> run.status, run.trained_depth
+        ('adopted', 2)
+        >>> table = lw.analyze(run, probes=["linear"])
+    """
+    if max_samples is not None:
+        max_samples = whole_number("max_samples", max_samples, least=1, none="for all", family=CaptureError)
+    own, name, seed, quiet = class_names(classes), device_name(device), seed_of(seed), quiet_of(quiet)
+
+    from lwexplain.adoption.adopt import adopt_network
+    from lwexplain.adoption.source import source_of
+    from lwexplain.analysis.adopted_subject import measure_network
+    from lwexplain.data.batch_form import BatchForm
+    from lwexplain.devices import pick_device
+    from lwexplain.models.cost import device_of
+    from lwexplain.models.foreign import check_model
+
+    network = check_model(model)
+    path = Path("runs") / type(network).__name__ if out is None else path_of("out", out)
+    form = BatchForm.of(batch, mean, std)
+    source = source_of(loaders, network, classes=own, form=form, max_samples=max_samples, seed=seed)
+    return adopt_network(
+        network,
+        source,
+        stages,
+        path,
+        device=pick_device(name) if name else device_of(network),
+        replace=flag("replace", replace),
+        finish=measure_network,
+    )
+
+
 def recommend(
     table: "pd.DataFrame | Run | str | Path",
     tolerance: float = 0.005,
@@ -387,6 +489,7 @@ def export(
     objective: str = "params",
     budgets: Mapping[str, float] | None = None,
     device: str | None = None,
+    model: "nn.Module | None" = None,
     quiet: bool | None = None,
 ) -> "Exported":
     """Write the network of a trained run, cut at ``depth``, as ``.pt2`` or ONNX.
@@ -407,6 +510,7 @@ def export(
         objective: As in ``lw.recommend``, for ``depth="auto"``.
         budgets: As in ``lw.recommend``, for ``depth="auto"``.
         device: Where to measure, by default where the run was trained.
+        model: Of an adopted run, its network as it was adopted. The run that ``lw.adopt`` returned has it at hand.
         quiet: True shows no progress, False shows it; by default it is shown on a terminal.
 
     Returns:
@@ -433,7 +537,7 @@ def export(
 
     question = Question(tolerance, objective, {} if budgets is None else budgets)
     return export_run(
-        run_of(run),
+        _with_network(run_of(run), model, device),
         path_of("out", out, ExportError),
         depth=depth,
         format=format,
@@ -504,6 +608,16 @@ def compare(runs: "Sequence[Run | str | Path]", tolerance: float = 0.005) -> pd.
             }
         )
     return pd.DataFrame(rows)
+
+
+def _with_network(run: Run, model: "nn.Module | None", device: str | None) -> Run:
+    """The run, of an adopted one with its network at hand where that was passed."""
+    if model is None:
+        return run
+    from lwexplain.adoption.attach import attach
+    from lwexplain.models.foreign import check_model
+
+    return attach(run, check_model(model), own=False, device=device_name(device))
 
 
 def _probes_to_run(probes: "list[str | Probe] | None") -> "list[str | Probe]":

@@ -30,6 +30,8 @@ FLOORS = [
     ["data", "models"],
     # side by side: none of these imports another
     ["training", "capture", "probes", "advice"],
+    # networks that somebody else trained, as runs
+    ["adoption"],
     # what joins them
     ["analysis", "exporting", "monitoring"],
     # what people see and call

@@ -1,13 +1,13 @@
 """What probes see: captured features as stages, with sample images and the way to attribute them."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lwexplain.adoption.sample_images import SAMPLE_IMAGES
 from lwexplain.capture.extract import Captured
 from lwexplain.capture.pooling import Pooling, StagePooling
 from lwexplain.data.batches import Batches
@@ -16,8 +16,6 @@ from lwexplain.data.splits import stratified_subset
 from lwexplain.models.staged import StagedModel, features_of
 from lwexplain.models.token_reading import TokenReading
 from lwexplain.probes.base import StageData
-
-SAMPLE_IMAGES = 12
 
 
 def stages_of(
@@ -78,35 +76,6 @@ def find_tokens(stages: Sequence[StageData], reading: TokenReading) -> None:
         if isinstance(stage.pool, StagePooling) and stage.model_to_stage is not None and stage.images is not None:
             stage.pool = replace(stage.pool, reading=reading).at(stage.model_to_stage, stage.images[:1])
             stage.pooled = stage.pool.note
-
-
-class SampleImages:
-    """Picks a few images from batches that pass by: of every class one before of any a second, SAMPLE_IMAGES or one a
-    class, at most twice SAMPLE_IMAGES."""
-
-    def __init__(self) -> None:
-        self._first: dict[int, list[Tensor]] = {}
-
-    def watching(self, batches: Iterable[Sequence[Any]]) -> Iterator[Sequence[Any]]:
-        """The same batches."""
-        for batch in batches:
-            yield batch  # checked by whoever reads it, before the next line
-            if batch[0].ndim != 4 or not batch[0].is_floating_point():
-                continue
-            for image, label in zip(batch[0], torch.as_tensor(batch[1]).reshape(-1).tolist(), strict=True):
-                kept = self._first.setdefault(label, [])
-                if len(kept) < SAMPLE_IMAGES:
-                    kept.append(image.detach().to("cpu", torch.float32, copy=True))
-
-    def images_and_labels(self) -> tuple[Tensor, np.ndarray] | None:
-        """(M, C, H, W) float32 and (M,) int64, sorted by class; None where no batch held such images."""
-        if not self._first:
-            return None
-        size = min(2 * SAMPLE_IMAGES, max(SAMPLE_IMAGES, len(self._first)))
-        rounds = [(turn, label) for label, kept in self._first.items() for turn in range(len(kept))]
-        chosen = sorted(sorted(rounds)[:size], key=lambda item: (item[1], item[0]))
-        images = torch.stack([self._first[label][turn] for turn, label in chosen])
-        return images, np.array([label for _, label in chosen], dtype=np.int64)
 
 
 def chance_level(labels: np.ndarray) -> float:

@@ -19,14 +19,18 @@ def thumbnails(images: Images, positions: Tensor) -> np.ndarray:
     """uint8 (N, H, W, C) of the images at ``positions``, at most THUMBNAIL pixels high and wide."""
     blocks = []
     for chunk in positions.split(1024):
-        pixels = images.gather(chunk)
-        longest = max(pixels.shape[-2:])
-        if longest > THUMBNAIL:
-            size = [max(1, round(side * THUMBNAIL / longest)) for side in pixels.shape[-2:]]
-            pixels = F.interpolate(pixels.float(), size=size, mode="bilinear", antialias=True)
-            pixels = pixels.round().clamp(0, 255).to(torch.uint8)
-        blocks.append(pixels.permute(0, 2, 3, 1).contiguous())
+        blocks.append(small(images.gather(chunk)).permute(0, 2, 3, 1).contiguous())
     return torch.cat(blocks).numpy()
+
+
+def small(pixels: Tensor) -> Tensor:
+    """uint8 (N, C, H, W) at most THUMBNAIL pixels high and wide."""
+    longest = max(pixels.shape[-2:])
+    if longest <= THUMBNAIL:
+        return pixels
+    size = [max(1, round(side * THUMBNAIL / longest)) for side in pixels.shape[-2:]]
+    shrunk = F.interpolate(pixels.float(), size=size, mode="bilinear", antialias=True)
+    return shrunk.round().clamp(0, 255).to(torch.uint8)
 
 
 def to_pixels(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:

@@ -71,9 +71,10 @@ def show(run: Run, table: pd.DataFrame) -> None:
         st.plotly_chart(
             cost_figure(table, depth=advice.depth if advice else None), theme=None, key="cost", config=CHART
         )
-    st.subheader("Training")
-    with friendly("The training curve"):
-        reader.show_training(run)
+    if not run.is_adopted:
+        st.subheader("Training")
+        with friendly("The training curve"):
+            reader.show_training(run)
     with friendly("The table of further measurements"):
         _show_further(table)
     notes = contents.notes(table)

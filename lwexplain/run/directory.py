@@ -65,6 +65,8 @@ class Run:
         self.path = path
         self.manifest = manifest
         self.files = RunFiles(path)
+        self.live: object | None = None
+        """What an adopted run reaches beyond its files in this process: its network and images. No file holds it."""
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, status={self.status!r})"
@@ -177,8 +179,14 @@ class Run:
 
     @property
     def status(self) -> str:
-        """``created``, ``training``, ``trained`` or ``failed``; ``monitored`` where lw.Monitor made it."""
+        """``created``, ``training``, ``trained`` or ``failed``; ``adopted`` of a network trained elsewhere,
+        ``monitored`` where lw.Monitor made it."""
         return str(self.manifest.get("status", "unknown"))
+
+    @property
+    def is_adopted(self) -> bool:
+        """Whether somebody else trained the network: its code is not known to lwexplain."""
+        return self.status == "adopted"
 
     @property
     def name(self) -> str:
@@ -215,14 +223,14 @@ class Run:
         return tree
 
     def require_trained(self) -> None:
-        """Raise RunError unless training has finished."""
+        """Raise RunError unless training has finished, here or, of an adopted network, elsewhere."""
         self.require_network()
         if self.status == "failed":
             raise RunError(
                 f"training of {self.path} failed: {self.manifest.get('progress')}; "
                 f"train anew in another folder ({own_option('run_dir')}) with other settings"
             )
-        if self.status != "trained":
+        if self.status != "trained" and not self.is_adopted:
             progress = self.manifest.get("progress")
             where = f" ({progress})" if progress else ""
             raise RunError(
@@ -243,7 +251,8 @@ class Run:
 
     @property
     def trained_depth(self) -> int:
-        """Number of stages that were trained; of a run that ``require_trained`` lets pass."""
+        """Number of stages that were trained, of an adopted network those that are looked at; of a run that
+        ``require_trained`` lets pass."""
         return int(self.manifest["trained_depth"])
 
     @property

@@ -8,6 +8,7 @@ from lwexplain.arguments import shown
 
 MOST_STAGES = 4096
 MOST_CLASSES = 50_000
+MOST_CHANNELS = 4096
 LONGEST_TEXT = 10_000
 
 Check = Callable[[Any], bool]
@@ -60,6 +61,11 @@ def _is_shape(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 3 and all(is_count(side) and side > 0 for side in value)
 
 
+def _is_channels(value: Any) -> bool:
+    numbers = isinstance(value, list) and all(type(item) in (int, float) and math.isfinite(item) for item in value)
+    return numbers and 1 <= len(value) <= MOST_CHANNELS
+
+
 def _is_file_entry(value: Any) -> bool:
     return isinstance(value, dict) and is_count(value.get("bytes")) and is_text(value.get("sha256"))
 
@@ -90,6 +96,13 @@ MANIFEST: dict[str, tuple[Check, str]] = {
     "files": (_mapping_of(_is_file_entry), "a mapping of names to bytes and sha256"),
     "data": (lambda value: isinstance(value, dict), "a mapping"),
     "monitor": (lambda value: isinstance(value, dict), "a mapping"),
+    "adoption": (lambda value: isinstance(value, dict), "a mapping"),
+}
+ADOPTION: dict[str, tuple[Check, str]] = {
+    **dict.fromkeys(("weights", "images", "order"), TEXT),
+    "notes": (lambda value: isinstance(value, list) and all(map(is_text, value)), "a list of texts"),
+    "max_samples": (_or_none(is_count), "a whole number of at least 0"),
+    "were_pixels": (lambda value: isinstance(value, bool), "true or false"),
 }
 DATA: dict[str, tuple[Check, str]] = {
     "name": TEXT,
@@ -97,6 +110,7 @@ DATA: dict[str, tuple[Check, str]] = {
     "classes": (lambda value: is_names(value, MOST_CLASSES), f"a list of at most {MOST_CLASSES:,} names"),
     "shape": (_is_shape, "three whole numbers of at least 1"),
     "sizes": (_mapping_of(is_count), "a mapping of splits to numbers of images"),
+    **dict.fromkeys(("mean", "std"), (_or_none(_is_channels), "a number for each channel")),
 }
 MONITOR: dict[str, tuple[Check, str]] = {
     **dict.fromkeys(("images", "images_a_look", "classes", "every"), COUNT),
@@ -131,6 +145,7 @@ def check_manifest(manifest: Mapping[str, Any]) -> None:
     _check(manifest, MANIFEST)
     _check(manifest.get("data", {}), DATA, "data.")
     _check(manifest.get("monitor", {}), MONITOR, "monitor.")
+    _check(manifest.get("adoption", {}), ADOPTION, "adoption.")
 
 
 def check_event(event: Mapping[str, Any]) -> None:

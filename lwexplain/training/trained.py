@@ -37,6 +37,8 @@ def open_trained(run: Run, device: str | None = None) -> Trained:
     contradict each other; DataError where the images are not there; CheckpointError for damaged weights.
     """
     run.require_trained()
+    if run.is_adopted:
+        raise RunError(f"{run.path} was adopted: lwexplain does not know the code of its network; pass the network")
     config = config_of_run(run)
     data = load_data(config.data, config.seed)
     require_same_data(data, run)

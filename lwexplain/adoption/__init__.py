@@ -1,0 +1,1 @@
+"""Networks that somebody else trained: looked at once, and kept as a run like any other."""

@@ -1,0 +1,69 @@
+"""The stages of somebody's network as probes see them, and what is measured of the network itself."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lwexplain.adoption.sample_images import Samples
+from lwexplain.analysis.stages import find_tokens
+from lwexplain.capture.hooks import output_of
+from lwexplain.errors import ModelError
+from lwexplain.models.layout import Layout
+from lwexplain.models.staged import StagedModel
+from lwexplain.models.token_reading import TokenReading
+from lwexplain.models.wrap import stage_by_names
+from lwexplain.probes.base import StageData
+from lwexplain.probes.cost import CostProbe
+from lwexplain.probes.receptive_field import ReceptiveFieldProbe
+
+NOISE_IMAGES = 2
+
+
+def add_samples(
+    stages: list[StageData],
+    network: nn.Module,
+    samples: Samples | None,
+    layouts: Mapping[str, Layout],
+    reading: TokenReading,
+    device: torch.device,
+    zero_image: str = "",
+) -> None:
+    """Give every stage the same few val images and the way from images to its output; it has no head of its own."""
+    if samples is None:
+        return
+    for stage in stages:
+        stage.images, stage.image_labels, stage.zero_image = samples.images.to(device), samples.labels, zero_image
+        stage.model_to_stage = partial(output_of, network, stage.name, device=device, layout=layouts.get(stage.name))
+    find_tokens(stages, reading)
+
+
+def cut_at(network: nn.Module, stages: list[StageData], shape: tuple[int, ...], samples: Samples | None) -> Any:
+    """The network cut at ``stages``, or the ModelError that says why it cannot be cut."""
+    names = [stage.name for stage in stages]
+    try:
+        return stage_by_names(network, names, shape, len(stages[0].classes))
+    except ModelError as error:
+        return error
+
+
+def probes_of_network(
+    network: nn.Module, cut: StagedModel | ModelError, stages: list[StageData], shape: tuple[int, ...]
+) -> list[Any]:
+    """What measures the cost of each depth and its receptive field."""
+    names = [stage.name for stage in stages]
+    return [CostProbe(cut, names), ReceptiveFieldProbe(network, names, shape)]
+
+
+def give_own_head(stages: list[StageData], cut: StagedModel | ModelError) -> None:
+    """The rest of the network becomes the head of the last stage, where its logits count and it can be cut off."""
+    if stages[-1].logits and isinstance(cut, StagedModel) and cut.depth in cut.head_depths:
+        stages[-1].head = cut.head(cut.depth)
+
+
+def _images(shape: tuple[int, ...], samples: Samples | None) -> Tensor:
+    if samples is not None:
+        return samples.images[:NOISE_IMAGES]
+    return torch.randn(NOISE_IMAGES, *shape, generator=torch.Generator().manual_seed(0))
