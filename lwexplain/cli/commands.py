@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lwexplain.cli.names import Kind, lines_of_names
+from lwexplain.cli.network import Again, ModelArgs, with_network
 from lwexplain.cli.options import (
     AsJson,
     MaxFlops,
@@ -117,13 +118,15 @@ def analyze(
     replace: Annotated[
         bool, typer.Option("--replace", help="With other settings than before: lose what other probes have measured.")
     ] = False,
+    model: Again = None,
+    model_args: ModelArgs = None,
 ) -> None:
     """Capture every stage and measure the probes; what was measured before is not measured again."""
     from lwexplain import api
     from lwexplain.run import Run
 
     names = [name.strip() for name in probes.split(",") if name.strip()] if probes is not None else None
-    run = Run.open(run_dir)
+    run = with_network(Run.open(run_dir), model, model_args, device)
     api.analyze(
         run,
         names,
@@ -198,14 +201,17 @@ def export(
     max_latency: MaxLatency = None,
     max_memory: MaxMemory = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps (default: as trained).")] = None,
+    model: Again = None,
+    model_args: ModelArgs = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the shorter network to a file that runs without lwexplain, check it, and measure it beside the full one."""
     from lwexplain import api
+    from lwexplain.run import Run
     from lwexplain.views.exported import print_export
 
     exported = api.export(
-        run_dir,
+        with_network(Run.open(run_dir), model, model_args, device),
         out,
         depth=depth,
         format=file_format,

@@ -1,39 +1,29 @@
 """Commands for a network of one's own, named as package.module:factory."""
 
-import contextlib
-import json
-import os
-import re
-import sys
-from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lwexplain.cli.commands import app as app
+from lwexplain.cli.network import (
+    Model,
+    ModelArgs,
+    asked_stages,
+    current_folder_searched,
+    network_of,
+    output_aside,
+)
 from lwexplain.cli.options import AsJson
 from lwexplain.errors import ConfigError
 from lwexplain.program import own_command
-from lwexplain.terminal import say, say_json, say_table
+from lwexplain.terminal import say, say_json, say_table, tell
 from lwexplain.text_table import TextTable
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from lwexplain.models.describe_stages import StageDescription
 
-Model = Annotated[
-    str,
-    typer.Option(
-        "--model",
-        help="Where the network comes from: package.module:factory, a function or class that returns it. "
-        "The current folder is searched, too.",
-    ),
-]
-ModelArgs = Annotated[
-    str | None, typer.Option("--model-args", help="What the factory is called with, as JSON: '{\"num_classes\": 10}'.")
-]
 ImageSize = Annotated[int, typer.Option(min=1, help="Height and width of the images in pixels.")]
 Channels = Annotated[int, typer.Option(min=1, help="Channels of the images.")]
 Stages = Annotated[
@@ -92,66 +82,62 @@ def table_of_stages(found: "list[StageDescription]") -> TextTable:
     )
 
 
-# ---------------------------------------------------------------------- what a person has named
+@app.command()
+def adopt(
+    model: Model,
+    data: Annotated[str, typer.Option(help="folder, or a data set of `lwexplain list datasets`.")],
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="The trained weights: safetensors, or a state dict saved by torch (default: as built)."),
+    ] = None,
+    root: Annotated[Path | None, typer.Option(help="The folder that holds the images.")] = None,
+    model_args: ModelArgs = None,
+    image_size: Annotated[int | None, typer.Option(min=4, help="Resize images to this height and width.")] = None,
+    channels: Annotated[int | None, typer.Option(help="Convert images to grey (1) or colour (3).")] = None,
+    mean: Annotated[
+        str | None, typer.Option(help="Of each channel of pixels from 0 to 1, as the network was trained: .5,.5,.5")
+    ] = None,
+    std: Annotated[str | None, typer.Option(help="Standard deviation of each channel, likewise.")] = None,
+    stages: Stages = "auto",
+    run_dir: Annotated[Path | None, typer.Option(help="Run directory (default: runs/<class of the network>).")] = None,
+    max_samples: Annotated[int, typer.Option(min=1, help="Largest number of images used of each split.")] = 10_000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the splits and sub-samples.")] = 0,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps (default: cpu).")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Lose the run that lies there.")] = False,
+) -> None:
+    """Make a run of a network that you trained yourself, in whatever loop: all other commands take it from there."""
+    from lwexplain import api
+    from lwexplain.models.weight_files import load_weights
+
+    images: dict[str, Any] = {"name": data, "root": None if root is None else str(root)}
+    images |= {"image_size": image_size, "channels": channels}
+    with current_folder_searched(), output_aside():
+        network = network_of(model, model_args)
+        if weights is not None:
+            tell(f"weights: {load_weights(network, weights)}")
+        run = api.adopt(
+            network,
+            {key: value for key, value in images.items() if value is not None},
+            asked_stages(stages, network),
+            out=run_dir,
+            mean=numbers_in("--mean", mean),
+            std=numbers_in("--std", std),
+            max_samples=max_samples,
+            device=device,
+            seed=seed,
+            replace=replace,
+        )
+    sizes = ", ".join(f"{count:,} {split}" for split, count in run.manifest["data"]["sizes"].items())
+    say(f"adopted: {run.path}, {run.trained_depth} stages, {sizes} images")
+    again = ["--model", model, *(["--model-args", model_args] if model_args else [])]
+    say(f"next: {own_command('analyze', run.path, *again)}")
 
 
-def network_of(model: str, model_args: str | None) -> "nn.Module":
-    """The network of ``--model`` and ``--model-args``; call it within ``current_folder_searched``."""
-    from lwexplain.models.factory import build_from
-
-    return build_from(model, arguments_in(model_args))
-
-
-def arguments_in(text: str | None) -> Mapping[str, Any]:
-    """The arguments that ``--model-args`` holds; raises ConfigError where it is no JSON object."""
+def numbers_in(option: str, text: str | None) -> list[float] | None:
+    """The numbers of an option, with commas between them; raises ConfigError where one is none."""
     if text is None:
-        return {}
+        return None
     try:
-        found = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigError(
-            f"--model-args is no JSON ({error.msg} at character {error.pos + 1}): {text[:60]}; "
-            """write it as '{"num_classes": 10}', in single quotes"""
-        ) from None
-    if not isinstance(found, dict):
-        raise ConfigError(f"""--model-args holds {text[:60]}; give an object of names and values: '{{"depth": 6}}'""")
-    return found
-
-
-def asked_stages(text: str, network: "nn.Module") -> str | list[str]:
-    """What ``--stages`` asks for: ``auto``, a list of names, or a regular expression.
-
-    A comma separates names; a single word that is no module's name is an expression, and so is text with commas that
-    matches names as a whole and holds none itself (``block\\d{1,2}``).
-    """
-    from lwexplain.models.modules import path_and_call
-
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    known = {name for name, _ in network.named_modules() if name}
-    if any(path_and_call(name)[0] in known for name in names):
-        return names
-    if len(names) > 1:
-        with contextlib.suppress(re.error):
-            pattern = re.compile(text)
-            return text if any(map(pattern.fullmatch, known)) else names
-        return names
-    return text.strip()
-
-
-@contextlib.contextmanager
-def current_folder_searched() -> Iterator[None]:
-    """Within the block, modules in the current folder can be imported, as with ``python -m``."""
-    here = os.getcwd()
-    if here in sys.path:
-        yield
-        return
-    sys.path.insert(0, here)
-    try:
-        yield
-    finally:
-        sys.path.remove(here)
-
-
-def output_aside() -> contextlib.AbstractContextManager[Any]:
-    """Within the block, what somebody's code prints goes to standard error, away from the results."""
-    return contextlib.redirect_stdout(sys.stderr)
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"{option} is {text[:60]!r}; write a number for each channel, such as .5,.5,.5") from None
