@@ -15,7 +15,7 @@ from lwexplain.capture.pooling import Pooling
 from lwexplain.data.batch_form import BatchForm
 from lwexplain.devices import pick_device
 from lwexplain.memory import working_bytes
-from lwexplain.models.modules import undisturbed, unwrap
+from lwexplain.models.modules import own_names, undisturbed, unwrap
 from lwexplain.probes.attribution.baseline import colour_of_zero
 from lwexplain.probes.base import Probe
 from lwexplain.probes.engine import ALWAYS, built_in_probes
@@ -43,6 +43,8 @@ def analyze_module(
     """Analyze any module on loaders of images and labels; see ``lw.analyze_model``."""
     where = pick_device(device) if device else next((p.device for p in model.parameters()), torch.device("cpu"))
     memory = working_bytes(mem_limit)
+    model = unwrap(model)
+    stages = own_names(model, stages)
     with undisturbed(model), scratch_folder("features") as folder:
         form = form or BatchForm()
         seen = look(model, loaders, stages, folder=folder, form=form, classes=classes, pooling=pooling, device=where)
@@ -52,8 +54,7 @@ def analyze_module(
         zero = colour_of_zero(form.mean, were_pixels=seen.were_pixels)
         reading = seen.captured["val"].reading
         add_samples(data, model, seen.samples, seen.layouts, reading, where, zero)
-        network = unwrap(model)
-        cut = cut_at(network, data, seen.shape, seen.samples)
+        cut = cut_at(model, data, seen.shape, seen.samples)
         if not callable(pooling):
             give_own_head(data, cut)
         if data[-1].logits and not any(name_as_asked(probe) == "head" for probe in probes):
@@ -64,7 +65,7 @@ def analyze_module(
                 progress.describe(f"analyze: {name}")
                 progress.move_to(done, total)
 
-            parts = measure(data, [*probes_of_network(network, cut, data, seen.shape), *probes], tell=tell)
+            parts = measure(data, [*probes_of_network(model, cut, data, seen.shape), *probes], tell=tell)
         info = TableInfo(
             classes=seen.classes,
             input_shape=list(seen.shape),

@@ -96,9 +96,33 @@ def _parts_of(modules: Iterable[nn.Module]) -> list[nn.Module]:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The module inside ``torch.compile``'s wrapper, whose hooks fire reliably, or ``model`` itself."""
+    """The network inside the wrappers of ``torch.compile``, DataParallel and DistributedDataParallel, whose hooks fire
+    reliably and whose names are its own; ``model`` itself where there is no such wrapper."""
     inner = getattr(model, "_orig_mod", None)
-    return inner if isinstance(inner, nn.Module) else model
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        inner = model.module
+    return unwrap(inner) if isinstance(inner, nn.Module) else model
+
+
+WRAPPER_LEVELS = ("module", "_orig_mod")
+"""What wrappers put into the names of the modules inside them."""
+
+
+def own_names(model: nn.Module, names: Iterable[str]) -> list[str]:
+    """Names of modules as ``model`` has them, where they were written with other levels of wrappers (``module.``,
+    ``_orig_mod.``) in them; unknown ones stay as they are."""
+    known = {name for name, _ in model.named_modules(remove_duplicate=False)}
+    plain = {_without_wrappers(name): name for name in known}
+    found = []
+    for name in names:
+        path = name if name in known else path_and_call(name)[0]
+        own = path if path in known else plain.get(_without_wrappers(path), path)
+        found.append(own + name[len(path) :])
+    return found
+
+
+def _without_wrappers(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in WRAPPER_LEVELS)
 
 
 def path_and_call(name: str) -> tuple[str, int | None]:

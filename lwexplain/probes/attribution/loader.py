@@ -16,7 +16,7 @@ from lwexplain.data.given_images import check_images
 from lwexplain.devices import pick_device
 from lwexplain.errors import CaptureError, ProbeError, UserCodeError
 from lwexplain.models.foreign import check_model
-from lwexplain.models.modules import in_evaluation
+from lwexplain.models.modules import in_evaluation, own_names, unwrap
 from lwexplain.probes.attribution.base import (
     Explanation,
     Method,
@@ -190,7 +190,7 @@ def attribute_batches(
     Raises ProbeError for an unknown method, layer or target, where a method has no meaning for the layer or needs
     gradients that the model's forward pass cuts off, and where one image alone does not fit into memory.
     """
-    check_model(model)
+    model = unwrap(check_model(model))
     explainer = method_of(method)
     module = _module_of(model, layer)
     wanted = _read_target(target)
@@ -215,6 +215,8 @@ def _module_of(model: nn.Module, layer: Any) -> nn.Module | None:
     if layer is None:
         return None
     modules = dict(model.named_modules())
+    if isinstance(layer, str):
+        (layer,) = own_names(model, [layer])
     if not isinstance(layer, str) or layer not in modules:
         hint = nearest(layer, [name for name in modules if name]) if isinstance(layer, str) else "name it by text"
         raise ProbeError(f"attribute: the model has no layer {shown(layer)}; {hint}")
