@@ -10,7 +10,7 @@ from lwexplain.arguments import shown, stage_names, user_code
 from lwexplain.errors import CaptureError, ModelError
 from lwexplain.models.calling import call_with_images
 from lwexplain.models.image_path import ImagePath, path_of_image
-from lwexplain.models.modules import find_modules, path_and_call
+from lwexplain.models.modules import find_modules, own_names, path_and_call
 from lwexplain.models.stage_choice import choose_stages
 from lwexplain.registry import nearest
 
@@ -20,15 +20,15 @@ AUTO = "auto"
 def find_stages(model: nn.Module, image: Tensor, asked: str | Sequence[str] = AUTO) -> list[str]:
     """Names of the modules after which ``model`` can be cut, in the order in which they run on an ``image``.
 
-    The image is (1, C, H, W). ``asked`` is ``"auto"``, a list of names, which is checked and comes back as it is, or a
-    regular expression that the whole name of a module matches. ``PATH#2`` is the second call of a module. The model is
-    left as it was.
+    The image is (1, C, H, W). ``asked`` is ``"auto"``, a list of names, which is checked and comes back in the names of
+    the model (``own_names``), or a regular expression that the whole name of a module matches. ``PATH#2`` is the second
+    call of a module. The model is left as it was.
 
     Raises CaptureError for a name or expression that fits no module, ModelError where no stages can be found by
     themselves.
     """
     if not isinstance(asked, str):
-        names = stage_names(asked)
+        names = own_names(model, stage_names(asked))
         find_modules(model, names)
         return names
     path = watch_image(model, image)

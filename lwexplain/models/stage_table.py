@@ -12,6 +12,7 @@ from lwexplain.errors import CaptureError
 from lwexplain.models import find_stages as finding
 from lwexplain.models.describe_stages import describe_stages
 from lwexplain.models.foreign import check_model
+from lwexplain.models.modules import unwrap
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,8 +52,9 @@ def find_stages(
     import pandas as pd
 
     image = image_of_shape(image_shape)
-    names = finding.find_stages(check_model(model), image, stages)
-    described = describe_stages(model, image, names)
+    network = unwrap(check_model(model))
+    names = finding.find_stages(network, image, stages)
+    described = describe_stages(network, image, names)
     rows = [{"depth": depth, **asdict(stage)} for depth, stage in enumerate(described, start=1)]
     return pd.DataFrame(rows).rename(columns={"name": "stage"})
 
