@@ -5,7 +5,7 @@ effective rank and the drift since the last look are of all of them.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -65,28 +65,34 @@ def look_at(
     CaptureError and UserCodeError as ``extract`` does.
     """
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    captured = extract(model, sample.batches(), stages, pooling=pooling, device=device)
+    with torch.autocast("cpu", enabled=False), torch.autocast(device.type, enabled=False), torch.no_grad():
+        captured = extract(model, sample.batches(), stages, pooling=pooling, device=device)
+        return Look(_measure(captured.features, sample, str(device), last), captured.features)
+
+
+def _measure(captured: Mapping[str, np.ndarray], sample: Sample, device: str, last: Look | None) -> list[StageLook]:
+    """The numbers of each stage from its features (N, D)."""
     classes, labels = np.unique(sample.labels, return_inverse=True)
     names = [str(label) for label in classes]
     found, halves = [], []
-    for depth, (name, features) in enumerate(captured.features.items(), start=1):
+    for depth, (name, features) in enumerate(captured.items(), start=1):
         parts = {"train": features[sample.fit], "val": features[~sample.fit]}
         of_parts = {"train": labels[sample.fit], "val": labels[~sample.fit]}
-        halves.append(StageData(name, depth, parts, of_parts, names, device=str(device)))
+        halves.append(StageData(name, depth, parts, of_parts, names, device=device))
     reasons = {stage.name: _why_unusable(stage) for stage in halves}
     fit_linear_probes([stage for stage in halves if not reasons[stage.name]], GRID, World())
     for stage in halves:
         if reasons[stage.name]:
             found.append(StageLook(stage.name, stage.depth, reason=reasons[stage.name]))
             continue
-        features = captured.features[stage.name]
+        features = captured[stage.name]
         before = None if last is None else last.features.get(stage.name)
         try:
             numbers = [*_accuracies(stage), *_of_all(stage, features, labels, before)]
             found.append(StageLook(stage.name, stage.depth, numbers))
         except ProbeError as error:
             found.append(StageLook(stage.name, stage.depth, reason=str(error)))
-    return Look(found, captured.features)
+    return found
 
 
 def _why_unusable(stage: StageData) -> str:
