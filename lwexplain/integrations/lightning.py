@@ -94,13 +94,12 @@ def _network_in(module: nn.Module, path: str | None) -> nn.Module:
 def _val_loader_of(trainer: Any) -> Iterable[Any]:
     """The first val loader of the trainer, whatever holds several of them."""
     loaders = trainer.val_dataloaders
-    if loaders is None and trainer.fit_loop.epoch_loop.val_loop is not None:
-        trainer.fit_loop.epoch_loop.val_loop.setup_data()
-        loaders = trainer.val_dataloaders
     if isinstance(loaders, dict):
         loaders = list(loaders.values())
     if isinstance(loaders, (list, tuple)):
         loaders = loaders[0] if loaders else None
     if loaders is None:
-        raise CaptureError("the trainer has no val loader; give LayerMonitor one: LayerMonitor(val_loader, out=...)")
+        raise CaptureError(
+            "the trainer has no val loader at the start of the training; give one: LayerMonitor(val_loader, out=...)"
+        )
     return loaders

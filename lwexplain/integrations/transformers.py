@@ -49,7 +49,7 @@ class LayerMonitorCallback(TrainerCallback):
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Begin, where the loader is known only now, and look at the epoch that has ended."""
-        if self.monitor is None and 0 < state.epoch < args.num_train_epochs + 1:
+        if self.monitor is None and state.epoch:  # an evaluation before the training has no epoch
             self._begin(given["model"], given.get("eval_dataloader"))
             self._step(state, force=True)
 

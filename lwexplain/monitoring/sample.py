@@ -85,7 +85,7 @@ def take_sample(loader: Iterable[Any], model: nn.Module, images: int, form: Batc
     check_loader(loader, "val_loader")
     choice = _Choice(images)
     with _random_states_kept(loader):
-        for x, labels, *_ in checked_batches(loader, "val", model):
+        for x, labels, *_ in checked_batches(loader, "val_loader", model, form):
             choice.add(x.detach().cpu(), labels)
     sample = choice.finish()
     usable = sum(np.count_nonzero(sample.labels == label) > 1 for label in sample.classes)
