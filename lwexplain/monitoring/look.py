@@ -15,6 +15,7 @@ from torch import nn
 from lwexplain.capture.extract import extract
 from lwexplain.capture.pooling import Pooling
 from lwexplain.errors import ProbeError
+from lwexplain.models.token_reading import TokenReading
 from lwexplain.monitoring.sample import Sample
 from lwexplain.probes.accuracy import accuracy_of
 from lwexplain.probes.base import Measurement, StageData
@@ -45,10 +46,14 @@ class StageLook:
 
 @dataclass(frozen=True)
 class Look:
-    """What one look saw: every stage in running order, and the features (N, D) float32 that the next is compared to."""
+    """What one look saw: every stage in running order, and the features (N, D) float32 that the next is compared to.
+
+    ``reading`` is what the network's head reads of tokens, found once.
+    """
 
     stages: list[StageLook]
     features: dict[str, np.ndarray]
+    reading: TokenReading
 
 
 def look_at(
@@ -56,18 +61,21 @@ def look_at(
     sample: Sample,
     stages: Sequence[str],
     *,
-    pooling: Pooling = "mean",
+    pooling: Pooling = "auto",
     last: Look | None = None,
+    reading: TokenReading | None = None,
 ) -> Look:
     """Look at the ``stages`` of ``model``, which is left exactly as it was; ``last`` is what drift is counted from.
+    ``reading`` of tokens is found anew where it is not given.
 
     A stage whose features cannot be measured, as they hold NaN for example, says so and the others stand. Raises
     CaptureError and UserCodeError as ``extract`` does.
     """
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     with torch.autocast("cpu", enabled=False), torch.autocast(device.type, enabled=False), torch.no_grad():
-        captured = extract(model, sample.batches(), stages, pooling=pooling, device=device)
-        return Look(_measure(captured.features, sample, str(device), last), captured.features)
+        captured = extract(model, sample.batches(), stages, pooling=pooling, device=device, reading=reading)
+        found = _measure(captured.features, sample, str(device), last)
+        return Look(found, captured.features, captured.reading)
 
 
 def _measure(captured: Mapping[str, np.ndarray], sample: Sample, device: str, last: Look | None) -> list[StageLook]:

@@ -16,6 +16,7 @@ from lwexplain.errors import CaptureError, LwexplainError, LwexplainWarning, Mod
 from lwexplain.models.find_stages import find_stages
 from lwexplain.models.foreign import check_model
 from lwexplain.models.modules import undisturbed
+from lwexplain.models.token_reading import TokenReading
 from lwexplain.monitoring.budget import Budget
 from lwexplain.monitoring.live_run import LiveRun
 from lwexplain.monitoring.look import Look, look_at
@@ -109,7 +110,7 @@ class Monitor:
         batch: Callable[[Any], Any] | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
-        pooling: str | Callable[[Tensor], Tensor] = "mean",
+        pooling: str | Callable[[Tensor], Tensor] = "auto",
         sink: Any = None,
         resume: bool = False,
     ) -> None:
@@ -119,6 +120,7 @@ class Monitor:
         self._sink = None if sink is None else Sink(sink)
         self._budget = Budget(_share_of(share))
         self._last: Look | None = None
+        self._reading: TokenReading | None = None
         self._last_epoch: int | None = None
         self._images: int | None = None
         self._said: set[str] = set()
@@ -204,7 +206,7 @@ class Monitor:
 
     def _look(self, epoch: int, sink_step: int) -> dict[str, dict[str, float]]:
         sample = self._sample.first(self._images_a_look())
-        look = look_at(self.model, sample, self.stages, pooling=self.pooling, last=self._last)
+        look = look_at(self.model, sample, self.stages, pooling=self.pooling, last=self._last, reading=self._reading)
         seconds = self._budget.looked()
         self._last, self._last_epoch = look, epoch
         fitted = int(sample.fit.sum())
@@ -236,7 +238,8 @@ class Monitor:
         seconds = []
         for n in (few, few, many):  # the first one warms up
             started = self._budget.since()
-            look = look_at(self.model, self._sample.first(n), stages, pooling=self.pooling)
+            look = look_at(self.model, self._sample.first(n), stages, pooling=self.pooling, reading=self._reading)
+            self._reading = look.reading
             seconds.append(self._budget.since() - started)
         self._budget.expect(few, seconds[1], many, seconds[2])
         return [stage.stage for stage in look.stages]
