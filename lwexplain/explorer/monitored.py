@@ -64,7 +64,10 @@ def _show(run: Run) -> None:
 def _describe(run: Run, looks: int) -> str:
     """What is looked at, and what it costs."""
     about, progress = run.manifest.get("monitor", {}), run.manifest.get("progress")
-    parts = [f"{run.manifest.get('model', 'a network')} in somebody's training loop", f"{looks} looks"]
+    parts = [
+        f"{run.manifest.get('model', 'a network')} in somebody's training loop",
+        f"{looks} look{'s' * (looks != 1)}",
+    ]
     if "images_a_look" in about:
         parts.append(f"{about['images_a_look']:,} val images each")
     if "overhead" in about:
