@@ -4,9 +4,9 @@
 
 A ResNet-18 of width 16 learns 6,000 images of Fashion-MNIST (generated images of the same size where that set is not
 on the machine), each epoch followed by an evaluation on val, as loops usually have it. Written are the seconds of every
-epoch, the share of the training's time that looks took, as the monitor counts it itself, and how much more processor time
-the whole loop took with it, which other work on the machine does not change much. The weights at the end must be the same,
-bit for bit.
+epoch, the share of the training's time that looks took, as the monitor counts it itself, and how much more processor
+time the whole loop took with it, which other work on the machine hardly changes. The weights at the end must be the
+same, bit for bit.
 """
 
 import argparse
