@@ -112,6 +112,12 @@ def _is_list_of_samples(item: Sequence[Any]) -> bool:
     return len(pairs) == len(item) and all(is_one_label(sample[1]) for sample in pairs)
 
 
+def is_one_image(value: Any) -> bool:
+    """Whether a value is (C, H, W) or a picture of Pillow, not a batch of them."""
+    shape = getattr(value, "shape", None)
+    return len(shape) == 3 if isinstance(shape, tuple) else hasattr(value, "__array_interface__")
+
+
 def is_one_label(value: Any) -> bool:
     """Whether a value is a single number, not one for each image of a batch."""
     shape = getattr(value, "shape", None)

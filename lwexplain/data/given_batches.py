@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lwexplain.arguments import each_of, shown
 from lwexplain.data.batch_form import BatchForm
-from lwexplain.data.batch_parts import BATCH, OR_PICK, is_one_label, parts_of
+from lwexplain.data.batch_parts import BATCH, OR_PICK, is_one_image, is_one_label, parts_of
 from lwexplain.data.given_images import check_images, read_images, takes_pictures
 from lwexplain.errors import CaptureError
 
@@ -156,9 +156,9 @@ def read_batch(item: Any, where: str = "", form: BatchForm | None = None, *, lab
     if labelled and len(parts) == 1:
         found = "a Tensor" if isinstance(item, Tensor) else shown(item)
         raise CaptureError(f"{wanted}, found {found} without labels; wrap the loader so that it yields both, {OR_PICK}")
-    if len(parts) > 1 and len(getattr(parts[0], "shape", ())) == 3 and is_one_label(parts[1]):
+    if len(parts) > 1 and is_one_image(parts[0]) and is_one_label(parts[1]):
         raise CaptureError(
-            f"{wanted}, found a single image {tuple(parts[0].shape)} with one label; put the data set into a "
+            f"{wanted}, found a single image with one label; put the data set into a "
             "DataLoader(data_set, batch_size=...)"
         )
     given = read_images(parts[0], f"{wanted}; the images must be a tensor (N, C, H, W)", form)

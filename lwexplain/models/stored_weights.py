@@ -86,7 +86,10 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
 
 def _damaged(file: Path, error: Exception) -> CheckpointError:
     reason = shortened(str(error), 80) or type(error).__name__
-    return CheckpointError(f"{file} is cut short or damaged ({reason}); copy it anew from where it was made")
+    return CheckpointError(
+        f"{file} is cut short, damaged or of another kind ({reason}); copy it anew from where it was made, or save the "
+        f"weights there: {SAVE_AGAIN}"
+    )
 
 
 def _read_shards(file: Path) -> dict[str, Tensor]:

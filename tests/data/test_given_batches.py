@@ -153,6 +153,8 @@ def test_pictures_of_pillow_are_read():
 
     pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in PIXELS]
     torch.testing.assert_close(read_batch((pictures, LABELS)).images, PIXELS / 255)
+    with pytest.raises(CaptureError, match="found a single image with one label"):
+        read_batch({"image": pictures[0], "label": 3})
 
 
 def test_a_function_finds_images_and_labels_in_any_other_form():
@@ -175,7 +177,7 @@ def test_a_function_finds_images_and_labels_in_any_other_form():
         ),
         ({"image": IMAGES, "class": LABELS}, "found a dict with the keys image, class without labels"),
         ((IMAGES, LABELS, LABELS, LABELS), "found 4 items; .* or pass batch=, a function"),
-        ((IMAGES[0], 3), r"found a single image \(3, 8, 8\) with one label; put the data set into a DataLoader"),
+        ((IMAGES[0], 3), r"found a single image with one label; put the data set into a DataLoader"),
         ((PIXELS[0], LABELS[0]), "found a single image"),
         (([IMAGES[0], IMAGES[1, :, 2:]], [0, 1]), r"shapes \(3, 8, 8\) and \(3, 6, 8\); resize them to one shape"),
         ((["a.png", "b.png"], [0, 1]), "the images must be a tensor .* found .'a.png', 'b.png'"),

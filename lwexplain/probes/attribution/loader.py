@@ -260,7 +260,8 @@ class _Task:
     def _explain(self, batch: Batch, index: np.ndarray, *, is_first: bool) -> AttributionBatch:
         images = batch.images.detach().to(self.device)
         with in_evaluation(self.model):
-            chunker = self._chunker_for(images, were_pixels=batch.were_pixels)
+            with user_code(f"attribute: the model, given {shown(images[:1])},"):
+                chunker = self._chunker_for(images, were_pixels=batch.were_pixels)
             with user_code(f"attribute: the model, given {shown(images)},"):
                 logits = logits_of(self.network, images, chunker)
             targets = _targets(self.target, batch.labels, logits)

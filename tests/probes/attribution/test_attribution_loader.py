@@ -170,6 +170,22 @@ def test_the_zero_image_is_named_by_mean_and_by_kind(model, images):
     assert "these images run from" in zero([images])
 
 
+def test_what_the_model_raises_for_one_image_alone_is_passed_on(model, images):
+    class Wanting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, x):
+            assert len(x) > 1, "give two images"
+            return self.model(x)
+
+    with pytest.raises(
+        UserCodeError, match=r"the model, given a Tensor float32 \(1, .* raised AssertionError: give two"
+    ):
+        attribute(Wanting(), [images], "saliency")
+
+
 def test_mean_and_std_that_make_no_sense_are_refused(model, images):
     for options, reason in (
         ({"mean": [0.5]}, "mean is given and std is not"),
