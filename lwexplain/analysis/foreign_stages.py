@@ -11,15 +11,15 @@ from lwexplain.adoption.sample_images import Samples
 from lwexplain.analysis.stages import find_tokens
 from lwexplain.capture.hooks import output_of
 from lwexplain.errors import ModelError
+from lwexplain.models.cutting import CutNetwork, cut_network
 from lwexplain.models.layout import Layout
-from lwexplain.models.staged import StagedModel
 from lwexplain.models.token_reading import TokenReading
-from lwexplain.models.wrap import stage_by_names
 from lwexplain.probes.base import StageData
 from lwexplain.probes.cost import CostProbe
 from lwexplain.probes.receptive_field import ReceptiveFieldProbe
 
-NOISE_IMAGES = 2
+IMAGES = 4
+"""On how many images a cut must give what the network gives."""
 
 
 def add_samples(
@@ -40,30 +40,32 @@ def add_samples(
     find_tokens(stages, reading)
 
 
-def cut_at(network: nn.Module, stages: list[StageData], shape: tuple[int, ...], samples: Samples | None) -> Any:
-    """The network cut at ``stages``, or the ModelError that says why it cannot be cut."""
+def cut_at(
+    network: nn.Module, stages: list[StageData], shape: tuple[int, ...], samples: Samples | None
+) -> CutNetwork | ModelError:
+    """The network cut at ``stages``, proven on a few images, or the ModelError that says why it cannot be cut."""
     names = [stage.name for stage in stages]
     try:
-        return stage_by_names(network, names, shape, len(stages[0].classes))
+        return cut_network(network, names, _images(shape, samples), len(stages[0].classes))
     except ModelError as error:
         return error
 
 
 def probes_of_network(
-    network: nn.Module, cut: StagedModel | ModelError, stages: list[StageData], shape: tuple[int, ...]
+    network: nn.Module, cut: CutNetwork | ModelError, stages: list[StageData], shape: tuple[int, ...]
 ) -> list[Any]:
     """What measures the cost of each depth and its receptive field."""
     names = [stage.name for stage in stages]
     return [CostProbe(cut, names), ReceptiveFieldProbe(network, names, shape)]
 
 
-def give_own_head(stages: list[StageData], cut: StagedModel | ModelError) -> None:
+def give_own_head(stages: list[StageData], cut: CutNetwork | ModelError) -> None:
     """The rest of the network becomes the head of the last stage, where its logits count and it can be cut off."""
-    if stages[-1].logits and isinstance(cut, StagedModel) and cut.depth in cut.head_depths:
+    if stages[-1].logits and isinstance(cut, CutNetwork) and cut.depth in cut.head_depths:
         stages[-1].head = cut.head(cut.depth)
 
 
 def _images(shape: tuple[int, ...], samples: Samples | None) -> Tensor:
     if samples is not None:
-        return samples.images[:NOISE_IMAGES]
-    return torch.randn(NOISE_IMAGES, *shape, generator=torch.Generator().manual_seed(0))
+        return samples.images[:IMAGES]
+    return torch.randn(IMAGES, *shape, generator=torch.Generator().manual_seed(0))

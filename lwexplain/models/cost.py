@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -14,7 +15,6 @@ from lwexplain.models.latency import Latency, measure_latencies
 from lwexplain.models.layout import every_operation_visible
 from lwexplain.models.modules import as_parameters, in_evaluation
 from lwexplain.models.site import Site
-from lwexplain.models.staged import StagedModel
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,30 @@ class Cost:
     latency: Latency
 
 
-def network_of_depth(model: StagedModel, site: Site, dtype: torch.dtype) -> StagedModel:
+class CutAtStages(Protocol):
+    """A network that can be had cut after each of its stages: a StagedModel or a CutNetwork."""
+
+    names: list[str]
+    input_shape: tuple[int, ...]
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def sites(self) -> list[Site]: ...
+
+    def feature_dtypes(self) -> list[torch.dtype]: ...
+
+    def classifies(self, depth: int) -> bool: ...
+
+    def truncated(self, stage: int | str, head: nn.Module | None = None) -> nn.Module: ...
+
+
+def network_of_depth(model: CutAtStages, site: Site, dtype: torch.dtype) -> nn.Module:
     """The network cut after the stage at ``site`` with its own head; where it has none, a linear one that works in
     ``dtype``."""
     head = None
-    if site.depth not in model.head_depths:
-        head = HEADS.create("linear", site).to(device_of(model), dtype)
+    if not model.classifies(site.depth):
+        head = HEADS.create("linear", site).to(model.device, dtype)
     return model.truncated(site.depth, head)
 
 

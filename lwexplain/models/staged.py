@@ -87,6 +87,11 @@ class StagedModel(nn.Module):
             return stage
         raise ModelError(f"no stage {stage!r}; {nearest(str(stage), self.names)} (or a depth from 1 to {self.depth})")
 
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters lie; the CPU for a model without."""
+        return next((parameter.device for parameter in self.parameters()), torch.device("cpu"))
+
     # ------------------------------------------------------------------ forward
 
     def forward(self, x: Tensor, upto: int | str | None = None) -> Tensor:
@@ -119,6 +124,10 @@ class StagedModel(nn.Module):
     def head_depths(self) -> list[int]:
         """Depths that have a head, ascending."""
         return sorted(int(key) for key in self.heads)
+
+    def classifies(self, depth: int) -> bool:
+        """Whether the network cut after a stage has logits of its own."""
+        return depth in self.head_depths
 
     # ------------------------------------------------------------------ freezing
 

@@ -20,13 +20,15 @@ from lwexplain.registry import nearest
 CHECKED_IMAGES = 2
 
 
-def stage_by_names(model: nn.Module, names: Sequence[str], input_shape: Sequence[int], num_classes: int) -> StagedModel:
+def stage_by_names(
+    model: nn.Module, names: Sequence[str], input_shape: Sequence[int], num_classes: int, *, tail: bool = True
+) -> StagedModel:
     """Cut ``model`` after each named submodule, in the order in which they run.
 
     ``PATH#2`` names the second call of the module at PATH. What follows the last named module becomes the head of the
     full depth; of several outputs the logits count. The stages share the model's own modules, keep to its code for
     training and for evaluation, and give their features as (N, C, H, W) or (N, T, D), also where the model itself has
-    the channels last.
+    the channels last. Without ``tail`` what follows the last named module is left out, and may use earlier values too.
 
     Raises ModelError for an unknown name, a name out of order, a module that runs twice, or a model whose forward
     cannot be traced between the named modules. A model whose code for training cannot be cut is for evaluation only.
@@ -34,21 +36,23 @@ def stage_by_names(model: nn.Module, names: Sequence[str], input_shape: Sequence
     _check_names(model, names)
     images = torch.randn(CHECKED_IMAGES, *input_shape, generator=torch.Generator().manual_seed(0))
     with undisturbed(model):
-        evaluation = _Cuts(model, names, images, training=False)
-        training, reason = _cuts_for_training(model, names, images, evaluation)
-        cuts = [Cut(reason) for _ in (*names, "tail")]
+        evaluation = _Cuts(model, names, images, training=False, tail=tail)
+        training, reason = _cuts_for_training(model, names, images, evaluation, tail=tail)
+        cuts = [Cut(reason) for _ in evaluation.parts]
         for place, cut in enumerate(cuts):
             cut.program = evaluation.program(place, cut.graph_module)
             cut.training_program = training.program(place, cut.graph_module) if training else None
-    *stages, tail = cuts
-    nothing_follows = not evaluation.parts[-1] and not (training and training.parts[-1])
-    named = dict(zip(names, stages, strict=True))
-    staged = StagedModel(named, input_shape, num_classes, tail=nn.Identity() if nothing_follows else tail)
+    named = dict(zip(names, cuts, strict=False))
+    rest: nn.Module | None = cuts[-1] if tail else None
+    if tail and not evaluation.parts[-1] and not (training and training.parts[-1]):
+        rest = nn.Identity()
+    staged = StagedModel(named, input_shape, num_classes, tail=rest)
     own = {id(part) for part in model.modules()}
     for part in staged.modules():
         if id(part) not in own:
             part.training = model.training
-    _check_same(model, staged, images)
+    if tail:
+        _check_same(model, staged, images)
     return in_channel_order(staged)
 
 
@@ -70,9 +74,11 @@ class Cut(nn.Module):
 
 
 class _Cuts:
-    """A traced forward in as many parts as there are stages, and what follows them."""
+    """A traced forward in as many parts as there are stages, and, with ``tail``, what follows them."""
 
-    def __init__(self, model: nn.Module, names: Sequence[str], images: Tensor, *, training: bool) -> None:
+    def __init__(
+        self, model: nn.Module, names: Sequence[str], images: Tensor, *, training: bool, tail: bool = True
+    ) -> None:
         traced = trace_forward(model, [path_and_call(name)[0] for name in names], training=training)
         self.model, image = model, traced.image
         returned = _logits_node(model, traced, images)
@@ -84,6 +90,10 @@ class _Cuts:
         starts = [1, *(end + 1 for end in ends)]
         self.parts = [nodes[start:end] for start, end in zip(starts, [*starts[1:], len(nodes)], strict=True)]
         leaving = [_crossing(nodes, end, returned) for end in ends]
+        if not tail:
+            self.parts = self.parts[:-1]
+            self.entering, self.leaving = [[image], *leaving[:-1]], [*leaving[:-1], [nodes[ends[-1]]]]
+            return
         if len(leaving[-1]) > 1:
             raise ModelError(
                 f"values computed before {names[-1]!r} are used after it ({', '.join(map(str, leaving[-1][1:]))}); "
@@ -140,11 +150,11 @@ def _check_names(model: nn.Module, names: Sequence[str]) -> None:
 
 
 def _cuts_for_training(
-    model: nn.Module, names: Sequence[str], images: Tensor, evaluation: _Cuts
+    model: nn.Module, names: Sequence[str], images: Tensor, evaluation: _Cuts, *, tail: bool
 ) -> tuple[_Cuts | None, str]:
     """The cuts in training mode, or None and why there are none."""
     try:
-        cuts = _Cuts(model, names, images, training=True)
+        cuts = _Cuts(model, names, images, training=True, tail=tail)
     except ModelError as error:
         return None, str(error)
     if cuts.crossings != evaluation.crossings:

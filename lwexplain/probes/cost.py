@@ -3,16 +3,15 @@
 from dataclasses import fields
 
 from lwexplain.errors import ModelError
-from lwexplain.models.cost import Cost, device_of, measure_costs, network_of_depth
+from lwexplain.models.cost import Cost, CutAtStages, measure_costs, network_of_depth
 from lwexplain.models.latency import Latency
 from lwexplain.models.modules import undisturbed
-from lwexplain.models.staged import StagedModel
 from lwexplain.probes.base import Measurement, ProbeDefaults, StageData
 from lwexplain.probes.metrics import cost as declared
 
 
 class CostProbe(ProbeDefaults):
-    """Cost of every depth of a staged model as measurements; the model is left as it was.
+    """Cost of every depth of a network as measurements, counted in runs of the network cut there; it is left as it was.
 
     Given the error that kept a model from being cut instead of the model, it raises that error when asked, so that
     the missing costs are reported like any failed probe.
@@ -22,11 +21,11 @@ class CostProbe(ProbeDefaults):
     order = 10
     needs_quiet = True
 
-    def __init__(self, model: StagedModel | ModelError, stages: list[str]) -> None:
+    def __init__(self, model: CutAtStages | ModelError, stages: list[str]) -> None:
         self.model = model
         self.stages = stages
         self.metrics = declared.metrics()
-        device = None if isinstance(model, ModelError) else str(device_of(model))
+        device = None if isinstance(model, ModelError) else str(model.device)
         names = [field.name for kind in (Cost, Latency) for field in fields(kind)]
         self.settings = {"stages": stages, "device": device, "costs": names}  # besides the weights
 
@@ -34,9 +33,9 @@ class CostProbe(ProbeDefaults):
         """Parameters, FLOPs, memory and latency by stage name, on the device where the model lies."""
         if isinstance(self.model, ModelError):
             raise self.model
-        model, device = self.model, device_of(self.model)
+        model, device = self.model, self.model.device
         sites = zip(model.sites()[: len(self.stages)], model.feature_dtypes(), strict=False)
-        with undisturbed(model):  # heads are made from the global random state
+        with undisturbed():  # heads are made from the global random state
             networks = [network_of_depth(model, site, dtype) for site, dtype in sites]
         costs = measure_costs(networks, model.input_shape)
         before = [None, *costs]

@@ -1,0 +1,45 @@
+"""The first part of a network as a module: images to the output of a stage, in order."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from lwexplain.models.layout import Layout
+from lwexplain.models.modules import first_tensor
+
+
+class Prefix(nn.Module):
+    """Images (N, C, H, W) -> what ``network`` makes of them as (N, C, H, W), (N, T, D) or (N, D).
+
+    Images are cast to the dtype of the parameters where these are all of one.
+    """
+
+    def __init__(self, network: nn.Module, layout: Layout) -> None:
+        super().__init__()
+        self.network = network
+        self.layout = layout
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        output = first_tensor(self.network(cast_images(images, self.network)))
+        assert output is not None
+        return self.layout.in_order(output)
+
+
+class InRow(nn.Module):
+    """One module after the other: a prefix and a head, images -> logits."""
+
+    def __init__(self, parts: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, images: Tensor) -> Tensor:
+        for part in self.parts:
+            images = part(images)
+        return images
+
+
+def cast_images(images: Tensor, network: nn.Module) -> Tensor:
+    """The images in the dtype of the network's parameters where these are all of one."""
+    dtypes = {parameter.dtype for parameter in network.parameters() if parameter.is_floating_point()}
+    return images.to(dtypes.pop()) if len(dtypes) == 1 and images.is_floating_point() else images

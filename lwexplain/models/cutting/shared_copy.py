@@ -1,0 +1,82 @@
+"""Copies of a network that share its tensors: their structure may be changed without touching the network."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from lwexplain.errors import ModelError
+
+
+def copy_structure(model: nn.Module) -> nn.Module:
+    """A copy of all modules of ``model`` with its own parameters, buffers and other tensors, without the wrappers of
+    ``torch.compile``. Raises ModelError where a part cannot be copied."""
+    memo: dict[int, Any] = {}
+    try:
+        for part in model.modules():
+            for value in (*part._parameters.values(), *part._buffers.values(), *vars(part).values()):
+                if isinstance(value, Tensor):
+                    memo[id(value)] = value
+            if isinstance(part, torch.jit.ScriptModule):
+                memo[id(part)] = part  # its tensors cannot be shared with a copy
+        for part in list(model.modules()):
+            if isinstance(inner := getattr(part, "_orig_mod", None), nn.Module):
+                memo[id(part)] = copy.deepcopy(inner, memo)
+        copied: nn.Module = copy.deepcopy(model, memo)
+    except Exception as error:  # any object may hang on a module
+        raise ModelError(f"the structure of {type(model).__name__} cannot be copied: {error}") from None
+    for part in copied.modules():
+        if part._compiled_call_impl is not None:
+            part._compiled_call_impl = None
+    return copied
+
+
+def name_without_compiled(name: str) -> str:
+    """The name of a module in a copy, where the wrappers of ``torch.compile`` are gone."""
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
+
+
+class _TouchedTensors(TorchDispatchMode):
+    """While open, notes the storages that operations read or write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.storages: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
+        for leaf in tree_leaves((args, kwargs)):
+            if isinstance(leaf, Tensor) and torch._C._has_storage(leaf):
+                self.storages.add(leaf.untyped_storage()._cdata)
+        return func(*args, **(kwargs or {}))
+
+    def touched(self, tensor: Tensor | None) -> bool:
+        return tensor is not None and (
+            not torch._C._has_storage(tensor) or tensor.untyped_storage()._cdata in self.storages
+        )
+
+
+def keep_used_tensors(network: nn.Module, run: Callable[[], object]) -> None:
+    """Leave only those parameters registered in ``network`` that ``run`` computes with, and the buffers beside tensors
+    of which it uses one.
+
+    The others stay in their places as plain attributes, for code that asks for their dtype or device.
+    """
+    with torch.no_grad(), _TouchedTensors() as watch:
+        run()
+    for part in network.modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            continue
+        is_used = any(watch.touched(tensor) for tensor in (*part._parameters.values(), *part._buffers.values()))
+        for kind in (part._parameters, part._buffers):
+            unused = [
+                name
+                for name, tensor in kind.items()
+                if tensor is not None and not watch.touched(tensor) and not (is_used and kind is part._buffers)
+            ]
+            for name in unused:
+                vars(part)[name] = kind.pop(name)
+                part._non_persistent_buffers_set.discard(name)
