@@ -260,13 +260,13 @@ class _Task:
     def _explain(self, batch: Batch, index: np.ndarray, *, is_first: bool) -> AttributionBatch:
         images = batch.images.detach().to(self.device)
         with in_evaluation(self.model):
-            with user_code(f"attribute: the model, given {shown(images[:1])},"):
-                chunker = self._chunker_for(images, were_pixels=batch.were_pixels)
             with user_code(f"attribute: the model, given {shown(images)},"):
+                chunker = self._chunker_for(images, were_pixels=batch.were_pixels)
                 logits = logits_of(self.network, images, chunker)
             targets = _targets(self.target, batch.labels, logits)
-            if is_first and self.explainer.needs_gradient and (cut := missing_gradient(self.network, images[:1])):
-                raise ProbeError(f"attribute: {self.explainer.name} needs gradients, and {cut}")
+            with user_code(f"attribute: the model, given {shown(images[:1])},"):
+                if is_first and self.explainer.needs_gradient and (cut := missing_gradient(self.network, images[:1])):
+                    raise ProbeError(f"attribute: {self.explainer.name} needs gradients, and {cut}")
             found = self._maps_of(images, targets, chunker)
             off = torch.full((len(images),), torch.nan, dtype=torch.float64)
             if found.totals is not None:
