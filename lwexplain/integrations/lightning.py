@@ -13,7 +13,7 @@ try:
     from lightning.pytorch.callbacks import Callback
 except ImportError:
     try:
-        from pytorch_lightning.callbacks import Callback
+        from pytorch_lightning.callbacks import Callback  # type: ignore[assignment]
     except ImportError:
         raise LwexplainError(
             "LayerMonitor needs Lightning; install it with: pip install 'lwexplain[lightning]'"

@@ -46,9 +46,13 @@ def _sender(sink: Any) -> Send:
                 add(name, value, step)
 
         return to_writer
-    for name in ("log_metrics", "log"):
-        if callable(log := getattr(sink, name, None)):
-            return lambda numbers, step, log=log: log(dict(numbers), step=step)
+    log = getattr(sink, "log_metrics", None) or getattr(sink, "log", None)
+    if callable(log):
+
+        def to_log(numbers: Numbers, step: int) -> None:
+            log(dict(numbers), step=step)
+
+        return to_log
     if callable(sink):
         return lambda numbers, step: sink(dict(numbers), step)
     raise CaptureError(f"sink is {shown(sink)}; expected {FORMS}")

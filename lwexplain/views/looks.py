@@ -1,5 +1,8 @@
 """What a monitor saw, drawn: accuracy over depth look by look, each stage over the epochs, and where it still moves."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -17,6 +20,7 @@ EARLIER_LOOKS = 6
 """Earlier looks that are drawn beside the latest, evenly spaced."""
 
 MOST_TICKS = 12
+DARKEST = str(SEQUENTIAL[-1][1])
 PALEST = 0.3
 """Where on the scale of colours the shallowest stage, and the earliest look, begins."""
 
@@ -50,7 +54,8 @@ def looks_depth_figure(table: pd.DataFrame, *, chance: float | None = None, heig
             text=[_said(row) for row in rows.to_dict("records")],
             hovertemplate="%{text}<extra></extra>",
         )
-    for metric, colour, symbol in zip(ACCURACIES, (SEQUENTIAL[-1][1], SERIES[1]), ("circle", "diamond"), strict=True):
+    styles = ((DARKEST, "circle"), (SERIES[1], "diamond"))
+    for metric, (colour, symbol) in zip(ACCURACIES, styles, strict=True):
         rows = table[(table["metric"] == metric) & (table["epoch"] == epochs[-1])]
         figure.add_scatter(
             x=rows["depth"],
@@ -134,14 +139,14 @@ def _shades(count: int) -> list[str]:
     return list(sample_colorscale(SEQUENTIAL, list(np.linspace(PALEST, 1.0, count)) if count > 1 else [1.0]))
 
 
-def _said(row: "dict[str, object]") -> str:
+def _said(row: Mapping[Any, Any]) -> str:
     """What hovering over a value says."""
     parts = [
         f"{label(row['stage'])}, epoch {row['epoch']}",
         f"{label(look_title(str(row['metric'])))}: {row['value']:.4g}",
     ]
-    if not (pd.isna(row["low"]) or pd.isna(row["high"])):  # type: ignore[call-overload]
+    if not (pd.isna(row["low"]) or pd.isna(row["high"])):
         parts.append(f"95 % interval {row['low']:.4g} to {row['high']:.4g}")
-    if not pd.isna(row["n"]):  # type: ignore[call-overload]
+    if not pd.isna(row["n"]):
         parts.append(f"n = {row['n']:.0f} images")
     return "<br>".join(parts)

@@ -16,7 +16,7 @@ def looks_in_words(table: pd.DataFrame, *, chance: float | None = None) -> list[
     sentences = [_where_the_answer_is(linear, chance)]
     drift = table[(table["metric"] == "drift") & (table["epoch"] == linear["epoch"].max())]
     if len(drift) > 1:
-        most, least = drift.loc[drift["value"].idxmax()], drift.loc[drift["value"].idxmin()]
+        most, least = drift.iloc[int(drift["value"].argmax())], drift.iloc[int(drift["value"].argmin())]
         sentences.append(
             f"Since the look before, {most['stage']} changed most (drift {most['value']:.2f}) and {least['stage']} "
             f"least ({least['value']:.2f})."
@@ -29,7 +29,7 @@ def first_stage_with_the_answer(rows: pd.DataFrame) -> str | None:
 
     None where no interval was measured.
     """
-    best = rows.loc[rows["value"].idxmax()]
+    best = rows.iloc[int(rows["value"].argmax())]
     if pd.isna(best["low"]):
         return None
     enough = rows[rows["value"] >= best["low"]].sort_values("depth")
@@ -39,7 +39,7 @@ def first_stage_with_the_answer(rows: pd.DataFrame) -> str | None:
 def _where_the_answer_is(linear: pd.DataFrame, chance: float | None) -> str:
     epochs = sorted(linear["epoch"].unique())
     latest = linear[linear["epoch"] == epochs[-1]]
-    best = latest.loc[latest["value"].idxmax()]
+    best = latest.iloc[int(latest["value"].argmax())]
     said = f"{best['value']:.3f}, 95 % interval {best['low']:.3f} to {best['high']:.3f}"
     if chance is not None and best["low"] <= chance:
         return (
@@ -67,7 +67,7 @@ def _since(linear: pd.DataFrame, stage: str, epochs: list[int]) -> str:
     first = None
     for epoch in reversed(epochs):
         rows = linear[linear["epoch"] == epoch]
-        own, best = rows[rows["stage"] == stage], rows.loc[rows["value"].idxmax()]
+        own, best = rows[rows["stage"] == stage], rows.iloc[int(rows["value"].argmax())]
         if own.empty or not own.iloc[0]["value"] >= best["low"]:
             break
         first = epoch

@@ -20,7 +20,12 @@ def images_and_labels(n):
     return TensorDataset(images, labels)
 
 
-class Module(pl.LightningModule):
+def module_of(pl):
+    """The module class as a person writes it, for Lightning under either of its names."""
+    return type("Module", (Loop, pl.LightningModule), {})
+
+
+class Loop:
     def __init__(self):
         super().__init__()
         torch.manual_seed(0)
@@ -40,9 +45,9 @@ class Module(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def fit(tmp_path, *callbacks, val=True, logger=False, sanity=2):
+def fit(tmp_path, *callbacks, val=True, logger=False, sanity=2, pl=pl):
     """Two epochs of a new module; the module."""
-    module = Module()
+    module = module_of(pl)()
     trainer = pl.Trainer(
         max_epochs=2,
         accelerator="cpu",
@@ -73,6 +78,12 @@ def test_a_real_fit_is_looked_at_each_epoch_and_learns_as_without(tmp_path, netw
     bare = fit(tmp_path, sanity=sanity)
     for name, tensor in bare.state_dict().items():
         assert torch.equal(tensor, watched.state_dict()[name]), name
+
+
+def test_pytorch_lightning_takes_it_too(tmp_path):
+    other = pytest.importorskip("pytorch_lightning")
+    fit(tmp_path, LayerMonitor(out=tmp_path / "live", network="net", share=None), pl=other)
+    assert set(looks_table(lw.Run.open(tmp_path / "live").read_events())["epoch"]) == {0, 1}
 
 
 def test_the_loader_may_be_given_and_the_logger_of_the_trainer_be_the_sink(tmp_path):
