@@ -16,7 +16,7 @@ from lwexplain.probes import distances, subsample
 from lwexplain.probes.base import StageData
 from lwexplain.probes.returned import check_results
 from lwexplain.probes.scatter_ratio import UNCERTAIN
-from lwexplain.probes.separability.probe import MOST_PAIRS, Separability
+from lwexplain.probes.separability.probe import MOST_PAIRS, Separability, separability_index
 
 OF_SAMPLES = ["separability_index", "knn_purity", "silhouette", "hypothesis_margin", "dsi"]
 OF_ALL = [*OF_SAMPLES, "gdv", "fisher_ratio", "calinski_harabasz", "separation_law", "davies_bouldin"]
@@ -267,3 +267,14 @@ def test_the_reason_of_an_undefined_index_is_the_true_one():
     means = rows_of(np.array([[1.0], [-1.0], [2.0], [-2.0]]), np.array([0, 0, 1, 1]))
     assert means["separation_law", None].note == "infinite: all class means coincide"
     assert means["davies_bouldin", None].note == "infinite: the means of two classes coincide"
+
+
+@pytest.mark.parametrize("copies", [0, 8])
+def test_the_index_alone_is_the_same_row(copies):
+    rng = np.random.default_rng(copies)
+    y = np.arange(90) % 4
+    x = (rng.normal(size=(90, 5)) + y[:, None]).astype(np.float32)
+    x[:copies], y[: copies // 2] = x[40 : 40 + copies], y[40 : 40 + copies // 2]
+    stage = StageData("s", 1, {"val": x}, {"val": y}, [*"abcde"])
+    rows = [row for row in Separability().measure(stage) if row.metric == "separability_index" and row.class_ is None]
+    assert separability_index(StageData("s", 1, {"val": x}, {"val": y}, [*"abcde"])) == rows[0]
