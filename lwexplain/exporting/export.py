@@ -10,6 +10,7 @@ import numpy as np
 from lwexplain.advice.question import Question
 from lwexplain.advice.recommend import Recommendation, recommend
 from lwexplain.errors import ExportError
+from lwexplain.exporting.adopted_source import AdoptedSource
 from lwexplain.exporting.early_exit import calibrated_policy
 from lwexplain.exporting.exit_files import EarlyExit, ExitFiles, write_exits
 from lwexplain.exporting.figures import Accuracy, NetworkFigures, count_right, eager_logits
@@ -17,12 +18,13 @@ from lwexplain.exporting.formats import Runner, format_of, open_network, require
 from lwexplain.exporting.fresh_head import heads_after
 from lwexplain.exporting.parity import parity, require_parity
 from lwexplain.exporting.shorter_network import ShorterNetwork, StageHead, portable
-from lwexplain.exporting.source import ExportSource, depth_of, open_source
+from lwexplain.exporting.source import ExportSource, TrainedSource, depth_of
 from lwexplain.models.cost import measure_costs
 from lwexplain.progress import Progress
 from lwexplain.results import read_metrics
 from lwexplain.run import Run
 from lwexplain.run.files import atomic_path
+from lwexplain.training.trained import open_trained
 from lwexplain.version import VERSION
 
 
@@ -129,7 +131,7 @@ def export_run(
         policy = None
         if early_exit:
             val = source.pixels("val")
-            policy = calibrated_policy(source.model, heads, source.normalisation, val, asked.tolerance)
+            policy = calibrated_policy(source.staged, heads, source.normalisation, val, asked.tolerance)
         tell("writing", 2)
         with ExitStack() as pending:
             written = _write(pending, source, heads[-1], out, file_format)
@@ -137,10 +139,15 @@ def export_run(
             if policy is not None:
                 about = _metadata(source, heads[-1])
                 exits = write_exits(
-                    pending, policy, source.model, source.normalisation, source.some_images, out, file_format, about
+                    pending, policy, source.staged, source.normalisation, source.some_images, out, file_format, about
                 )
             tell("measuring", 3)
             return _measured(source, heads[-1], written, exits, out, file_format, advice, asked.tolerance)
+
+
+def open_source(run: Run, device: str | None) -> ExportSource:
+    """Weights and images of a run; raises what ``open_trained`` and ``AdoptedSource`` raise."""
+    return AdoptedSource(run) if run.is_adopted else TrainedSource(open_trained(run, device))
 
 
 def _advised(run: Run, question: Question) -> Recommendation:
@@ -197,14 +204,14 @@ def _write(pending: ExitStack, source: ExportSource, head: StageHead, out: Path,
 
 def _metadata(source: ExportSource, head: StageHead) -> dict[str, Any]:
     return {
-        "classes": source.data.classes,
-        "image_shape": list(source.data.shape),
-        "value_range": [0, 1],
+        "classes": source.classes,
+        "image_shape": list(source.shape),
+        "value_range": None if source.value_range is None else list(source.value_range),
         "stage": source.model.names[head.depth - 1],
         "depth": head.depth,
         "full_depth": source.model.depth,
         "head": head.kind,
-        "data": source.data.name,
+        "data": source.data_name,
         "made_with": f"lwexplain {VERSION}",
     }
 
@@ -220,10 +227,8 @@ def _measured(
     tolerance: float,
 ) -> Exported:
     """Read test once, through the written files and the full network alike, and put the figures together."""
-    model, data = source.model, source.data
-    own = StageHead(model.depth, model.head(model.depth), "local")
-    short_network, full_network = (ShorterNetwork(model, each, source.normalisation) for each in (head, own))
-    assert data.test is not None
+    model = source.model
+    short_network, full_network = ShorterNetwork(model, head, source.normalisation), source.full
     right = {"short": 0, "full": 0, "exits": 0}
     left_at = []
     for images, labels in source.pixels("test"):
@@ -233,11 +238,14 @@ def _measured(
             logits, places = exits.classify(images)
             right["exits"] += count_right(logits, labels)
             left_at.append(places)
-    n = len(data.test)
-    short_cost, full_cost = measure_costs([short_network, full_network], data.shape)
+    n = source.size("test")
+    short_cost, full_cost = measure_costs([short_network, full_network], source.shape)
     short, full = (
-        NetworkFigures.of(model.names[each.depth - 1], each.depth, each.kind, Accuracy.of(right[which], n), cost)
-        for which, each, cost in (("short", head, short_cost), ("full", own, full_cost))
+        NetworkFigures.of(model.names[depth - 1], depth, kind, Accuracy.of(right[which], n), cost)
+        for which, depth, kind, cost in (
+            ("short", head.depth, head.kind, short_cost),
+            ("full", model.depth, "local", full_cost),
+        )
     )
     early = None
     if exits is not None:
@@ -246,8 +254,8 @@ def _measured(
         path=str(out),
         format=file_format,
         bytes=written.bytes,
-        classes=tuple(data.classes),
-        image_shape=data.shape,
+        classes=tuple(source.classes),
+        image_shape=source.shape,
         short=short,
         full=full,
         parity=written.parity,

@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from lwexplain.capture.extract import Captured, extract
-from lwexplain.data.batches import Batches
+from lwexplain.capture.extract import Captured
 from lwexplain.errors import ExportError
 from lwexplain.exporting.shorter_network import StageHead
 from lwexplain.exporting.source import ExportSource
@@ -49,27 +48,10 @@ def fresh_heads(source: ExportSource, depths: Sequence[int]) -> dict[int, StageH
     """
     if not depths:
         return {}
-    model, data, device = source.model, source.data, source.device
+    model, device = source.model, source.device
     names = [model.names[depth - 1] for depth in depths]
     with scratch_folder("features") as folder:
-        captured: dict[str, Captured] = {}
-        for split in ("train", "val"):
-            images = getattr(data, split)
-            batches = Batches(
-                images,
-                source.batch_size,
-                mean=data.mean,
-                std=data.std,
-                seed=source.seed,
-                device=device,
-                workers=source.workers,
-                channels_last=True,
-            )
-            modules = {name: model.stages[name] for name in names}
-            store = f"{folder}/{split}"
-            captured[split] = extract(
-                model, batches, names, modules=modules, device=device, store=store, reading=model.token_reading
-            )
+        captured = source.features(names, folder)
         stages = [_stage(name, depth, captured, source) for name, depth in zip(names, depths, strict=True)]
         fit_linear_probes(stages, GRID, World())
         probes = [fit_linear_probe(stage) for stage in stages]
@@ -95,7 +77,7 @@ def _stage(name: str, depth: int, captured: Mapping[str, Captured], source: Expo
         depth=depth,
         features={split: part.features[name] for split, part in captured.items()},
         labels={split: part.labels for split, part in captured.items()},
-        classes=source.data.classes,
+        classes=source.classes,
         seed=source.seed,
         device=str(source.device),
         memory_bytes=working_bytes(None),

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lwexplain.models.staged import StagedModel, features_of
+from lwexplain.models.cutting import CutNetwork
+from lwexplain.models.staged import StagedModel
 
 
 class Normalisation(nn.Module):
@@ -44,18 +45,29 @@ class ShorterNetwork(nn.Module):
     Shares the modules of ``model`` and ``head``.
     """
 
-    def __init__(self, model: StagedModel, head: StageHead, normalisation: Normalisation) -> None:
+    def __init__(self, model: StagedModel | CutNetwork, head: StageHead, normalisation: nn.Module) -> None:
         super().__init__()
         self.normalisation = normalisation
-        self.stages = nn.ModuleList(list(model.body)[: head.depth])
+        self.prefix = model.prefix(head.depth)
         self.head = head.module
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        state = self.normalisation(images)
-        for stage in self.stages:
-            state = stage(state)
-        return self.head(features_of(state))
+        logits: Tensor = self.head(self.prefix(self.normalisation(images)))
+        return logits
+
+
+class FullNetwork(nn.Module):
+    """Images float32 (N, C, H, W) in [0, 1] -> the logits (N, K) of a whole ``network``, which it shares."""
+
+    def __init__(self, network: nn.Module, normalisation: nn.Module) -> None:
+        super().__init__()
+        self.normalisation, self.network = normalisation, network
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(self.normalisation(images))
+        return logits
 
 
 def portable(network: nn.Module) -> nn.Module:

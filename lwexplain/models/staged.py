@@ -216,6 +216,10 @@ class StagedModel(nn.Module):
             grids.append(found.get((id(stage), calls[id(stage)])))
         return grids
 
+    def prefix(self, stage: int | str) -> nn.Module:
+        """Images (N, C, H, W) -> the features after a stage; shares the modules."""
+        return FirstStages(list(self.body)[: self.depth_of(stage)])
+
     def truncated(self, stage: int | str, head: nn.Module | None = None) -> "StagedModel":
         """The network cut after a stage, sharing its modules, with one head: the given one, or the stage's own.
 
@@ -228,6 +232,20 @@ class StagedModel(nn.Module):
         short.read_tokens_as(self)
         short.training = self.training  # its modules are those of this network and keep their modes
         return short
+
+
+class FirstStages(nn.Module):
+    """Images -> the features after the last of some ``stages``, which hand their state on from one to the next."""
+
+    def __init__(self, stages: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+
+    def forward(self, images: Tensor) -> Tensor:
+        state: State = images
+        for stage in self.stages:
+            state = stage(state)
+        return features_of(state)
 
 
 def features_of(state: State) -> Tensor:

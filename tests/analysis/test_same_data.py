@@ -10,7 +10,7 @@ from PIL import Image
 
 import lwexplain as lw
 from lwexplain.errors import DataError, RunError
-from lwexplain.exporting.source import open_source
+from lwexplain.exporting.export import open_source
 from lwexplain.run import Run
 
 RECIPE = {"model": {"name": "cnn", "width": 4, "options": {"depth": 2}}, "training": {"epochs": 1}}
