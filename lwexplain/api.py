@@ -259,6 +259,7 @@ def analyze_model(
     mem_limit: int | str | None = None,
     device: str | None = None,
     seed: int = 0,
+    final_norm: bool = False,
     quiet: bool | None = None,
 ) -> pd.DataFrame:
     """Analyze any module at its named submodules; no run directory is needed or written.
@@ -282,6 +283,8 @@ def analyze_model(
         mem_limit: Bound of the memory of this process, in bytes or as ``"2GB"``.
         device: Where images go, by default where the model lies.
         seed: Of what is drawn, such as sub-samples.
+        final_norm: Let every stage pass through the network's own final normalisation before it is pooled, as only
+            the last one does in the network; for stages of the width of the last one.
         quiet: True shows no progress, False shows it; by default it is shown on a terminal.
 
     Returns:
@@ -326,6 +329,7 @@ def analyze_model(
         device=place,
         mem_limit=limit,
         seed=seed,
+        final_norm=flag("final_norm", final_norm),
         quiet=quiet,
     )
     return result.metrics
@@ -344,6 +348,7 @@ def adopt(
     max_samples: int | None = None,
     device: str | None = None,
     seed: int = 0,
+    final_norm: bool = False,
     replace: bool = False,
     quiet: bool | None = None,
 ) -> Run:
@@ -370,6 +375,7 @@ def adopt(
         max_samples: Of a data set by name: bound of each split, by a stratified sub-sample; None = all samples.
         device: Where images pass, by default where the model lies.
         seed: Of the splits and sub-samples of a data set by name.
+        final_norm: As in ``lw.analyze_model``.
         replace: Lose the run that lies at ``out``, once the new one is whole.
         quiet: True shows no progress, False shows it; by default it is shown on a terminal.
 
@@ -419,6 +425,7 @@ def adopt(
         stages,
         path,
         device=pick_device(name) if name else device_of(network),
+        final_norm=flag("final_norm", final_norm),
         replace=flag("replace", replace),
         finish=measure_network,
     )

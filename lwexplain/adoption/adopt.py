@@ -18,7 +18,7 @@ import torch
 import yaml
 from torch import nn
 
-from lwexplain.adoption.kept import write_features, write_pictures
+from lwexplain.adoption.kept import has_final_norm, write_features, write_pictures
 from lwexplain.adoption.live import Live, Loaders, keep_live
 from lwexplain.adoption.look import Seen, Watcher, look
 from lwexplain.adoption.pictures import pictures_of
@@ -47,6 +47,7 @@ def adopt_network(
     path: Path,
     *,
     device: torch.device,
+    final_norm: bool = False,
     replace: bool = False,
     finish: Callable[[Run], None] = lambda run: None,
 ) -> Run:
@@ -65,7 +66,7 @@ def adopt_network(
     live = Live(network, lambda: loaders, source.form, device)
 
     if path.exists() and not _is_empty(path) and not replace:
-        run = _require_same(Run.open(path), network, digest, stages, replaced(source, loaders=loaders))
+        run = _require_same(Run.open(path), network, digest, stages, replaced(source, loaders=loaders), final_norm)
         return keep_live(run, live)
     if replace and path.exists() and not _is_empty(path):
         Run.open(path)  # nothing but a run is replaced
@@ -81,6 +82,7 @@ def adopt_network(
             device=device,
             pictures=pictures,
             identify=source.fingerprint is None,
+            final_norm=final_norm,
         )
         if len(seen.shape) != 3:
             raise CaptureError(
@@ -88,6 +90,7 @@ def adopt_network(
             )
         with _beside(path) as place:
             manifest = _manifest(network, seen, source, digest, pictures.note)
+            manifest["adoption"]["final_norm"] = final_norm
             run = Run.create(place, _configuration(network, source), **manifest)
             store_weights(run, network)
             write_pictures(run, seen)
@@ -154,7 +157,9 @@ def _manifest(model: nn.Module, seen: Seen, source: Source, digest: str, picture
 # ---------------------------------------------------------------------- what lies there already
 
 
-def _require_same(run: Run, model: nn.Module, digest: str, stages: Sequence[str], source: Source) -> Run:
+def _require_same(
+    run: Run, model: nn.Module, digest: str, stages: Sequence[str], source: Source, final_norm: bool
+) -> Run:
     """The run; raises RunError where it is not one of this network, these stages and these images."""
     new = f"choose another folder with {own_option('run_dir') if source.fingerprint else 'out'}, or add replace"
     if run.status != STATUS:
@@ -165,6 +170,8 @@ def _require_same(run: Run, model: nn.Module, digest: str, stages: Sequence[str]
     named = [stage.partition("#")[0] for stage in run.manifest["stages"]]
     if list(dict.fromkeys(named)) != list(dict.fromkeys(stage.partition("#")[0] for stage in stages)):
         raise RunError(f"{run.path} was adopted with other stages ({', '.join(run.manifest['stages'])}); {new}")
+    if has_final_norm(run) != final_norm:
+        raise RunError(f"{run.path} was adopted with final_norm={has_final_norm(run)}; {new}")
     prints = run.manifest["data"].get("part_fingerprints", {})
     compared = [split for split in ("val", "test") if split in source.loaders]  # train may be shuffled and augmented
     given = source.part_fingerprints

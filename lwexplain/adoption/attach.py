@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lwexplain.adoption.images import images_of_config
-from lwexplain.adoption.kept import adoption_of, form_of, kept_val, read_samples
+from lwexplain.adoption.kept import adoption_of, form_of, has_final_norm, kept_val, read_samples
 from lwexplain.adoption.live import Live, Loaders, keep_live
 from lwexplain.adoption.weights import load_stored_weights, weights_of
 from lwexplain.capture.extract import capturing
@@ -65,7 +65,7 @@ def _require_same_features(run: Run, model: nn.Module, device: torch.device) -> 
     if samples is None or not isinstance(key, Mapping):
         return  # nothing is kept that could differ
     captured, pooling = kept_val(run), str(key.get("pooling", "auto"))
-    with capturing(model, stages, pooling=pooling, device=device) as read:
+    with capturing(model, stages, pooling=pooling, device=device, final_norm=has_final_norm(run)) as read:
         found = read((samples.images, torch.from_numpy(samples.labels)))
     for stage in stages:
         before = np.asarray(captured.features[stage][samples.positions])

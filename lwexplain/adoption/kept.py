@@ -156,3 +156,8 @@ def form_of(run: Run) -> BatchForm:
     """What the images of the run are normalised by, as far as it was said."""
     data = run.manifest.get("data", {})
     return BatchForm(None, tuple(data.get("mean") or ()), tuple(data.get("std") or ()))
+
+
+def has_final_norm(run: Run) -> bool:
+    """Whether the features of the run passed through the network's own final normalisation."""
+    return adoption_of(run).get("final_norm") is True

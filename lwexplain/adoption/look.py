@@ -86,11 +86,13 @@ def look(
     device: torch.device,
     pictures: Pictures | None = None,
     identify: bool = False,
+    final_norm: bool = False,
 ) -> Seen:
     """One pass over each of ``loaders`` (by split, as ``check_loaders`` lets them pass) through ``model``.
 
     Features are captured at ``stages`` into ``folder`` and returned memory-mapped. ``pictures`` gathers small pictures
-    of val; with ``identify`` samples are counted into fingerprints. The model is left as it was. Raises CaptureError
+    of val; with ``identify`` samples are counted into fingerprints, with ``final_norm`` stages pass through the
+    network's own final normalisation. The model is left as it was. Raises CaptureError
     as ``checked_batches`` and ``extract`` do, and for labels that do not fit the classes.
     """
     given = {split: checked_batches(batches, split, model, form) for split, batches in loaders.items()}
@@ -104,6 +106,7 @@ def look(
             device=device,
             store=Path(folder, split),
             own_output=True,
+            final_norm=final_norm,
         )
         for split in SPLITS
         if split in loaders
@@ -119,6 +122,8 @@ def look(
     notes += dict.fromkeys(note for batches in given.values() for note in batches.notes)
     layouts = captured["val"].layouts
     notes += [f"stage {name}: {layout.note}" for name, layout in layouts.items() if layout.note]
+    if (norm := captured["val"].final_norm) is not None:
+        notes.append(f"features after the network's own final normalisation, {norm[0]} ({type(norm[1]).__name__})")
     prints = {split: watcher.fingerprint for split, watcher in watchers.items() if watcher.fingerprint}
     samples = watchers["val"].samples
     assert samples is not None

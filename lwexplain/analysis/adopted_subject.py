@@ -9,6 +9,7 @@ from lwexplain.adoption.adopt import POOLING
 from lwexplain.adoption.kept import (
     adoption_of,
     form_of,
+    has_final_norm,
     read_features,
     read_samples,
     read_small_pictures,
@@ -112,11 +113,12 @@ def _bring_network(run: Run, live: Live, stages: list[StageData], samples: Sampl
     if samples is None:
         return
     names = [stage.name for stage in stages]
-    with capturing(live.network, names, device=live.device) as read:
+    with capturing(live.network, names, device=live.device, final_norm=has_final_norm(run)) as read:
         one = read((samples.images[:1], torch.from_numpy(samples.labels[:1])))
+    norm = one.final_norm[1] if one.final_norm else None
     pixels = adoption_of(run).get("were_pixels") is True
     zero = colour_of_zero(form_of(run).mean, were_pixels=pixels)
-    add_samples(stages, live.network, samples, one.layouts, one.reading, live.device, zero)
+    add_samples(stages, live.network, samples, one.layouts, one.reading, live.device, zero, norm)
 
 
 def _parts_of_network(
@@ -158,6 +160,7 @@ def _features(run: Run, key: AnalysisKey, world: World) -> dict[str, Captured]:
                     classes=run.manifest["data"]["classes"],
                     pooling=key.pooling,
                     device=live.device,
+                    final_norm=has_final_norm(run),
                 )
                 sizes = {split: len(part.labels) for split, part in seen.captured.items()}
                 if sizes != sizes_of(run):

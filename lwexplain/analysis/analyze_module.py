@@ -38,6 +38,7 @@ def analyze_module(
     mem_limit: int | None = None,
     form: BatchForm | None = None,
     seed: int = 0,
+    final_norm: bool = False,
     quiet: bool | None = None,
 ) -> Analysis:
     """Analyze any module on loaders of images and labels; see ``lw.analyze_model``."""
@@ -47,13 +48,24 @@ def analyze_module(
     stages = own_names(model, stages)
     with undisturbed(model), scratch_folder("features") as folder:
         form = form or BatchForm()
-        seen = look(model, loaders, stages, folder=folder, form=form, classes=classes, pooling=pooling, device=where)
+        seen = look(
+            model,
+            loaders,
+            stages,
+            folder=folder,
+            form=form,
+            classes=classes,
+            pooling=pooling,
+            device=where,
+            final_norm=final_norm,
+        )
         data = stages_of(
             seen.captured, seen.classes, seed=seed, device=str(where), memory_bytes=memory, pooling=pooling
         )
         zero = colour_of_zero(form.mean, were_pixels=seen.were_pixels)
-        reading = seen.captured["val"].reading
-        add_samples(data, model, seen.samples, seen.layouts, reading, where, zero)
+        val = seen.captured["val"]
+        norm = val.final_norm[1] if val.final_norm else None
+        add_samples(data, model, seen.samples, seen.layouts, val.reading, where, zero, norm)
         cut = cut_at(model, data, seen.shape, seen.samples)
         if not callable(pooling):
             give_own_head(data, cut)

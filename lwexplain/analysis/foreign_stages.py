@@ -1,6 +1,7 @@
 """The stages of somebody's network as probes see them, and what is measured of the network itself."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,8 +11,10 @@ from torch import Tensor, nn
 from lwexplain.adoption.sample_images import Samples
 from lwexplain.analysis.stages import find_tokens
 from lwexplain.capture.hooks import output_of
+from lwexplain.capture.pooling import StagePooling
 from lwexplain.errors import ModelError
 from lwexplain.models.cutting import CutNetwork, cut_network
+from lwexplain.models.final_norm import normalised
 from lwexplain.models.layout import Layout
 from lwexplain.models.token_reading import TokenReading
 from lwexplain.probes.base import StageData
@@ -30,14 +33,24 @@ def add_samples(
     reading: TokenReading,
     device: torch.device,
     zero_image: str = "",
+    norm: nn.Module | None = None,
 ) -> None:
-    """Give every stage the same few val images and the way from images to its output; it has no head of its own."""
+    """Give every stage the same few val images and the way from images to its output; it has no head of its own.
+    ``norm`` is the final normalisation that its features have passed through."""
     if samples is None:
         return
     for stage in stages:
+        if norm is not None and isinstance(stage.pool, StagePooling):
+            through = partial(_through, norm, layouts.get(stage.name, Layout()), stage.name)
+            stage.pool = replace(stage.pool, norm=through)
         stage.images, stage.image_labels, stage.zero_image = samples.images.to(device), samples.labels, zero_image
         stage.model_to_stage = partial(output_of, network, stage.name, device=device, layout=layouts.get(stage.name))
     find_tokens(stages, reading)
+
+
+def _through(norm: nn.Module, layout: Layout, stage: str, output: Tensor) -> Tensor:
+    """An output in order through the final normalisation, which sees it as the network gives it."""
+    return layout.in_order(normalised(norm, layout.as_given(output), stage))
 
 
 def cut_at(

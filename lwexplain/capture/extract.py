@@ -18,6 +18,7 @@ from lwexplain.capture.pooling import Pooling, pool
 from lwexplain.data.batch_parts import BATCH
 from lwexplain.data.given_batches import read_batch
 from lwexplain.errors import CaptureError, ModelError
+from lwexplain.models.final_norm import find_final_norm, normalised
 from lwexplain.models.layout import Layout
 from lwexplain.models.modules import find_modules, in_evaluation, unwrap
 from lwexplain.models.outputs import logits_in
@@ -43,6 +44,7 @@ class Captured:
     layouts: dict[str, Layout] = field(default_factory=dict)
     no_output: str = ""
     reading: TokenReading = UNKNOWN
+    final_norm: tuple[str, nn.Module] | None = None
 
     @property
     def stages(self) -> list[str]:
@@ -70,6 +72,7 @@ def extract(
     store: str | os.PathLike[str] | None = None,
     own_output: bool = False,
     reading: TokenReading | None = None,
+    final_norm: bool = False,
 ) -> Captured:
     """Capture ``stages`` of ``model`` in one pass over ``batches``; see ``capturing`` for what is captured.
 
@@ -90,18 +93,19 @@ def extract(
                 precision=precision,
                 own_output=own_output,
                 reading=reading,
+                final_norm=final_norm,
             )
         )
         features: dict[str, _Rows] = {}
         logits: dict[str, _Rows] = {}
         layouts: dict[str, Layout] = {}
-        no_output, found_reading = "", UNKNOWN
+        no_output, found_reading, norm = "", UNKNOWN, None
         for item in _each(batches):
             batch = read(item)
             if not labels:
                 features = {name: stack.enter_context(_rows_of(name, store)) for name in batch.features}
                 logits = {name: stack.enter_context(_Rows()) for name in batch.logits}
-                layouts, found_reading = batch.layouts, batch.reading
+                layouts, found_reading, norm = batch.layouts, batch.reading, batch.final_norm
             no_output = no_output or batch.no_output
             for name, rows in batch.features.items():
                 features[name].add(rows)
@@ -125,6 +129,7 @@ def extract(
             layouts=layouts,
             no_output=no_output,
             reading=found_reading,
+            final_norm=norm,
         )
 
 
@@ -140,6 +145,7 @@ def capturing(
     precision: torch.dtype = torch.float32,
     own_output: bool = False,
     reading: TokenReading | None = None,
+    final_norm: bool = False,
 ) -> Iterator[Reader]:
     """A function from a batch to the features of all ``stages`` (module paths, or keys of ``modules``) of ``model``.
 
@@ -150,7 +156,8 @@ def capturing(
     ``heads[stage]`` maps the raw output of a stage that is called once to logits (N, K). With ``own_output`` the logits
     of the last stage are those in what the model returns. Stages are pooled over their positions wherever their
     channels lie; a pooling of one's own sees the output as it is. ``reading`` is what the network's head reads of its
-    tokens, found on ``model`` where it is not given.
+    tokens, found on ``model`` where it is not given. With ``final_norm`` every stage passes through the network's own
+    final normalisation before it is pooled, as only the last one does in the network.
 
     Runs in evaluation mode without gradients, each image passing once and only as far as the deepest stage unless its
     ``own_output`` is asked for; one image passes once more, which tells where the channels lie. Hooks, modes, devices
@@ -172,10 +179,13 @@ def capturing(
     held: dict[Call, tuple[torch.Tensor, torch.Tensor | None]] = {}
     place = torch.device(device)
 
+    norms: list[tuple[str, nn.Module]] = []
+
     def receive(call: Call, raw: torch.Tensor) -> None:
         head = head_of.get(call[0])
         layout = (tap.layouts or {}).get(call, Layout())
-        output = raw if callable(pooling) else layout.in_order(raw)
+        output = normalised(norms[0][1], raw, tap.name_of(call)) if norms else raw
+        output = output if callable(pooling) else layout.in_order(output)
         try:
             rows = pool(output, pooling, tap.grids.get(call), tap.reading or UNKNOWN)
         except CaptureError as error:
@@ -189,9 +199,12 @@ def capturing(
         if x.is_floating_point():
             _finite("images", x.flatten(1))
         held.clear()
+        if final_norm and not norms:
+            norms.append(find_final_norm(model, x[:1].to(place), list(found.values())[-1]))
         with torch.autocast(place.type, precision, enabled=precision != torch.float32):
             returned = tap.run(model, x.to(place, non_blocking=True))
         batch = Captured({}, given.labels, index=given.index, reading=tap.reading or UNKNOWN)
+        batch.final_norm = norms[0] if norms else None
         for call, name in tap.stages.items():
             rows, scores = held[call]
             batch.features[name] = _checked(f"features of stage {name!r}", rows, len(x))

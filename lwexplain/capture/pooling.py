@@ -79,15 +79,18 @@ class StagePooling:
     """The pooling of one stage, raw output -> rows of features.
 
     ``reading`` is what the network's own head reads of tokens. ``note`` says how they were pooled, what is left out, or
-    what may be in the rows, where a reader must know.
+    what may be in the rows, where a reader must know. ``norm`` is what outputs pass through before.
     """
 
     pooling: Pooling = "mean"
     grid: TokenGrid | None = None
     note: str = ""
     reading: TokenReading = UNKNOWN
+    norm: Callable[[torch.Tensor], torch.Tensor] | None = None
 
     def __call__(self, output: torch.Tensor) -> torch.Tensor:
+        if self.norm is not None:
+            output = self.norm(output)
         return pool(output, self.pooling, self.grid, self.reading)
 
     def at(self, to_stage: Callable[[torch.Tensor], torch.Tensor], image: torch.Tensor) -> "StagePooling":

@@ -103,6 +103,9 @@ def adopt(
     max_samples: Annotated[int, typer.Option(min=1, help="Largest number of images used of each split.")] = 10_000,
     seed: Annotated[int, typer.Option(min=0, help="Of the splits and sub-samples.")] = 0,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps (default: cpu).")] = None,
+    final_norm: Annotated[
+        bool, typer.Option("--final-norm", help="Let every stage pass through the network's own final normalisation.")
+    ] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Lose the run that lies there.")] = False,
 ) -> None:
     """Make a run of a network that you trained yourself, in whatever loop: all other commands take it from there."""
@@ -125,6 +128,7 @@ def adopt(
             max_samples=max_samples,
             device=device,
             seed=seed,
+            final_norm=final_norm,
             replace=replace,
         )
     sizes = ", ".join(f"{count:,} {split}" for split, count in run.manifest["data"]["sizes"].items())

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lwexplain.adoption.adopt import POOLING
-from lwexplain.adoption.kept import form_of, read_features, read_samples, sizes_of
+from lwexplain.adoption.kept import form_of, has_final_norm, read_features, read_samples, sizes_of
 from lwexplain.adoption.live import require_live
 from lwexplain.adoption.look import look
 from lwexplain.capture.extract import Captured
@@ -85,8 +85,8 @@ class AdoptedSource(ExportSource):
 
     def features(self, stages: Sequence[str], folder: Path) -> Mapping[str, Captured]:
         key = AnalysisKey.of(self._run, max_samples=None, pooling=POOLING, precision="auto")
-        captured = read_features(self._run, key)
-        if captured is None:  # an analysis with another pooling took their place
+        captured = None if has_final_norm(self._run) else read_features(self._run, key)
+        if captured is None:  # kept are others: pooled in another way, or after the final normalisation
             live = self._live
             captured = look(
                 live.network,

@@ -102,7 +102,7 @@ ADOPTION: dict[str, tuple[Check, str]] = {
     **dict.fromkeys(("weights", "images", "order"), TEXT),
     "notes": (lambda value: isinstance(value, list) and all(map(is_text, value)), "a list of texts"),
     "max_samples": (_or_none(is_count), "a whole number of at least 0"),
-    "were_pixels": (lambda value: isinstance(value, bool), "true or false"),
+    **dict.fromkeys(("were_pixels", "final_norm"), (lambda value: isinstance(value, bool), "true or false")),
 }
 DATA: dict[str, tuple[Check, str]] = {
     "name": TEXT,

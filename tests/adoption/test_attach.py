@@ -38,6 +38,7 @@ def test_what_needs_the_network_says_how_to_pass_it(left):
     for call in (
         lambda: lw.analyze(left, ["attribution"], quiet=True),
         lambda: lw.analyze(left, ["ncm"], pooling="max", quiet=True),
+        lambda: lw.export(left, left.parent / "short.pt2", depth=1),
     ):
         with pytest.raises(RunError, match="model="):
             call()
