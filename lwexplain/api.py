@@ -121,8 +121,11 @@ def _train(settings: Config, path: Path, run: Run | None, world: "World", quiet:
     from lwexplain.data.load import load_data
     from lwexplain.data.same_data import require_same_data
     from lwexplain.models.size_limit import SizeLimit
+    from lwexplain.training.build import require_trained_prefix
     from lwexplain.training.loop import Trainer
 
+    if run is None or run.status == "created":
+        require_trained_prefix(settings)
     settings = _with_absolute_root(settings)
     data = load_data(settings.data, settings.seed)
     if world.is_main and not quiet:

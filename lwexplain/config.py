@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from lwexplain.arguments import shortened, shown, with_article
 from lwexplain.errors import ConfigError
@@ -18,6 +18,9 @@ MAX_SEED = 2**32 - 1
 
 MOST_TOLD = 5
 """Faults of a configuration that are told at once."""
+
+WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".bin", ".json")
+"""Ends of files that ``model.options.weights`` may name; .json is the index of weights in several files."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -110,6 +113,11 @@ class TrainingConfig(Section):
 
     strategy: str = Field("bp", description="a strategy of `lwexplain list strategies`")
     strategy_options: dict[str, Any] = Field(default_factory=dict, description="options of this strategy")
+    train_from: int | str | None = Field(
+        None,
+        description="fine-tuning: the first stage that learns, by name or by depth from 1; those before it keep their "
+        "pretrained weights and statistics and get no heads; absent = all learn",
+    )
     epochs: int = Field(10, ge=1, description="passes over the training images (per stage for greedy)")
     head: str = Field("linear", description="what a stage is trained through: `lwexplain list heads`")
     head_options: dict[str, Any] = Field(default_factory=dict)
@@ -144,6 +152,13 @@ class TrainingConfig(Section):
         "all", description="auto (greedy only): no further stage once val accuracy has stopped rising"
     )
     checkpoint_seconds: float = Field(60.0, gt=0, description="longest time between two checkpoints")
+
+    @field_validator("train_from", mode="before")
+    @classmethod
+    def _is_stage_or_depth(cls, value: Any) -> Any:
+        if value is None or (isinstance(value, str) and value) or (type(value) is int and value >= 1):
+            return value
+        raise ValueError("must be the name of a stage or a depth from 1")
 
 
 class _WithoutAliases(yaml.SafeDumper):
@@ -222,6 +237,11 @@ def load_config(source: str | Path | dict[str, Any] | Config, overrides: dict[st
         found = error.errors()
         rest = f"; and {len(found) - MOST_TOLD} more" if len(found) > MOST_TOLD else ""
         raise ConfigError(f"{origin}: {'; '.join(map(_explain, found[:MOST_TOLD]))}{rest}") from None
+
+
+def is_weight_file(weights: Any) -> bool:
+    """Whether ``model.options.weights`` is a file, and not a name under which a library fetches weights."""
+    return isinstance(weights, str) and Path(weights).suffix in WEIGHT_FILES
 
 
 def parse_overrides(pairs: list[str]) -> dict[str, Any]:

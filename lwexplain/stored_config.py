@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lwexplain.arguments import shown
-from lwexplain.config import Config, load_config
+from lwexplain.config import Config, is_weight_file, load_config
 from lwexplain.errors import RunError
 from lwexplain.run import Run
 
@@ -79,11 +79,16 @@ def without_outside(config: Config, origin: str, *, download: bool = False) -> C
     """
     _require_plain(config, origin)
     kept = {name: value for name, value in config.model.options.items() if name not in WEIGHT_SOURCES}
-    if config.model.name == "torchvision" and config.model.options.get("weights") is not None:
+    if config.model.name == "torchvision" and _is_fetched(config.model.options.get("weights")):
         kept["like_pretrained"] = True
     model = config.model.model_copy(update={"options": kept})
     data = config.data.model_copy(update={"download": download, "workers": min(config.data.workers, MOST_WORKERS)})
     return config.model_copy(update={"model": model, "data": data})
+
+
+def _is_fetched(weights: Any) -> bool:
+    """Whether weights are fetched by their name, and not read from a file."""
+    return weights is not None and not is_weight_file(weights)
 
 
 def is_config_of_a_run(path: Path) -> bool:

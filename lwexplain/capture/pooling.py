@@ -106,9 +106,9 @@ class StagePooling:
             return replace(self, note=f"{how} over all tokens, whatever they stand for: {reason}")
         if grid is None or not grid.others:
             return replace(self, grid=grid)
-        return replace(self, grid=grid, note=self._what_is_read(grid))
+        return replace(self, grid=grid, note=self.what_is_read(grid))
 
-    def _what_is_read(self, grid: TokenGrid) -> str:
+    def what_is_read(self, grid: TokenGrid) -> str:
         """In words, of tokens that are not all patches."""
         if self.pooling in WITH_CLASS_TOKEN:
             alone, patches = len(self.reading.class_tokens(grid)), self.pooling == "cls+mean"

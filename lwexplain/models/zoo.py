@@ -8,9 +8,11 @@ import torch
 from torch import nn
 
 from lwexplain.arguments import shown
+from lwexplain.config import is_weight_file
 from lwexplain.errors import ModelError, UserCodeError
 from lwexplain.models.build import MODELS
 from lwexplain.models.find_stages import find_stages
+from lwexplain.models.pretrained import load_pretrained, require_weight_file
 from lwexplain.models.staged import StagedModel
 from lwexplain.models.wrap import stage_by_names
 
@@ -19,6 +21,8 @@ PRETRAINED_OPTIONS: dict[str, dict[str, Any]] = {
     "inception_v3": {"transform_input": True},
 }
 """What torchvision sets by itself where it builds these with pretrained weights."""
+
+FROM_FILE = "; where weights cannot be fetched, give them as a file: model.options.weights=FILE"
 
 BUILT_IN = re.compile(r"[A-Za-z0-9_.]{1,100}")
 """A network that timm holds itself; others (``hf-hub:``, ``local-dir:``) are read from elsewhere."""
@@ -54,9 +58,9 @@ def torchvision_model(
 ) -> StagedModel:
     """A classifier of torchvision (``arch``), cut at ``stages`` or at its blocks; 3-channel images.
 
-    ``weights`` names pretrained weights (``DEFAULT``), whose classifier is then replaced where the number of classes
-    differs; ``like_pretrained`` builds the same network without fetching them. Further options go to torchvision's
-    builder.
+    ``weights`` names pretrained weights that are fetched (``DEFAULT``), or is a file of weights. Their classifier is
+    replaced where the number of classes differs; ``like_pretrained`` builds the same network as with fetched ones
+    without fetching them. Further options go to torchvision's builder.
     """
     import torchvision.models
     from torchvision.models import get_model, list_models
@@ -67,7 +71,8 @@ def torchvision_model(
     sizes = {"vit": ("image_size", input_shape[-1]), "maxvit": ("input_size", input_shape[1:])}
     if (option := sizes.get(arch.partition("_")[0])) is not None:
         builder_options.setdefault(*option)
-    if arch in PRETRAINED_OPTIONS and weights is None and not like_pretrained:  # without exits at the side
+    from_file = is_weight_file(weights)
+    if arch in PRETRAINED_OPTIONS and (weights is None or from_file) and not like_pretrained:  # no exits at the side
         builder_options = {"aux_logits": False, "init_weights": True} | builder_options
     try:
         if weights is None and like_pretrained:
@@ -75,11 +80,18 @@ def torchvision_model(
             _replace_classifier(model, num_classes)
         elif weights is None:
             model = get_model(arch, weights=None, num_classes=num_classes, **builder_options)
+        elif weights is not None and from_file:
+            model = load_pretrained(
+                lambda classes: get_model(arch, weights=None, num_classes=classes, **builder_options),
+                weights,
+                num_classes,
+            )
         else:
             model = get_model(arch, weights=weights, **builder_options)
             _replace_classifier(model, num_classes)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ModelError(f"torchvision cannot build {arch!r}: {error}") from None
+        unreachable = weights is not None and not from_file and isinstance(error, OSError)
+        raise ModelError(f"torchvision cannot build {arch!r}: {error}{FROM_FILE * unreachable}") from None
     return staged_by_default(model, stages, input_shape, num_classes)
 
 
@@ -93,9 +105,14 @@ def timm_model(
     units: str = "block",
     stages: Sequence[str] | None = None,
     pretrained: bool = False,
+    weights: str | None = None,
     **builder_options: Any,
 ) -> StagedModel:
-    """A classifier of timm (``arch``), cut at ``stages`` or at its blocks."""
+    """A classifier of timm (``arch``), cut at ``stages`` or at its blocks.
+
+    ``pretrained`` fetches timm's own weights, ``weights`` is a file of some, whose classifier is replaced where the
+    number of classes differs.
+    """
     try:
         import timm
     except ImportError:
@@ -103,16 +120,24 @@ def timm_model(
     _refuse_width(width, units, "timm")
     if not isinstance(arch, str) or not BUILT_IN.fullmatch(arch):
         raise ModelError(f"timm holds no network {shown(arch)}; name one of timm.list_models()")
-    given: dict[str, Any] = {"pretrained": pretrained, "num_classes": num_classes, "in_chans": input_shape[0]}
-    try:
+    if weights is not None:
+        require_weight_file(weights, "; weights that timm fetches come by model.options.pretrained=true")
+        if pretrained:
+            raise ModelError("model.options.weights and model.options.pretrained are both set; choose one of them")
+
+    def build(classes: int) -> nn.Module:
+        given = {"pretrained": pretrained, "num_classes": classes, "in_chans": input_shape[0]}
         try:
-            model = timm.create_model(arch, **given, **{"img_size": input_shape[1:], **builder_options})
+            return timm.create_model(arch, **given, **{"img_size": input_shape[1:], **builder_options})
         except TypeError as error:
             if "img_size" in builder_options or "img_size" not in str(error):
                 raise
-            model = timm.create_model(arch, **given, **builder_options)  # one that takes images of any size
+            return timm.create_model(arch, **given, **builder_options)  # one that takes images of any size
+
+    try:
+        model = build(num_classes) if weights is None else load_pretrained(build, weights, num_classes)
     except (OSError, RuntimeError, ValueError, TypeError) as error:
-        raise ModelError(f"timm cannot build {arch!r}: {error}") from None
+        raise ModelError(f"timm cannot build {arch!r}: {error}{FROM_FILE * bool(pretrained)}") from None
     return staged_by_default(model, stages, input_shape, num_classes)
 
 

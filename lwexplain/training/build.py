@@ -7,15 +7,16 @@ import torch
 from lwexplain.config import Config, TrainingConfig
 from lwexplain.data.dataset import DataSplits
 from lwexplain.devices import pick_device, place
-from lwexplain.errors import TrainingError
-from lwexplain.models.build import build_model
+from lwexplain.errors import ModelError, TrainingError
+from lwexplain.models.build import MODELS, build_model
 from lwexplain.models.heads.base import HEADS
 from lwexplain.models.modules import as_parameters, undisturbed
 from lwexplain.models.staged import StagedModel, State
 from lwexplain.processes import World
+from lwexplain.stored_config import WEIGHT_SOURCES
 from lwexplain.training.distributed import synchronise_batch_norm
 from lwexplain.training.losses.base import LOSSES, LocalLoss, LossSetting
-from lwexplain.training.strategies.base import STRATEGIES, Phase, Strategy
+from lwexplain.training.strategies.base import STRATEGIES, Phase, Strategy, phases_from
 
 
 def check_recipe(recipe: TrainingConfig, batch: int, world: World) -> None:
@@ -69,6 +70,34 @@ def build_strategy(recipe: TrainingConfig) -> Strategy:
     return strategy
 
 
+def planned_phases(recipe: TrainingConfig, model: StagedModel) -> list[Phase]:
+    """The phases of a recipe's strategy, with the stages before ``training.train_from`` frozen throughout.
+
+    Raises TrainingError where the model has no such stage.
+    """
+    phases = build_strategy(recipe).phases(model)
+    if recipe.train_from is None:
+        return phases
+    try:
+        first = model.depth_of(recipe.train_from)
+    except ModelError as error:
+        raise TrainingError(f"training.train_from: {error}") from None
+    return phases_from(phases, first - 1)
+
+
+def require_trained_prefix(config: Config) -> None:
+    """Raise TrainingError where ``training.train_from`` would freeze stages of random weights."""
+    first, options = config.training.train_from, config.model.options
+    if first in (None, 1) or config.model.name in MODELS.third_party():
+        return
+    if not any(options.get(source) for source in WEIGHT_SOURCES):
+        raise TrainingError(
+            f"training.train_from={first} freezes the stages before it, and those of model {config.model.name!r} start "
+            "from random weights; give pretrained ones (models torchvision and timm: model.options.weights=FILE), or "
+            "leave train_from out"
+        )
+
+
 def build_trainable(config: Config, input_shape: tuple[int, ...], num_classes: int) -> StagedModel:
     """The model of a configuration with the heads its strategy needs, initialised from the seed."""
     model = build_model(config.model, input_shape, num_classes, config.seed)
@@ -76,7 +105,7 @@ def build_trainable(config: Config, input_shape: tuple[int, ...], num_classes: i
     sites = model.sites()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed + 1)
-        for depth in _head_depths(build_strategy(recipe), model):
+        for depth in _head_depths(recipe, model):
             if not (model.own_tail and depth == model.depth):
                 model.set_head(depth, HEADS.create(recipe.head, sites[depth - 1], options=recipe.head_options))
     return model
@@ -89,7 +118,7 @@ def build_losses(config: Config, model: StagedModel, data: DataSplits) -> dict[i
     sites = model.sites()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed + 2)
-        for depth in _head_depths(build_strategy(recipe), model):
+        for depth in _head_depths(recipe, model):
             setting = LossSetting(sites[depth - 1], recipe.label_smoothing, tuple(data.mean), tuple(data.std))
             losses[depth] = LOSSES.create(recipe.loss, setting, options=recipe.loss_options)
             losses[depth].label_smoothing = recipe.label_smoothing
@@ -117,5 +146,5 @@ def place_modules(
                 place(module, pick_device(span.device))
 
 
-def _head_depths(strategy: Strategy, model: StagedModel) -> list[int]:
-    return sorted({depth for phase in strategy.phases(model) for depth in phase.heads})
+def _head_depths(recipe: TrainingConfig, model: StagedModel) -> list[int]:
+    return sorted({depth for phase in planned_phases(recipe, model) for depth in phase.heads})

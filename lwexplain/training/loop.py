@@ -21,11 +21,11 @@ from lwexplain.progress import Progress
 from lwexplain.run import Run
 from lwexplain.training.build import (
     build_losses,
-    build_strategy,
     build_trainable,
     check_recipe,
     check_smallest_part,
     place_modules,
+    planned_phases,
 )
 from lwexplain.training.checkpoint import (
     BEST,
@@ -68,7 +68,8 @@ class Trainer:
         check_recipe(self.recipe, batch, self.world)
         self.device = pick_device(config.device)
         self.model = build_trainable(config, data.shape, data.num_classes)
-        self.phases = build_strategy(self.recipe).phases(self.model)
+        self.phases = planned_phases(self.recipe, self.model)
+        self.model.freeze(self.phases[0].frozen)
         check_smallest_part(self.model, self.recipe, batch, self.world)
         self.losses = build_losses(config, self.model, data)
         place_modules(self.recipe, self.model, self.losses, self.phases, self.device, self.world)

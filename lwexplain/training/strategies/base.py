@@ -1,6 +1,7 @@
 """What a training strategy is: a plan of phases, each a row of spans through which gradients flow."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from lwexplain.models.staged import StagedModel
@@ -48,6 +49,23 @@ class Phase:
     def heads(self) -> tuple[int, ...]:
         """Depths whose heads learn and are evaluated, ascending."""
         return tuple(depth for span in self.spans for depth in span.heads)
+
+
+def phases_from(phases: Sequence[Phase], start: int) -> list[Phase]:
+    """The phases with the first ``start`` stages frozen throughout: spans begin behind them, and what lay wholly in
+    them is left out, heads too."""
+    kept = []
+    for phase in phases:
+        spans = tuple(_span_from(span, start) for span in phase.spans if span.end > start)
+        if spans:
+            kept.append(replace(phase, frozen=max(phase.frozen, start), spans=spans))
+    return kept
+
+
+def _span_from(span: Span, start: int) -> Span:
+    heads = [(depth, weight) for depth, weight in zip(span.heads, span.weights, strict=True) if depth > start]
+    depths, weights = zip(*heads, strict=True)
+    return replace(span, start=max(span.start, start), heads=depths, weights=weights)
 
 
 class Strategy(Protocol):
