@@ -11,6 +11,7 @@ from lwexplain.probes.attribution.baseline import zero_image_in_words
 from lwexplain.probes.attribution.checks import CHECKS, Checked, check
 from lwexplain.probes.attribution.memory import chunker_for
 from lwexplain.probes.attribution.methods import DEFAULT_METHODS, methods_of
+from lwexplain.probes.attribution.missing_gradient import missing_gradient
 from lwexplain.probes.attribution.quality import Subject
 from lwexplain.probes.base import PROBES, Attribution, Measurement, ProbeDefaults, StageData
 from lwexplain.probes.linear.probe import fit_linear_probe
@@ -94,6 +95,8 @@ class AttributionMaps(ProbeDefaults):
         checked = Checked(image_causes=[[] for _ in maps])
         found: Explanation | None = None
         try:
+            if method.needs_gradient and (cut := missing_gradient(subject.network, subject.images[:1])):
+                raise NotApplicable(f"needs gradients, and {cut}")
             found = subject.explain(method)
             maps = found.maps
             cause = _why_unusable(maps)

@@ -396,3 +396,14 @@ def test_conductance_lays_tokens_on_their_grid(make_stage, images, tokens):
     assert maps["layer_conductance"].valid, maps["layer_conductance"].note
     assert maps["layer_conductance"].maps.shape == (5, 10, 10)
     assert rows["layer_conductance_completeness_residual"].value < 0.1
+
+
+def test_maps_made_of_gradients_say_what_keeps_gradients_from_the_images(make_stage, net, images):
+    fields = {"images": images, "model_to_stage": torch.no_grad()(net.body), "head": net.head}
+    maps, rows = explain(make_stage, ["saliency", "occlusion"], **fields)
+    assert not maps["saliency"].valid
+    assert "needs gradients, and the logits carry no gradient to the image, for its forward" in maps["saliency"].note
+    assert "runs under torch.no_grad()" in maps["saliency"].note
+    assert not maps["saliency"].maps.any()
+    assert maps["occlusion"].valid
+    assert not any(metric.startswith("saliency") for metric in rows)
