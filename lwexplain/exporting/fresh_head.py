@@ -55,9 +55,9 @@ def fresh_heads(source: ExportSource, depths: Sequence[int]) -> dict[int, StageH
         stages = [_stage(name, depth, captured, source) for name, depth in zip(names, depths, strict=True)]
         fit_linear_probes(stages, GRID, World())
         probes = [fit_linear_probe(stage) for stage in stages]
-    sites = model.sites()
+    sites, dtypes = model.sites(), model.feature_dtypes()
     return {
-        depth: StageHead(depth, as_head(probe, sites[depth - 1]).to(device), "fresh", probe.note)
+        depth: StageHead(depth, as_head(probe, sites[depth - 1]).to(device, dtypes[depth - 1]), "fresh", probe.note)
         for depth, probe in zip(depths, probes, strict=True)
     }
 

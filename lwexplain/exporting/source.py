@@ -58,10 +58,9 @@ class ExportSource(ABC):
         if isinstance(self.model, StagedModel):
             return self.model
         if self.model.staged is None:
-            reasons = "; ".join(f"{way}: {reason}" for way, reason in self.model.refusals.items())
             raise ExportError(
-                f"early exits need the network as a row of stages, and it cannot be cut into one ({reasons}); leave "
-                "early_exit out"
+                f"early exits need the network as a row of stages, and it cannot be cut into one "
+                f"({self.model.not_staged}); leave early_exit out"
             )
         return self.model.staged
 

@@ -198,6 +198,12 @@ def as_parameters(x: Tensor, model: nn.Module) -> Tensor:
     return x.to(dtypes.pop()) if len(dtypes) == 1 else x
 
 
+def cast_images(images: Tensor, network: nn.Module) -> Tensor:
+    """The images in the dtype of the network's parameters where these are all of one."""
+    dtypes = {parameter.dtype for parameter in network.parameters() if parameter.is_floating_point()}
+    return images.to(dtypes.pop()) if len(dtypes) == 1 and images.is_floating_point() else images
+
+
 def _dtype_of_first_layer(model: nn.Module, image: Tensor) -> torch.dtype:
     """The dtype that the images must have: their own, where the model casts them before its first layer."""
     found = [image.dtype]

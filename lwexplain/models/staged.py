@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lwexplain.errors import ModelError
-from lwexplain.models.modules import as_parameters, in_evaluation
+from lwexplain.models.modules import as_parameters, cast_images, in_evaluation
 from lwexplain.models.site import Site
 from lwexplain.models.token_reading import UNKNOWN, TokenReading, read_by_head
 from lwexplain.models.tokens import TokenGrid, watching_tokens
@@ -242,7 +242,7 @@ class FirstStages(nn.Module):
         self.stages = nn.ModuleList(stages)
 
     def forward(self, images: Tensor) -> Tensor:
-        state: State = images
+        state: State = cast_images(images, self)
         for stage in self.stages:
             state = stage(state)
         return features_of(state)

@@ -40,10 +40,10 @@ def cut_network(model: nn.Module, stages: Sequence[str], images: Tensor, num_cla
         seen = observe(model, stages, images, num_classes)
         way, cut, refusals = _first_that_serves(seen)
         whole = None if seen.no_logits else whole_network(seen)
-        staged = cut.staged or _staged(seen)
+        staged, not_staged = (cut.staged, "") if cut.staged is not None else _staged(seen)
         if staged is not None:
             _drop_unequal_head(staged, seen)
-        return CutNetwork(seen, way, refusals, cut.prefixes, whole, staged)
+        return CutNetwork(seen, way, refusals, cut.prefixes, whole, staged, not_staged)
 
 
 def _first_that_serves(seen: Observation) -> tuple[str, Cut, dict[str, str]]:
@@ -57,12 +57,12 @@ def _first_that_serves(seen: Observation) -> tuple[str, Cut, dict[str, str]]:
     raise ModelError(f"{type(seen.model).__name__} cannot be cut at these stages ({reasons})")
 
 
-def _staged(seen: Observation) -> StagedModel | None:
-    """The network as a row of stages, where tracing can make one."""
+def _staged(seen: Observation) -> tuple[StagedModel | None, str]:
+    """The network as a row of stages, or why tracing makes none."""
     try:
-        return cut_by_tracing(seen).staged
-    except ModelError:
-        return None
+        return cut_by_tracing(seen).staged, ""
+    except ModelError as error:
+        return None, str(error)
 
 
 def _drop_unequal_head(staged: StagedModel, seen: Observation) -> None:

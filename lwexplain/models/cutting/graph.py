@@ -1,29 +1,14 @@
 """Cutting by a graph of the network: symbolic tracing between the stages."""
 
-from torch import Tensor, nn
+from torch import nn
 
 from lwexplain.errors import ModelError
 from lwexplain.models.cutting.exported_graph import cut_by_export
 from lwexplain.models.cutting.observation import Observation
 from lwexplain.models.cutting.parts import Cut, check_prefixes
-from lwexplain.models.cutting.prefix import cast_images
 from lwexplain.models.cutting.shared_copy import copy_structure, name_without_compiled
-from lwexplain.models.staged import StagedModel, State, features_of
+from lwexplain.models.staged import StagedModel
 from lwexplain.models.wrap import stage_by_names
-
-
-class FirstStages(nn.Module):
-    """Images -> the features after the last of some stages, handed on from one to the next."""
-
-    def __init__(self, stages: list[nn.Module]) -> None:
-        super().__init__()
-        self.stages = nn.ModuleList(stages)
-
-    def forward(self, images: Tensor) -> Tensor:
-        state: State = cast_images(images, self)
-        for stage in self.stages:
-            state = stage(state)
-        return features_of(state)
 
 
 def cut_by_graph(seen: Observation) -> Cut:
@@ -51,6 +36,6 @@ def cut_by_tracing(seen: Observation) -> Cut:
 
 def as_cut(staged: StagedModel, seen: Observation) -> Cut:
     """The prefixes of a staged network, proven equal."""
-    prefixes: list[nn.Module] = [FirstStages(list(staged.body)[:depth]) for depth in range(1, staged.depth + 1)]
+    prefixes: list[nn.Module] = [staged.prefix(depth).eval() for depth in range(1, staged.depth + 1)]
     check_prefixes(prefixes, seen)
     return Cut(prefixes, staged)

@@ -19,7 +19,8 @@ class CutNetwork:
     """A network cut after each of its named stages; it shares its parameters and buffers with the network.
 
     ``way`` is how it was cut ("own API", "containers", "graph" or "hook"), ``refusals`` says why each earlier way did
-    not serve. ``staged`` is the network as a row of stages, for what needs them one by one; None where that cannot be.
+    not serve. ``staged`` is the network as a row of stages, for what needs them one by one; None where that cannot be,
+    for the reason in ``not_staged``.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class CutNetwork:
         prefixes: Sequence[nn.Module],
         whole: nn.Module | None,
         staged: StagedModel | None,
+        not_staged: str,
     ) -> None:
         self.model = seen.model
         self.names = list(seen.names)
@@ -38,6 +40,7 @@ class CutNetwork:
         self.way = way
         self.refusals = dict(refusals)
         self.staged = staged
+        self.not_staged = not_staged
         self._prefixes = list(prefixes)
         self._whole = whole
         self._no_logits = seen.no_logits

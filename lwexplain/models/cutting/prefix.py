@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from lwexplain.models.layout import Layout
-from lwexplain.models.modules import first_tensor
+from lwexplain.models.modules import cast_images, first_tensor
 
 
 class Prefix(nn.Module):
@@ -37,9 +37,3 @@ class InRow(nn.Module):
         for part in self.parts:
             images = part(images)
         return images
-
-
-def cast_images(images: Tensor, network: nn.Module) -> Tensor:
-    """The images in the dtype of the network's parameters where these are all of one."""
-    dtypes = {parameter.dtype for parameter in network.parameters() if parameter.is_floating_point()}
-    return images.to(dtypes.pop()) if len(dtypes) == 1 and images.is_floating_point() else images
