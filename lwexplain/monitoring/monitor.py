@@ -15,7 +15,7 @@ from lwexplain.data.batch_form import BatchForm
 from lwexplain.errors import CaptureError, LwexplainError, LwexplainWarning, ModelError
 from lwexplain.models.find_stages import find_stages
 from lwexplain.models.foreign import check_model
-from lwexplain.models.modules import undisturbed
+from lwexplain.models.modules import undisturbed, unwrap
 from lwexplain.models.token_reading import TokenReading
 from lwexplain.monitoring.budget import Budget
 from lwexplain.monitoring.live_run import LiveRun
@@ -252,11 +252,13 @@ class Monitor:
 
 
 def _network_of(model: nn.Module) -> nn.Module:
-    """The network inside a wrapper that works in several processes or devices, which a look by one would keep waiting.
+    """The network inside what compiles it, or runs it in several processes, which a look by one would keep waiting.
 
     Raises ModelError where the parameters are spread over processes: no process could run the network alone.
     """
-    inner = model.module if isinstance(model, (DataParallel, DistributedDataParallel)) else model
+    inner = unwrap(model)
+    while isinstance(inner, (DataParallel, DistributedDataParallel)):
+        inner = unwrap(inner.module)
     spread = any(type(part).__name__ == "FullyShardedDataParallel" for part in inner.modules())
     if spread or any(type(parameter).__name__ == "DTensor" for parameter in inner.parameters()):
         raise ModelError(

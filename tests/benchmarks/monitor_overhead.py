@@ -4,8 +4,9 @@
 
 A ResNet-18 of width 16 learns 6,000 images of Fashion-MNIST (generated images of the same size where that set is not
 on the machine), each epoch followed by an evaluation on val, as loops usually have it. Written are the seconds of every
-epoch, and the share of the training's time that the steps of the monitor took: of wall time, as it counts it itself, and
-of processor time, which other work on the machine hardly changes. The weights at the end must be the same, bit for bit.
+epoch, and the share of the training's time that the steps of the monitor took: of wall time, as it counts it itself,
+and of processor time, which other work on the machine hardly changes. The weights at the end must be the same, bit for
+bit.
 """
 
 import argparse
