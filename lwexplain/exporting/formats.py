@@ -1,5 +1,6 @@
 """Writing a network as ``.pt2`` (torch.export) or ONNX, and running the written file as somebody else would."""
 
+import contextlib
 import inspect
 import io
 import json
@@ -95,7 +96,8 @@ def _traced(network: nn.Module, inputs: Sequence[Tensor]) -> ExportedProgram:
     batch = torch.export.Dim("batch", min=1)
     arguments = dict(inspect.signature(network.forward).bind(*inputs).arguments)
     shapes = tree_map_only(Tensor, lambda _: {0: batch}, arguments)
-    with torch.no_grad():
+    printed = io.StringIO()  # torch prints the half-made graph where it fails
+    with torch.no_grad(), contextlib.redirect_stderr(printed):
         return torch.export.export(network, tuple(inputs), dynamic_shapes=shapes, strict=False)
 
 

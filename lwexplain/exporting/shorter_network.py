@@ -1,6 +1,5 @@
 """The shorter network: normalisation, the first stages and one head, from pixel values to logits."""
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lwexplain.models.cutting import CutNetwork
+from lwexplain.models.cutting.shared_copy import copy_module
 from lwexplain.models.staged import StagedModel
 
 
@@ -72,6 +72,6 @@ class FullNetwork(nn.Module):
 
 def portable(network: nn.Module) -> nn.Module:
     """A copy for a file: on the CPU, float32, in the plain memory format, without gradients."""
-    copied = copy.deepcopy(network).to("cpu", torch.float32)
+    copied = copy_module(network).to("cpu", torch.float32)
     copied.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return copied.eval().requires_grad_(False)

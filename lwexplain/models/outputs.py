@@ -36,7 +36,7 @@ def logits_in(output: Any, n: int) -> Tensor:
 def _candidates(output: Any, n: int) -> list[Tensor]:
     """Tensors that may be the logits, only the named one where a name says it."""
     if isinstance(output, Tensor):
-        fits = output.layout == torch.strided and output.ndim == 2 and len(output) == n and output.shape[1] > 0
+        fits = output.layout == torch.strided and output.ndim == 2 and output.shape[0] == n and output.shape[1] > 0
         return [output] if fits else []
     for name in NAMES:
         named = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)

@@ -1,5 +1,7 @@
 """Cutting by torch.export: the graph of the operations that a run up to a stage makes."""
 
+import contextlib
+import io
 import logging
 import warnings
 from typing import Any
@@ -13,7 +15,6 @@ from lwexplain.models.cutting.observation import Observation
 from lwexplain.models.cutting.parts import Cut, check_prefix
 from lwexplain.models.cutting.prefix import Prefix
 from lwexplain.models.cutting.shared_copy import copy_structure
-from lwexplain.models.layout import Layout
 
 
 def cut_by_export(seen: Observation) -> Cut:
@@ -21,8 +22,8 @@ def cut_by_export(seen: Observation) -> Cut:
     gives something else than the network for batches of another size than it was made with."""
     prefixes: list[nn.Module] = []
     for place, (name, layout) in enumerate(zip(seen.names, seen.layouts, strict=True)):
-        run = Prefix(run_up_to(copy_structure(seen.model), name, to_the_end=True), Layout())
-        prefix = Prefix(_graph_of(run, seen), layout)
+        run = run_up_to(copy_structure(seen.model), name, to_the_end=True)
+        prefix = Prefix(_graph_of(run, seen), layout)  # casts images itself, so that a copy in another dtype still runs
         check_prefix(prefix, seen, place)
         prefixes.append(prefix)
     return Cut(prefixes)
@@ -32,7 +33,8 @@ def _graph_of(run: nn.Module, seen: Observation) -> nn.Module:
     """The operations of ``run`` as a graph module that shares its tensors."""
     images = seen.batches[2].images  # of two or more
     batch = torch.export.Dim("batch", min=1)
-    with torch.no_grad(), warnings.catch_warnings():
+    printed = io.StringIO()  # torch prints the half-made graph where it fails
+    with torch.no_grad(), warnings.catch_warnings(), contextlib.redirect_stderr(printed):
         warnings.simplefilter("ignore")
         level = logging.root.manager.disable
         logging.disable(logging.ERROR)

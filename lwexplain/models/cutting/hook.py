@@ -62,7 +62,7 @@ class WholeNetwork(nn.Module):
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        return logits_in(call_with_images(self.network, images), len(images))
+        return logits_in(call_with_images(self.network, images), images.shape[0])
 
 
 def run_up_to(network: nn.Module, name: str, *, to_the_end: bool = False) -> RunUpTo:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from types import MethodType
 from typing import Any
 
 import torch
@@ -25,14 +26,44 @@ def copy_structure(model: nn.Module) -> nn.Module:
                 memo[id(part)] = part  # its tensors cannot be shared with a copy
         for part in list(model.modules()):
             if isinstance(inner := getattr(part, "_orig_mod", None), nn.Module):
-                memo[id(part)] = copy.deepcopy(inner, memo)
-        copied: nn.Module = copy.deepcopy(model, memo)
+                memo[id(part)] = copy_module(inner, memo)
+        copied = copy_module(model, memo)
     except Exception as error:  # any object may hang on a module
         raise ModelError(f"the structure of {type(model).__name__} cannot be copied: {error}") from None
     for part in copied.modules():
         if part._compiled_call_impl is not None:
             part._compiled_call_impl = None
     return copied
+
+
+def copy_module(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
+    """A deep copy of ``model``, where ``memo`` (id -> copy) says what is not copied.
+
+    Objects without a copy that hang on a module (a lock, a logger, an open file) are shared with it.
+    """
+    memo = {} if memo is None else memo
+    try:
+        return copy.deepcopy(model, dict(memo))
+    except Exception:  # any object may hang on a module
+        for part in model.modules():
+            for value in vars(part).values():
+                _share_uncopyable(value, memo, set())
+        return copy.deepcopy(model, memo)
+
+
+def _share_uncopyable(value: Any, memo: dict[int, Any], seen: set[int]) -> None:
+    """Note the objects in ``value``, which may be a container, that have no copy."""
+    if isinstance(value, (nn.Module, MethodType)) or id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, (dict, list, tuple, set, frozenset)):
+        for item in list(value.values() if isinstance(value, dict) else value):
+            _share_uncopyable(item, memo, seen)
+        return
+    try:
+        copy.deepcopy(value, dict(memo))
+    except Exception:
+        memo[id(value)] = value
 
 
 def name_without_compiled(name: str) -> str:
