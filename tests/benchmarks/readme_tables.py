@@ -201,6 +201,31 @@ def interval_coverage(result: dict[str, Any]) -> TextTable:
     return TextTable(header, lines)
 
 
+def networks_of(library: str) -> Callable[[dict[str, Any]], TextTable]:
+    """A line a network of a library: its family, image size, stages, how it is cut, export, seconds and what failed."""
+
+    def table(result: dict[str, Any]) -> TextTable:
+        lines = [
+            [
+                f"`{row['name']}`",
+                row["family"],
+                str(row["image"]),
+                str(len(row.get("stages", []))),
+                f"`{row['stages'][0]}` ... `{row['stages'][-1]}`" if row.get("stages") else "",
+                row.get("way", ""),
+                row.get("export", ""),
+                f"{row['seconds']:.0f}" if "seconds" in row else "",
+                (row["failure"] or "").replace("|", "/"),
+            ]
+            for row in result["networks"]
+            if row["library"] == library
+        ]
+        header = ["network", "family", "pixels", "stages", "first and last", "cut by", "export", "seconds", "failure"]
+        return TextTable(header, lines)
+
+    return table
+
+
 def mebibytes_with_point(found: dict[str, Any]) -> str:
     """Mean of bytes in MiB, with one decimal."""
     return f"{found['mean'] / 2**20:,.1f}" if found["mean"] < 100 * 2**20 else mebibytes(found)
@@ -218,6 +243,9 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], TextTable]]] = {
     "depth_promises": ("depth_scores", depth_promises),
     "depth_stopping": ("depth_scores", depth_stopping),
     "depth_controls": ("depth_controls", depth_controls),
+    "networks_of_torchvision": ("zoo_survey", networks_of("torchvision")),
+    "networks_of_timm": ("zoo_survey", networks_of("timm")),
+    "networks_of_transformers": ("zoo_survey", networks_of("transformers")),
 }
 """Each table by name: its result file, and what makes it."""
 
