@@ -5,8 +5,8 @@ results/zoo_survey.json.
     python tests/benchmarks/zoo_survey.py --only timm/swin      # those whose library/name begins so, anew
     python tests/benchmarks/zoo_survey.py --failed              # those that have failed, anew
 
-A network has a process of its own, which ends when it takes too long. The file is written after each, so that a survey
-that was broken off goes on where it stopped.
+Networks are asked in a process of their own, which is ended where one takes too long. The file is written after each, so
+that a survey that was broken off goes on where it stopped.
 """
 
 import argparse
@@ -31,24 +31,37 @@ LONGEST = 600.0
 """Seconds for one network."""
 
 
-def survey_in_own_process(network: Surveyed) -> dict[str, Any]:
-    """A row of the survey; a process that dies or takes too long is its failure."""
-    about = {"library": network.library, "name": network.name, "family": network.family, "image": network.size}
-    pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
-    try:
-        found = pool.submit(_survey, network).result(timeout=LONGEST)
-    except TooLong:
-        found = {"failure": f"took longer than {LONGEST:.0f} s"}
-    except BrokenProcessPool:
-        found = {"failure": "its process was killed, for want of memory most likely"}
-    finally:
-        for process in list(getattr(pool, "_processes", {}).values()):
+class Worker:
+    """A process that surveys one network after another; a new one takes over where it dies or takes too long."""
+
+    def __init__(self) -> None:
+        self.pool = self._new_pool()
+
+    def row_of(self, network: Surveyed) -> dict[str, Any]:
+        """A row of the survey; the end of the process is the failure of its network."""
+        about = {"library": network.library, "name": network.name, "family": network.family, "image": network.size}
+        try:
+            return about | self.pool.submit(_survey, network).result(timeout=LONGEST)
+        except TooLong:
+            failure = f"took longer than {LONGEST:.0f} s"
+        except BrokenProcessPool:
+            failure = "its process was killed, for want of memory most likely"
+        self.end()
+        self.pool = self._new_pool()
+        return about | {"failure": failure}
+
+    def end(self) -> None:
+        for process in list(getattr(self.pool, "_processes", {}).values()):
             process.terminate()
-        pool.shutdown(wait=False, cancel_futures=True)
-    return about | found
+        self.pool.shutdown(wait=False, cancel_futures=True)
+
+    @staticmethod
+    def _new_pool() -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
 
 
 def _survey(network: Surveyed) -> dict[str, Any]:
+    import gc
     import warnings
 
     import torch
@@ -57,6 +70,7 @@ def _survey(network: Surveyed) -> dict[str, Any]:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     found = asdict(survey(network))
+    gc.collect()
     return found | {"seconds": round(found["seconds"], 1)}
 
 
@@ -74,17 +88,19 @@ def main() -> None:
     options = parser.parse_args()
     found = networks_in_file()
     networks = surveyed_networks()
+    worker = Worker()
     for network in networks:
         before = found.get(network.key)
         failed = before is not None and before["failure"] is not None
         asked = network.key.startswith(options.only) and (failed or not options.failed)
         if not asked or (before is not None and not options.only and not options.failed):
             continue
-        row = survey_in_own_process(network)
+        row = worker.row_of(network)
         found[network.key] = row
         rows = [found[network.key] for network in networks if network.key in found]
         write_result(NAME, {"networks": rows})
         print(f"{network.key}: {row['failure'] or row['way']} ({row.get('seconds', LONGEST)} s)", flush=True)
+    worker.end()
 
 
 if __name__ == "__main__":
