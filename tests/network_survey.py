@@ -78,11 +78,11 @@ def check_features(model: nn.Module, cut: CutNetwork, images: Tensor) -> None:
     wanted, logits = hooked_features(model, cut.names, images)
     for depth, name in enumerate(cut.names, start=1):
         with torch.no_grad():
-            found = cut.prefix(depth).eval()(images)
+            found = cut.prefix(depth)(images)
         _require(found.shape == wanted[name].shape, f"{name}: {tuple(found.shape)}, not {tuple(wanted[name].shape)}")
         _require_close(found, wanted[name], name)
     with torch.no_grad():
-        _require_close(cut.whole.eval()(images), logits, "the logits")
+        _require_close(cut.whole(images), logits, "the logits")
 
 
 def hooked_features(model: nn.Module, names: list[str], images: Tensor) -> tuple[dict[str, Tensor], Tensor]:

@@ -212,3 +212,16 @@ def transformers_networks() -> list[Surveyed]:
 def surveyed_networks() -> list[Surveyed]:
     """All of them."""
     return [*torchvision_networks(), *timm_networks(), *transformers_networks()]
+
+
+def small_ones_first() -> list[Surveyed]:
+    """All of them in the order of their parameters, as torchvision states them; the others are all small."""
+
+    def size(network: Surveyed) -> float:
+        if network.library == "torchvision":
+            from torchvision.models import get_model_weights
+
+            return float(get_model_weights(network.name).DEFAULT.meta["num_params"])
+        return 1e6 if network.library == "transformers" else 6e6
+
+    return sorted(surveyed_networks(), key=size)

@@ -41,6 +41,9 @@ class _Choice:
         self.path = path
         self.logits = frozenset() if path.logits is None else frozenset({path.logits})
         self.pooled_at = path.pooled_at
+        self.all_linear = not path.nonlinear_between(0, len(path.operations))
+        weighted = [call.start for call in path.root.within() if not call.calls and _has_weights(call.module)]
+        self.classifier_at = max(weighted, default=0)  # where the last layer with weights begins
         calls = [call for call in path.root.within() if call.is_passage and _has_layers(call)]
         closed = [call for call in calls if not _is_plain(call) and _is_closed(call)]
         active = [call for call in closed if path.nonlinear_between(call.start, call.end)]
@@ -98,6 +101,7 @@ class _Choice:
             for unit in units
             if unit.leaving != self.logits and unit.end <= self.pooled_at and _is_row_of_images(unit.shape)
         ]
+        fitting = [unit for unit in fitting if len(unit.shape) > 2 or unit.end <= self.classifier_at]
         if any(len(unit.shape) > 2 for unit in fitting):
             fitting = [unit for unit in fitting if len(unit.shape) > 2]
         changed = [unit for unit in fitting if unit.leaving != unit.entering and 0 not in unit.leaving]
@@ -120,7 +124,8 @@ class _Choice:
 
     def _is_stage(self, row: list[Call], *, first: bool) -> bool:
         """Whether a row of calls is more than a linear map; at the beginning, whether it is more than one layer."""
-        if type(row[0].module) in self.blocks or self.path.nonlinear_between(row[0].start, row[-1].end):
+        is_active = self.all_linear or self.path.nonlinear_between(row[0].start, row[-1].end)
+        if type(row[0].module) in self.blocks or is_active:
             return True
         return first and sum(_weighted_layers(call.module) for call in row) > 1
 
@@ -132,7 +137,7 @@ class _Choice:
         for place, following in pairwise([*starts, None]):
             members = units[place:following]
             end = self._end_of(members) if following is None else units[following].start
-            if not self.path.nonlinear_between(begin, end):
+            if not self.all_linear and not self.path.nonlinear_between(begin, end):
                 continue
             active = [unit for unit in members if self.path.nonlinear_between(unit.start, unit.end)]
             stages.append(active[-1] if active else members[-1])

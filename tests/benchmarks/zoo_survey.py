@@ -5,8 +5,8 @@ results/zoo_survey.json.
     python tests/benchmarks/zoo_survey.py --only timm/swin      # those whose library/name begins so, anew
     python tests/benchmarks/zoo_survey.py --failed              # those that have failed, anew
 
-Networks are asked in a process of their own, which is ended where one takes too long. The file is written after each, so
-that a survey that was broken off goes on where it stopped.
+Networks are asked in a process of their own, which is ended where one takes too long, small ones first. The file is
+written after each, so that a survey that was broken off goes on where it stopped.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from result_file import RESULTS, write_result
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from surveyed_networks import Surveyed, surveyed_networks  # type: ignore[import-not-found]
+from surveyed_networks import Surveyed, small_ones_first, surveyed_networks  # type: ignore[import-not-found]
 
 NAME = "zoo_survey"
 LONGEST = 600.0
@@ -87,9 +87,8 @@ def main() -> None:
     parser.add_argument("--failed", action="store_true", help="only those that have failed")
     options = parser.parse_args()
     found = networks_in_file()
-    networks = surveyed_networks()
     worker = Worker()
-    for network in networks:
+    for network in small_ones_first():
         before = found.get(network.key)
         failed = before is not None and before["failure"] is not None
         asked = network.key.startswith(options.only) and (failed or not options.failed)
@@ -97,7 +96,7 @@ def main() -> None:
             continue
         row = worker.row_of(network)
         found[network.key] = row
-        rows = [found[network.key] for network in networks if network.key in found]
+        rows = [found[known.key] for known in surveyed_networks() if known.key in found]
         write_result(NAME, {"networks": rows})
         print(f"{network.key}: {row['failure'] or row['way']} ({row.get('seconds', LONGEST)} s)", flush=True)
     worker.end()

@@ -112,10 +112,28 @@ def rows():
     return nn.Sequential(nn.Flatten(), nn.Linear(3072, 8), nn.ReLU(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 5))
 
 
+class Rows(nn.Module):
+    """Layers of rows, whose activations are functions."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.fc2, self.fc3 = nn.Linear(3072, 8), nn.Linear(8, 8), nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = F.relu(self.fc1(x.flatten(1)))
+        return F.log_softmax(self.fc3(F.relu(self.fc2(x))), 1)
+
+
+def linear():
+    return nn.Sequential(nn.Flatten(), nn.Linear(3072, 8), nn.Linear(8, 8), nn.Linear(8, 5))
+
+
 LOOP = ["stem", "later.block10", "later.block1", "later.block2"]
 EXPECTED = {
     "a plain row of layers is cut at its activations, without those of the head": (plain, ["2", "5"]),
     "rows of features are cut where there is nothing else": (rows, ["2", "4"]),
+    "rows of features without modules for their activations": (Rows, ["fc1", "fc2"]),
+    "layers without any activation": (linear, ["1", "2"]),
     "groups of layers": (of_groups, ["0", "1", "2", "3", "4", "5"]),
     "few groups of layers": (lambda: of_groups(2), ["0", "1"]),
     "an own loop, in the order in which it runs": (Looped, LOOP),
