@@ -123,10 +123,10 @@ def check_costs(cut: CutNetwork) -> None:
 
 
 def check_export(cut: CutNetwork, images: Tensor) -> str:
-    """The network up to its middle stage with a fresh head, written to a file, computes the same."""
+    """The network up to a third of its stages with a fresh head, written to a file, computes the same."""
     if not cut.is_exportable:
         return "; ".join(f"{way}: {reason}" for way, reason in cut.refusals.items())[:300]
-    depth = (cut.depth + 1) // 2
+    depth = (cut.depth + 2) // 3
     head = HEADS.create("linear", cut.sites()[depth - 1])
     short = nn.Sequential(cut.prefix(depth), head).eval().requires_grad_(False)
     with tempfile.TemporaryDirectory() as folder:

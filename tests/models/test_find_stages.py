@@ -154,31 +154,6 @@ def test_stages_of_a_network_of_ones_own(case):
     assert find_stages(build(), IMAGE) == names
 
 
-TORCHVISION = {
-    "alexnet": (63, ["features.1", "features.4", "features.7", "features.9", "features.11"]),
-    "densenet121": (32, 8),
-    "efficientnet_b0": (32, 18),
-    "googlenet": (32, 12),
-    "mnasnet0_5": (32, 18),
-    "mobilenet_v2": (32, [f"features.{n}" for n in range(19)]),
-    "mobilenet_v3_small": (32, [f"features.{n}" for n in range(13)]),
-    "regnet_x_400mf": (32, 23),
-    "resnet18": (32, ["maxpool", *(f"layer{n}.{m}" for n in (1, 2, 3, 4) for m in (0, 1))]),
-    "shufflenet_v2_x0_5": (32, 18),
-    "squeezenet1_0": (32, 9),
-}
-
-
-@pytest.mark.parametrize("arch", TORCHVISION)
-def test_stages_of_torchvision(arch):
-    from torchvision.models import get_model
-
-    size, expected = TORCHVISION[arch]
-    options = {"init_weights": False} if arch == "googlenet" else {}
-    found = find_stages(get_model(arch, weights=None, **options), torch.randn(1, 3, size, size))
-    assert found == expected if isinstance(expected, list) else len(found) == expected
-
-
 def test_vision_transformers_are_cut_at_their_blocks():
     from torchvision.models import SwinTransformer, VisionTransformer
 
@@ -193,32 +168,23 @@ MOBILENET = [
     *(f"blocks.{n}.{m}" for n, most in ((1, 2), (2, 3), (3, 2), (4, 3)) for m in range(most)),
     "blocks.5",
 ]
-SMALL_VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 6, "num_heads": 2}
 
 
 @pytest.mark.parametrize(
     ("arch", "options", "expected"),
     [
-        ("vit_tiny_patch16_224", SMALL_VIT, [f"blocks.{n}" for n in range(6)]),
-        ("beit_base_patch16_224", SMALL_VIT, [f"blocks.{n}" for n in range(6)]),
-        ("resnet10t", {}, ["maxpool", *(f"layer{n}.0" for n in (1, 2, 3, 4))]),
         ("mobilenetv3_small_050", {}, MOBILENET),
-        ("convnext_atto", {}, 13),
-        ("regnetx_002", {}, 14),
+        (
+            "regnetx_002",
+            {},
+            ["stem", "s1.b1", "s2.b1", *(f"s3.b{n}" for n in range(1, 5)), *(f"s4.b{n}" for n in range(1, 8))],
+        ),
     ],
 )
 def test_stages_of_timm(arch, options, expected):
     timm = pytest.importorskip("timm", reason="the extra 'models' is not installed")
     found = find_stages(timm.create_model(arch, **options), IMAGE)
-    assert found == expected if isinstance(expected, list) else len(found) == expected
-
-
-def test_stages_of_transformers():
-    transformers = pytest.importorskip("transformers", reason="the extra 'transformers' is not installed")
-    small = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
-    config = transformers.ViTConfig(**small, image_size=32, patch_size=8)
-    found = find_stages(transformers.ViTForImageClassification(config), IMAGE)
-    assert [name.rpartition(".")[2] for name in found] == ["0", "1", "2"]
+    assert found == expected
 
 
 # ---------------------------------------------------------------------- asked for
