@@ -118,8 +118,8 @@ def test_figures_say_what_is_missing_and_escape_foreign_names():
 
 
 def test_many_stages_and_epochs_stay_readable():
-    stages = [f"blocks.{k}" for k in range(60)]
-    events = [line for e in range(200) for line in look(e, [0.5] * 60, [0.1] * 60 if e else (), stages=stages)]
+    stages = [f"blocks.{k}" for k in range(40)]
+    events = [line for e in range(60) for line in look(e, [0.5] * 40, [0.1] * 40 if e else (), stages=stages)]
     table = looks_table(events)
     assert len(looks_depth_figure(table).data) <= 8
     assert drift_figure(table).layout.height <= 800
