@@ -33,7 +33,7 @@ def small_network():
     )
 
 
-STAGES = ["2", "3", "6"]
+STAGES = ["2", "6"]
 
 
 def val_loader(n=160, **options):

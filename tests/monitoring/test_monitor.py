@@ -48,7 +48,7 @@ def test_two_lines_in_a_plain_loop_fill_a_run(tmp_path):
     assert seen[2]["6"]["linear_probe_accuracy"] > 0.6 > seen[2]["6"]["drift"]
 
 
-@pytest.mark.parametrize("auto", ["auto", r"[236]"])
+@pytest.mark.parametrize("auto", ["auto", r"[26]"])
 def test_stages_are_found_by_themselves_or_by_an_expression(tmp_path, auto):
     monitor = lw.Monitor(small_network(), val_loader(), auto, out=tmp_path / "live")
     assert monitor.stages
@@ -121,7 +121,7 @@ def test_a_network_that_did_not_change_has_not_drifted_and_one_made_anew_has(tmp
     with torch.no_grad():
         model[5].weight.copy_(torch.randn(16, 72, generator=torch.Generator().manual_seed(9)))
     numbers = monitor.step(2, force=True)
-    assert abs(numbers["3"]["drift"]) < 1e-6
+    assert abs(numbers["2"]["drift"]) < 1e-6
     assert numbers["6"]["drift"] > 0.1
 
 
@@ -142,11 +142,11 @@ def test_a_stage_that_holds_nan_says_so_and_the_training_goes_on(tmp_path):
     with torch.no_grad():
         model[5].weight.fill_(math.nan)
     numbers = monitor.step(0)
-    assert sorted(numbers["3"]) == METRICS
+    assert sorted(numbers["2"]) == METRICS
     assert numbers["6"] == {}
     reasons = {event["stage"]: event.get("reason", "") for event in monitor.run.read_events()}
     assert "NaN or infinite" in reasons["6"]
-    assert reasons["3"] == ""
+    assert reasons["2"] == ""
 
 
 def test_a_look_that_fails_is_told_once_and_never_ends_the_training(tmp_path):
@@ -195,7 +195,7 @@ def test_a_folder_that_is_not_empty_is_refused_and_resume_goes_on_with_it(tmp_pa
     assert list(table["epoch"].unique()) == [1, 2, 3, 4]
     assert table[(table["epoch"] == 3) & (table["metric"] == "drift")].empty  # of before, no features are left
     with pytest.raises(RunError, match="other stages"):
-        lw.Monitor(model, val_loader(), STAGES[:2], out=out, resume=True)
+        lw.Monitor(model, val_loader(), STAGES[:1], out=out, resume=True)
     with pytest.raises(RunError, match="other images"):
         lw.Monitor(model, val_loader(120), STAGES, out=out, resume=True)
     fresh = lw.Monitor(model, val_loader(), STAGES, out=tmp_path / "new", resume=True)
@@ -216,7 +216,7 @@ def test_a_killed_loop_leaves_a_readable_run_to_go_on_with(tmp_path):
     loop = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)])
     log = out / "events.jsonl"
     for _ in range(600):
-        if log.exists() and log.read_text().count("\n") >= 6:
+        if log.exists() and log.read_text().count("\n") >= 4:
             break
         time.sleep(0.05)
     os.kill(loop.pid, signal.SIGKILL)
