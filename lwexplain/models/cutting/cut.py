@@ -13,7 +13,7 @@ from lwexplain.models.cutting.network import CutNetwork
 from lwexplain.models.cutting.observation import Observation, is_same, observe
 from lwexplain.models.cutting.own_api import cut_by_own_api
 from lwexplain.models.cutting.parts import Cut
-from lwexplain.models.modules import in_evaluation, unwrap
+from lwexplain.models.modules import in_evaluation, own_names, unwrap
 from lwexplain.models.staged import StagedModel
 
 WAYS: dict[str, Callable[[Observation], Cut]] = {
@@ -37,7 +37,7 @@ def cut_network(model: nn.Module, stages: Sequence[str], images: Tensor, num_cla
     """
     model = unwrap(model)
     with in_evaluation(model):
-        seen = observe(model, stages, images, num_classes)
+        seen = observe(model, own_names(model, stages), images, num_classes)
         way, cut, refusals = _first_that_serves(seen)
         whole = None if seen.no_logits else whole_network(seen)
         staged, not_staged = (cut.staged, "") if cut.staged is not None else _staged(seen)

@@ -61,10 +61,9 @@ def observe(model: nn.Module, names: Sequence[str], images: Tensor, num_classes:
     for images that the model cannot take.
     """
     try:
-        found = find_modules(model, [name.removeprefix("_orig_mod.") for name in names])
+        modules = find_modules(model, names)
     except CaptureError as error:
         raise ModelError(str(error)) from None
-    modules = dict(zip(names, found.values(), strict=True))
     parameter = next(model.parameters(), None)
     images = as_parameters(images.detach().to(images.device if parameter is None else parameter.device), model)
     image = images[:1].clone()

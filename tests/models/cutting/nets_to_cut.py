@@ -71,7 +71,7 @@ NETWORKS = {
     "resnet18": lambda: (of_torchvision("resnet18"), ["maxpool", "layer1.0", "layer4"], "graph"),
     "squeezenet": lambda: (of_torchvision("squeezenet1_1"), ["features.2", "features.12"], "graph"),
     "mobilenet": lambda: (of_torchvision("mobilenet_v3_small"), ["features.1", "features.12"], "graph"),
-    "efficientnet-lite": lambda: (EfficientNet.from_name("efficientnet-lite0"), LITE, "graph"),
+    "efficientnet-lite": lambda: (EfficientNet.from_name("efficientnet-lite0", num_classes=5), LITE, "graph"),
     "transformer": lambda: (transformer(), ["vit.layers.0", "vit.layers.1"], "graph"),
     "nested": lambda: (nested(), ["0.1", "0.3", "1.0.0", "1"], "containers"),
     "choosing": lambda: (Choosing(), ["first", "second"], "hook"),
