@@ -14,6 +14,8 @@ from lwexplain.models.heads.auglocal import AugLocalHead, sampled_depths
 from lwexplain.models.heads.base import HEADS, pooled
 from lwexplain.models.heads.mlp_sr import MlpSrHead
 from lwexplain.models.site import Site
+from lwexplain.models.token_reading import TokenPooling
+from lwexplain.models.tokens import TokenGrid
 
 RESNET18 = (
     *[(64, 32, 32)] * 3,
@@ -316,3 +318,37 @@ def test_pooling_is_the_mean_in_training_and_in_evaluation_with_the_same_gradien
     (pooled(features) * weights).sum().backward()
     torch.testing.assert_close(pooled(features), pooled(features.detach()))
     torch.testing.assert_close(features.grad, (weights / 15)[:, :, None, None].expand_as(features))
+
+
+# ---------------------------------------------------------------------- tokens, read as by the network's own head
+
+GRID = TokenGrid(17, 1, 4, 4)
+PATCHES, CLASS_TOKEN, BOTH = TokenPooling((), 1, 16), TokenPooling((0,), 1, 0), TokenPooling((0,), 1, 16)
+
+
+def site_of_tokens(tokens):
+    return Site((3, 32, 32), ((17, 6),), 1, 5, GRID, tokens)
+
+
+@pytest.mark.parametrize(("tokens", "read"), [(PATCHES, range(1, 17)), (CLASS_TOKEN, [0]), (BOTH, range(17))])
+@pytest.mark.parametrize("name", ["linear", "mlp_sr", "auglocal"])
+def test_a_head_learns_from_the_tokens_that_the_networks_own_head_reads(name, tokens, read):
+    head = HEADS.create(name, site_of_tokens(tokens), options={})
+    features = torch.randn(4, 17, 6, requires_grad=True)
+    logits = head(features)
+    assert logits.shape == (4, 5)
+    logits.square().sum().backward()
+    assert features.grad.abs().sum((0, 2)).nonzero().flatten().tolist() == list(read)
+
+
+def test_convolutions_see_the_patches_on_their_grid():
+    head = HEADS.create("conv", site_of_tokens(PATCHES), options={}).eval()
+    maps = torch.randn(2, 6, 4, 4)
+    tokens = GRID.from_grid(maps, torch.randn(2, 17, 6))
+    torch.testing.assert_close(head(tokens), head.classifier(head.pool(head.convolutions(maps)).flatten(1)))
+
+
+@pytest.mark.parametrize("tokens", [CLASS_TOKEN, BOTH])
+def test_convolutions_are_refused_where_a_class_token_is_read(tokens):
+    with pytest.raises(ModelError, match=r"of which the network's head reads a class token; use training.head=linear"):
+        HEADS.create("conv", site_of_tokens(tokens), options={})
