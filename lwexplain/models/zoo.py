@@ -126,7 +126,7 @@ def timm_model(
             raise ModelError("model.options.weights and model.options.pretrained are both set; choose one of them")
 
     def build(classes: int) -> nn.Module:
-        given = {"pretrained": pretrained, "num_classes": classes, "in_chans": input_shape[0]}
+        given: dict[str, Any] = {"pretrained": pretrained, "num_classes": classes, "in_chans": input_shape[0]}
         try:
             return timm.create_model(arch, **given, **{"img_size": input_shape[1:], **builder_options})
         except TypeError as error:
