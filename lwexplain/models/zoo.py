@@ -1,5 +1,6 @@
 """Networks of torchvision and timm, cut into stages by module names."""
 
+import contextlib
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from lwexplain.config import is_weight_file
 from lwexplain.errors import ModelError, UserCodeError
 from lwexplain.models.build import MODELS
 from lwexplain.models.find_stages import find_stages
+from lwexplain.models.known_stages import timm_stages, torchvision_stages
 from lwexplain.models.pretrained import load_pretrained, require_weight_file
 from lwexplain.models.staged import StagedModel
 from lwexplain.models.wrap import stage_by_names
@@ -29,18 +31,27 @@ BUILT_IN = re.compile(r"[A-Za-z0-9_.]{1,100}")
 
 
 def staged_by_default(
-    model: nn.Module, stages: Sequence[str] | None, input_shape: tuple[int, int, int], num_classes: int
+    model: nn.Module,
+    stages: Sequence[str] | None,
+    known: Sequence[str],
+    input_shape: tuple[int, int, int],
+    num_classes: int,
 ) -> StagedModel:
-    """The model cut at ``stages``, or where ``find_stages`` finds them for images of this shape."""
-    if not stages:
-        image = torch.randn(1, *input_shape, generator=torch.Generator().manual_seed(0))
-        try:
-            stages = find_stages(model, image)
-        except UserCodeError as error:
-            raise ModelError(
-                f"{error}; give images of another size or number of channels (data.image_size, data.channels)"
-            ) from None
-    return stage_by_names(model, stages, input_shape, num_classes)
+    """The model cut at ``stages``, else at those that are ``known`` of it, else where ``find_stages`` finds some for
+    images of this shape."""
+    if stages:
+        return stage_by_names(model, stages, input_shape, num_classes)
+    if known:
+        with contextlib.suppress(ModelError):  # said of the stages that are found, where those do not serve either
+            return stage_by_names(model, known, input_shape, num_classes)
+    image = torch.randn(1, *input_shape, generator=torch.Generator().manual_seed(0))
+    try:
+        found = find_stages(model, image)
+    except UserCodeError as error:
+        raise ModelError(
+            f"{error}; give images of another size or number of channels (data.image_size, data.channels)"
+        ) from None
+    return stage_by_names(model, found, input_shape, num_classes)
 
 
 @MODELS.register("torchvision")
@@ -92,7 +103,7 @@ def torchvision_model(
     except (OSError, ValueError, TypeError, KeyError) as error:
         unreachable = weights is not None and not from_file and isinstance(error, OSError)
         raise ModelError(f"torchvision cannot build {arch!r}: {error}{FROM_FILE * unreachable}") from None
-    return staged_by_default(model, stages, input_shape, num_classes)
+    return staged_by_default(model, stages, torchvision_stages(model, arch), input_shape, num_classes)
 
 
 @MODELS.register("timm")
@@ -108,7 +119,7 @@ def timm_model(
     weights: str | None = None,
     **builder_options: Any,
 ) -> StagedModel:
-    """A classifier of timm (``arch``), cut at ``stages`` or at its blocks.
+    """A classifier of timm (``arch``), cut at ``stages`` or where its own ``feature_info`` says, else at its blocks.
 
     ``pretrained`` fetches timm's own weights, ``weights`` is a file of some, whose classifier is replaced where the
     number of classes differs.
@@ -138,7 +149,7 @@ def timm_model(
         model = build(num_classes) if weights is None else load_pretrained(build, weights, num_classes)
     except (OSError, RuntimeError, ValueError, TypeError) as error:
         raise ModelError(f"timm cannot build {arch!r}: {error}{FROM_FILE * bool(pretrained)}") from None
-    return staged_by_default(model, stages, input_shape, num_classes)
+    return staged_by_default(model, stages, timm_stages(model), input_shape, num_classes)
 
 
 def _refuse_width(width: int | None, units: str, library: str) -> None:
