@@ -27,7 +27,7 @@ class SplitFingerprint:
         rows = images.detach().cpu().contiguous()
         for row, label in zip(rows, np.asarray(labels).reshape(-1).tolist(), strict=True):
             digest = hashlib.sha256(f"{tuple(row.shape)} {row.dtype} {label};".encode())
-            digest.update(memoryview(row.reshape(-1).view(torch.uint8).numpy()))
+            digest.update(row.reshape(-1).view(torch.uint8).numpy().data)
             value = digest.digest()
             self._sequence.update(value)
             self._sum = (self._sum + int.from_bytes(value, "big")) % MODULUS

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lwexplain.exporting.shorter_network import Normalisation, ShorterNetwork, StageHead
+from lwexplain.exporting.shorter_network import ShorterNetwork, StageHead
 from lwexplain.exporting.thresholds import NEVER, ExitScores, calibrated, leaving
-from lwexplain.models.cost import measure_costs
+from lwexplain.models.cost import device_of, measure_costs
 from lwexplain.models.staged import StagedModel, as_tuple, features_of
 
 
@@ -23,7 +23,7 @@ class Segment(nn.Module):
     the logits (N, K) of ``head`` and, unless it is the last one, the tensors of the state there."""
 
     def __init__(
-        self, model: StagedModel, start: int, head: StageHead, normalisation: Normalisation | None, last: bool
+        self, model: StagedModel, start: int, head: StageHead, normalisation: nn.Module | None, last: bool
     ) -> None:
         super().__init__()
         self.normalisation = normalisation
@@ -52,7 +52,7 @@ class Policy:
     flops: tuple[int, ...]
     val_accuracy: float
 
-    def segments(self, model: StagedModel, normalisation: Normalisation) -> list[Segment]:
+    def segments(self, model: StagedModel, normalisation: nn.Module) -> list[Segment]:
         """The network in pieces, one for each exit."""
         starts = [0, *(head.depth for head in self.heads)]
         last = len(self.heads) - 1
@@ -65,13 +65,13 @@ class Policy:
 def calibrated_policy(
     model: StagedModel,
     heads: Sequence[StageHead],
-    normalisation: Normalisation,
+    normalisation: nn.Module,
     batches: Iterator[tuple[Tensor, Tensor]],
     tolerance: float,
 ) -> Policy:
     """Exits and thresholds for the least mean FLOPs on ``batches`` of val (images in [0, 1], labels), where accuracy
     stays within ``tolerance`` of the last head's. The modules lie on one device."""
-    device = normalisation.mean.device
+    device = device_of(model)
     confidence: list[np.ndarray] = []
     correct: list[np.ndarray] = []
     with torch.no_grad():
@@ -104,9 +104,7 @@ def calibrated_policy(
     )
 
 
-def _flops(
-    model: StagedModel, heads: Sequence[StageHead], normalisation: Normalisation
-) -> tuple[np.ndarray, np.ndarray]:
+def _flops(model: StagedModel, heads: Sequence[StageHead], normalisation: nn.Module) -> tuple[np.ndarray, np.ndarray]:
     """FLOPs of one image up to each head (E,), without any head and with this one."""
     bare = [ShorterNetwork(model, StageHead(head.depth, nn.Identity(), "none"), normalisation) for head in heads]
     whole = [ShorterNetwork(model, head, normalisation) for head in heads]

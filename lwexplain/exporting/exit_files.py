@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lwexplain.exporting.early_exit import Policy
 from lwexplain.exporting.figures import Accuracy
 from lwexplain.exporting.formats import Runner, open_network, write_network
 from lwexplain.exporting.parity import parity, require_parity
-from lwexplain.exporting.shorter_network import Normalisation, portable
+from lwexplain.exporting.shorter_network import portable
 from lwexplain.exporting.thresholds import shares_of
 from lwexplain.models.staged import StagedModel
 from lwexplain.run.files import atomic_path
@@ -109,7 +109,7 @@ def write_exits(
     pending: ExitStack,
     policy: Policy,
     model: StagedModel,
-    normalisation: Normalisation,
+    normalisation: nn.Module,
     images: Tensor,
     out: Path,
     file_format: str,
