@@ -18,7 +18,7 @@ import torch
 import yaml
 from torch import nn
 
-from lwexplain.adoption.kept import has_final_norm, write_features, write_pictures
+from lwexplain.adoption.kept import form_of, has_final_norm, write_features, write_pictures
 from lwexplain.adoption.live import Live, Loaders, keep_live
 from lwexplain.adoption.look import Seen, Watcher, look
 from lwexplain.adoption.pictures import pictures_of
@@ -163,15 +163,20 @@ def _require_same(
     """The run; raises RunError where it is not one of this network, these stages and these images."""
     new = f"choose another folder with {own_option('run_dir') if source.fingerprint else 'out'}, or add replace"
     if run.status != STATUS:
-        raise RunError(f"{run.path} is a run that was trained by lwexplain (status {run.status!r}); {new}")
+        raise RunError(f"{run.path} is no run of an adopted network (status {run.status!r}); {new}")
     known = run.manifest.get("adoption", {})
     if known.get("weights") != digest:
         raise RunError(f"{run.path} was adopted from a network with other weights; {new}")
     named = [stage.partition("#")[0] for stage in run.manifest["stages"]]
     if list(dict.fromkeys(named)) != list(dict.fromkeys(stage.partition("#")[0] for stage in stages)):
         raise RunError(f"{run.path} was adopted with other stages ({', '.join(run.manifest['stages'])}); {new}")
-    if has_final_norm(run) != final_norm:
-        raise RunError(f"{run.path} was adopted with final_norm={has_final_norm(run)}; {new}")
+    before = {"final_norm": has_final_norm(run), "max_samples": known.get("max_samples")}
+    before |= {name: list(values) for name, values in vars(form_of(run)).items() if name in ("mean", "std")}
+    now = {"final_norm": final_norm, "max_samples": source.max_samples}
+    now |= {"mean": list(source.form.mean), "std": list(source.form.std)}
+    for name in before:
+        if before[name] != now[name]:
+            raise RunError(f"{run.path} was adopted with {name}={before[name]}, now it is {now[name]}; {new}")
     prints = run.manifest["data"].get("part_fingerprints", {})
     compared = [split for split in ("val", "test") if split in source.loaders]  # train may be shuffled and augmented
     given = source.part_fingerprints

@@ -97,6 +97,8 @@ def test_another_network_or_other_images_are_refused_unless_they_are_to_replace(
     assert second.manifest["id"] != first.manifest["id"]
     with pytest.raises(RunError, match="other stages"):
         lw.adopt(model, loaders, STAGES[:2], out=out)
+    with pytest.raises(RunError, match=r"with mean=\[\], now it is \[0.3\]"):
+        adopt(model, loaders, out, mean=[0.3], std=[0.4])
     with pytest.raises(RunError, match="images of val"):
         adopt(model, {**loaders, "val": loaders["test"]}, out)
     assert [path.name for path in out.parent.iterdir()] == [out.name]
