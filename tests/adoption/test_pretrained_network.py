@@ -71,7 +71,7 @@ def test_from_the_shell(images, file, tmp_path, monkeypatch):
     words = ["--weights", str(file), "--data", "folder", "--root", str(images)]
     words += ["--mean", "0.498,0.498,0.498", "--std", "0.502,0.502,0.502"]
     assert "blocks" in shell("stages", *network, "--image-size", str(SIZE))
-    shell("adopt", *network, *words, "--run-dir", "lite0")
+    shell("adopt", *network, *words, "--stages", r"_blocks\.(0|2|4|9|15)", "--run-dir", "lite0")
     shell("analyze", "lite0", "--probes", "linear,pca")
     assert json.loads(shell("recommend", "lite0", "--json"))["verdict"]
     shell("report", "lite0")

@@ -8,7 +8,7 @@ import pytest
 from lwexplain.advice.question import Question
 from lwexplain.errors import ExportError
 from lwexplain.exporting.export import export_run
-from lwexplain.exporting.source import ExportSource
+from lwexplain.exporting.source import TrainedSource
 from lwexplain.views.exported import exits_table, remarks
 
 
@@ -73,13 +73,13 @@ def test_test_decides_neither_thresholds_nor_exits(trained, tmp_path, monkeypatc
     true, wrong = [], []
     for found in (true, wrong):
         if found is wrong:
-            pixels = ExportSource.pixels
+            pixels = TrainedSource.pixels
 
             def exchanged(self, split, pixels=pixels):
                 for images, labels in pixels(self, split):
-                    yield images, (labels + 1) % len(self.data.classes) if split == "test" else labels
+                    yield images, (labels + 1) % len(self.classes) if split == "test" else labels
 
-            monkeypatch.setattr(ExportSource, "pixels", exchanged)
+            monkeypatch.setattr(TrainedSource, "pixels", exchanged)
         exported = export_run(trained(), tmp_path / "net.pt2", depth=4, early_exit=True, question=Question(0.1))
         found.append([(exit_.stage, exit_.threshold, exit_.flops) for exit_ in exported.early_exit.exits])
         found.append(exported.short.test_accuracy.value)
