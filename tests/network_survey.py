@@ -68,7 +68,16 @@ def survey(network: Surveyed, *, costs: bool = True, export: bool = True) -> Fou
             check_costs(cut)
         if export:
             written = check_export(cut, images)
-    except (LwexplainError, NotAsPromised, RuntimeError, TypeError, ValueError, KeyError, AttributeError) as error:
+    except (
+        LwexplainError,
+        NotAsPromised,
+        RuntimeError,
+        TypeError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        AssertionError,
+    ) as error:
         failure = f"{type(error).__name__}: {error}"[:400]
     return Found(stages, way, written, parameters, time.perf_counter() - start, failure)
 

@@ -13,7 +13,7 @@ from lwexplain.models.activations import ActivationMeter
 from lwexplain.models.heads.base import HEADS
 from lwexplain.models.latency import Latency, measure_latencies
 from lwexplain.models.layout import every_operation_visible
-from lwexplain.models.modules import as_parameters, in_evaluation
+from lwexplain.models.modules import as_parameters, in_evaluation, without_gradients
 from lwexplain.models.site import Site
 
 
@@ -62,6 +62,8 @@ def measure_costs(networks: Sequence[nn.Module], input_shape: tuple[int, ...]) -
     blank = torch.zeros(1, *input_shape, device=device)
     costs = []
     with in_evaluation(*networks), torch.no_grad():
+        for network in networks:
+            without_gradients(network)
         images = [as_parameters(blank, network) for network in networks]
         runs = [partial(network, image) for network, image in zip(networks, images, strict=True)]
         for network, image, latency in zip(networks, images, measure_latencies(runs, device), strict=True):

@@ -15,7 +15,7 @@ from lwexplain.arguments import user_code
 from lwexplain.errors import CaptureError
 from lwexplain.models.calling import call_with_images
 from lwexplain.models.layout import layouts_of
-from lwexplain.models.modules import find_modules, first_tensor, in_evaluation, path_and_call
+from lwexplain.models.modules import find_modules, first_tensor, in_evaluation, path_and_call, without_gradients
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ def describe_stages(model: nn.Module, image: Tensor, stages: Sequence[str]) -> l
     modules = find_modules(model, stages)
     place = next((parameter.device for parameter in model.parameters()), image.device)
     with in_evaluation(model), FlopCounterMode(display=False) as counter, _ParametersInUse(model) as in_use:
+        without_gradients(model)
         ends = _Ends(modules, counter, in_use)
         with user_code(f"{type(model).__name__}, given an image of shape {tuple(image.shape[1:])},"):
             layouts = layouts_of(lambda x: call_with_images(model, x), modules, image[:1].to(place), within=model)

@@ -61,6 +61,15 @@ def in_evaluation(*modules: nn.Module, device: torch.device | str | None = None)
             yield
 
 
+def without_gradients(model: nn.Module) -> None:
+    """Let no parameter require a gradient; call it within ``undisturbed`` or ``in_evaluation``, which give it back.
+
+    ``FlopCounterMode`` follows gradients, and fails where a parameter itself is handed to a module without any.
+    """
+    for parameter in model.parameters():
+        parameter.requires_grad = False
+
+
 def _parts_elsewhere(parts: Iterable[nn.Module], device: torch.device | str | None) -> list[nn.Module]:
     """Modules whose own tensors do not lie on ``device``."""
     if device is None:

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from lwexplain.config import ModelConfig
 from lwexplain.models.build import build_model
 from lwexplain.models.cost import inference_memory, measure_costs
+from lwexplain.models.describe_stages import describe_stages
 from lwexplain.probes.cost import CostProbe
 
 FLOAT = 4
@@ -29,6 +30,24 @@ def test_flops_of_attention_are_those_of_the_closed_form():
     tokens, width = 9, 16
     expected = 2 * tokens * width * 3 * width + 2 * tokens * width * width + 2 * (2 * tokens * tokens * width)
     assert measure_costs([Attention().eval()], (16, 3, 3))[0].flops == expected
+
+
+class HandsOnAParameter(nn.Module):
+    """A class token goes into a module as the parameter that it is, as in PiT."""
+
+    def __init__(self):
+        super().__init__()
+        self.token, self.stage = nn.Parameter(torch.ones(1, 4)), nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.stage(self.token) + self.stage(x.mean((2, 3)))
+
+
+def test_a_parameter_that_goes_into_a_module_is_no_obstacle_and_keeps_its_gradient():
+    model = HandsOnAParameter()
+    assert measure_costs([model], (4, 2, 2))[0].flops == 2 * 2 * 4 * 4
+    assert describe_stages(model, torch.zeros(1, 4, 2, 2), ["stage#2"])[0].flops_to_here == 2 * 2 * 4 * 4
+    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_memory_of_a_chain_is_its_weights_and_the_two_largest_neighbours():
