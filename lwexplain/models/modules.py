@@ -64,7 +64,7 @@ def in_evaluation(*modules: nn.Module, device: torch.device | str | None = None)
 def without_gradients(model: nn.Module) -> None:
     """Let no parameter require a gradient; call it within ``undisturbed`` or ``in_evaluation``, which give it back.
 
-    ``FlopCounterMode`` follows gradients, and fails where a parameter itself is handed to a module without any.
+    ``FlopCounterMode`` follows gradients, and fails where a view of a parameter is handed to a module without any.
     """
     for parameter in model.parameters():
         parameter.requires_grad = False

@@ -33,14 +33,14 @@ def test_flops_of_attention_are_those_of_the_closed_form():
 
 
 class HandsOnAParameter(nn.Module):
-    """A class token goes into a module as the parameter that it is, as in PiT."""
+    """A class token goes into a module as a view of the parameter that it is, as in PiT."""
 
     def __init__(self):
         super().__init__()
         self.token, self.stage = nn.Parameter(torch.ones(1, 4)), nn.Linear(4, 4)
 
     def forward(self, x):
-        return self.stage(self.token) + self.stage(x.mean((2, 3)))
+        return self.stage(self.token.expand(len(x), -1)) + self.stage(x.mean((2, 3)))
 
 
 def test_a_parameter_that_goes_into_a_module_is_no_obstacle_and_keeps_its_gradient():
