@@ -29,7 +29,7 @@ NETWORKS = {
     "timm MobileNet": {"arch": "mobilenetv3_small_050"},
     "timm EfficientNet": {"arch": "efficientnet_lite0"},
     "timm RegNet": {"arch": "regnetx_002"},
-    "torchvision ViT": {"arch": "vit_b_16", "patch_size": 16},
+    "torchvision ViT": {"arch": "vit_b_16"},
     "torchvision Swin": {"arch": "swin_t"},
     "torchvision ConvNeXt": {"arch": "convnext_tiny"},
     "torchvision MobileNet": {"arch": "mobilenet_v3_small", "width_mult": 0.25},
