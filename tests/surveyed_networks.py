@@ -146,7 +146,7 @@ TIMM: dict[str, tuple[str, int, dict[str, Any]]] = {
     "mambaout_femto": ("mambaout", 64, {}),
     "mvitv2_tiny": ("mvit", 64, AT_64),
     "nest_tiny": ("nest", 64, AT_64),
-    "tiny_vit_5m_224": ("tiny vit", 64, AT_64),
+    "tiny_vit_5m_224": ("tiny vit", 224, {}),
     "tnt_s_patch16_224": ("tnt", 64, AT_64),
     "visformer_tiny": ("visformer", 64, AT_64),
     "volo_d1_224": ("volo", 64, AT_64),
