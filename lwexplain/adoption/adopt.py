@@ -170,9 +170,9 @@ def _require_same(
     named = [stage.partition("#")[0] for stage in run.manifest["stages"]]
     if list(dict.fromkeys(named)) != list(dict.fromkeys(stage.partition("#")[0] for stage in stages)):
         raise RunError(f"{run.path} was adopted with other stages ({', '.join(run.manifest['stages'])}); {new}")
-    before = {"final_norm": has_final_norm(run), "max_samples": known.get("max_samples")}
+    before: dict[str, Any] = {"final_norm": has_final_norm(run), "max_samples": known.get("max_samples")}
     before |= {name: list(values) for name, values in vars(form_of(run)).items() if name in ("mean", "std")}
-    now = {"final_norm": final_norm, "max_samples": source.max_samples}
+    now: dict[str, Any] = {"final_norm": final_norm, "max_samples": source.max_samples}
     now |= {"mean": list(source.form.mean), "std": list(source.form.std)}
     for name in before:
         if before[name] != now[name]:
