@@ -377,7 +377,7 @@ def adopt(
         batch: Finds images and labels in a batch, as in ``lw.analyze_model``; not needed for the usual forms.
         max_samples: Of a data set by name: bound of each split, by a stratified sub-sample; None = all samples.
         device: Where images pass, by default where the model lies.
-        seed: Of the splits and sub-samples of a data set by name.
+        seed: Of what is drawn: splits of a data set by name, sub-samples, and what probes draw.
         final_norm: As in ``lw.analyze_model``.
         replace: Lose the run that lies at ``out``, once the new one is whole.
         quiet: True shows no progress, False shows it; by default it is shown on a terminal.

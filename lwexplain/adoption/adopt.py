@@ -8,7 +8,7 @@ import secrets
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace as replaced
 from itertools import chain, islice
 from pathlib import Path
@@ -33,10 +33,10 @@ from lwexplain.models.modules import in_evaluation, unwrap
 from lwexplain.program import own_option
 from lwexplain.results import AnalysisKey
 from lwexplain.run import Run
+from lwexplain.run.directory import ADOPTED
 from lwexplain.run.files import held, is_held
 from lwexplain.run.scratch import scratch_folder
 
-STATUS = "adopted"
 POOLING = "auto"
 
 
@@ -81,7 +81,7 @@ def adopt_network(
             pooling=POOLING,
             device=device,
             pictures=pictures,
-            identify=source.fingerprint is None,
+            identify=True,
             final_norm=final_norm,
         )
         if len(seen.shape) != 3:
@@ -89,8 +89,8 @@ def adopt_network(
                 f"inputs have the shape {seen.shape}; a run is made of images (C, H, W): lw.analyze_model takes others"
             )
         with _beside(path) as place:
-            manifest = _manifest(network, seen, source, digest, pictures.note)
-            manifest["adoption"]["final_norm"] = final_norm
+            seen.notes += [pictures.note] if pictures.note else []
+            manifest = _manifest(network, seen, source, digest, final_norm)
             run = Run.create(place, _configuration(network, source), **manifest)
             store_weights(run, network)
             write_pictures(run, seen)
@@ -98,7 +98,7 @@ def adopt_network(
             write_features(run, key, seen.captured)
             keep_live(run, live)
             finish(run)
-            _put_in_place(place, path)
+            _put_in_place(place, path, replace=replace)
     return keep_live(Run.open(path), live)
 
 
@@ -124,11 +124,11 @@ def _configuration(model: nn.Module, source: Source) -> str:
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
 
-def _manifest(model: nn.Module, seen: Seen, source: Source, digest: str, pictures_note: str) -> dict[str, Any]:
+def _manifest(model: nn.Module, seen: Seen, source: Source, digest: str, final_norm: bool) -> dict[str, Any]:
     prints = dict(source.part_fingerprints or seen.contents)
     whole = hashlib.sha256(repr((seen.classes, sorted(seen.contents.items()))).encode()).hexdigest()
     return {
-        "status": STATUS,
+        "status": ADOPTED,
         "model": type(model).__name__,
         "trained_depth": len(seen.stages),
         "stages": seen.stages,
@@ -146,8 +146,9 @@ def _manifest(model: nn.Module, seen: Seen, source: Source, digest: str, picture
         "adoption": {
             "weights": digest,
             "images": "loaders" if source.fingerprint is None else "config",
-            "order": seen.order.get("val") or prints.get("val", ""),
-            "notes": seen.notes + ([pictures_note] if pictures_note else []),
+            "order": seen.order["val"],
+            "notes": seen.notes,
+            "final_norm": final_norm,
             "max_samples": source.max_samples,
             "were_pixels": seen.were_pixels,
         },
@@ -162,7 +163,7 @@ def _require_same(
 ) -> Run:
     """The run; raises RunError where it is not one of this network, these stages and these images."""
     new = f"choose another folder with {own_option('run_dir') if source.fingerprint else 'out'}, or add replace"
-    if run.status != STATUS:
+    if not run.is_adopted:
         raise RunError(f"{run.path} is no run of an adopted network (status {run.status!r}); {new}")
     known = run.manifest.get("adoption", {})
     if known.get("weights") != digest:
@@ -219,18 +220,22 @@ def _beside(path: Path) -> Iterator[Path]:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _put_in_place(new: Path, path: Path) -> None:
-    """Give a whole run its name; the run that lay there goes once the new one stands."""
+def _put_in_place(new: Path, path: Path, *, replace: bool) -> None:
+    """Give a whole run its name. The run that lies there goes once the new one stands; raises RunError where it is not
+    to be replaced (another process has made it meanwhile) or is in use."""
+    there = path.exists() and not _is_empty(path)
+    if there and not replace:
+        raise RunError(f"another process has made {path} meanwhile; adopt again to use that run, or add replace")
+    before = path.absolute().parent / f".{path.absolute().name}.{secrets.token_hex(4)}.replaced"
     try:
-        if not path.exists() or _is_empty(path):
+        with Run.open(path).lock("lwexplain adopt") if there else nullcontext():
+            if there:
+                os.rename(path, before)
             os.rename(new, path)
-            return
-        before = path.absolute().parent / f".{path.absolute().name}.{secrets.token_hex(4)}.replaced"
-        os.rename(path, before)
-        os.rename(new, path)
     except OSError as error:
         raise RunError(f"cannot put the run at {path}: {error.strerror}; {mend(error)}") from None
-    shutil.rmtree(before, ignore_errors=True)
+    if there:
+        shutil.rmtree(before, ignore_errors=True)
     if before.exists():
         warnings.warn(f"the run that was replaced could not be removed from {before}", LwexplainWarning, stacklevel=2)
 

@@ -29,7 +29,7 @@ def attach(run: Run, model: nn.Module, *, own: bool, device: str | None = None) 
     Raises RunError where the run was not adopted, the model is built otherwise or has other weights, or makes other
     features of the sample images than those that the run holds.
     """
-    if run.status != "adopted":
+    if not run.is_adopted:
         raise RunError(
             f"{run.path} was trained by lwexplain, which builds its network by config.yaml; leave the model out"
         )

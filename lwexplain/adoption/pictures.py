@@ -7,10 +7,7 @@ import torch
 from torch import Tensor
 
 from lwexplain.data.batch_form import BatchForm
-from lwexplain.data.pixels import small, to_pixels
-
-NEAR = 0.02
-"""How far values may lie outside [0, 1] and still be taken for pixels as they are."""
+from lwexplain.data.pixels import colours_to_show, small, to_pixels
 
 
 class Pictures:
@@ -39,21 +36,9 @@ class Pictures:
     def of(self, images: Tensor) -> np.ndarray:
         """These images in full size, uint8 (N, H, W, C)."""
         if self._colours is None:
-            self._colours, self.note = _colours_of(images)
+            mean, std, self.note = colours_to_show(images)
+            self._colours = mean, std
         return to_pixels(images, *self._colours)
-
-
-def _colours_of(images: Tensor) -> tuple[tuple[list[float], list[float]], str]:
-    """The mean and standard deviation to take for images nobody has said them of, and a note on their colours."""
-    low, high = float(images.min()), float(images.max())
-    if low >= -NEAR and high <= 1 + NEAR:
-        return ([0.0], [1.0]), ""
-    reach = max(high - low, 1e-12)
-    note = (
-        f"colours of pictures are not true: values from {low:.2g} to {high:.2g} were stretched; pass mean and std of "
-        "the images"
-    )
-    return ([-low / reach], [1 / reach]), note
 
 
 def pictures_of(form: BatchForm) -> Pictures:

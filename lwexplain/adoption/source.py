@@ -57,7 +57,7 @@ def source_of(
     if not isinstance(given, Mapping) or "name" not in given:
         if max_samples is not None:
             raise CaptureError("max_samples is for a data set by name; let the loaders give the images that are wanted")
-        return Source(check_loaders(given), form, classes=classes)
+        return Source(check_loaders(given), form, classes=classes, config=Config(seed=seed))
     mean, std = _normalisation(model, form)
     config = load_config({"seed": seed, "data": dict(given)})
     if config.data.root is not None:

@@ -38,12 +38,11 @@ from lwexplain.processes import World
 from lwexplain.results import Analysis, AnalysisKey
 from lwexplain.run import Run
 from lwexplain.run.scratch import scratch_folder
+from lwexplain.stored_config import config_of_run
 from lwexplain.table import TableInfo
 
 OF_THE_NETWORK = frozenset({"attribution"})
 """Probes that run the network itself; the others read features."""
-
-SEED = 0
 
 
 def adopted_subject(
@@ -59,14 +58,15 @@ def adopted_subject(
     asked = sorted(set(named) & OF_THE_NETWORK)
     if asked:
         live = require_live(run, f"probe {asked[0]!r}")
+    seed = config_of_run(run).seed
     whole = _features(run, key, world)
     classes = [str(name) for name in run.manifest["data"]["classes"]]
-    captured = {split: _part_of(part, key.max_samples, len(classes)) for split, part in whole.items()}
+    captured = {split: _part_of(part, key.max_samples, len(classes), seed) for split, part in whole.items()}
     place = live.device if live is not None else pick_device(device or "cpu")
     stages = stages_of(
         captured,
         classes,
-        seed=SEED,
+        seed=seed,
         device=str(place),
         memory_bytes=memory,
         pooling=key.pooling,
@@ -175,13 +175,13 @@ def _features(run: Run, key: AnalysisKey, world: World) -> dict[str, Captured]:
     return found
 
 
-def _part_of(captured: Captured, most: int | None, classes: int) -> Captured:
+def _part_of(captured: Captured, most: int | None, classes: int, seed: int) -> Captured:
     """All rows, or a stratified part of ``most``."""
     if most is None or most >= len(captured.labels):
         return captured
     if most < classes:
         raise CaptureError(f"max_samples={most} cannot hold one image of each of the {classes} classes")
-    rows = stratified_subset(torch.from_numpy(captured.labels), most, SEED).numpy()
+    rows = stratified_subset(torch.from_numpy(captured.labels), most, seed).numpy()
     return Captured(
         {name: np.asarray(array[rows]) for name, array in captured.features.items()},
         captured.labels[rows],

@@ -10,10 +10,6 @@ from lwexplain.results import Analysis
 from lwexplain.table import TableInfo
 
 
-def add_nothing(result: Analysis) -> None:
-    """No pictures."""
-
-
 @dataclass
 class Subject:
     """The captured ``stages``; the probes that are ``always`` measured; what is known of the table as a whole besides
@@ -25,6 +21,6 @@ class Subject:
     info: TableInfo
     device: str
     samples: dict[str, int]
-    add_pictures: Callable[[Analysis], None] = add_nothing
+    add_pictures: Callable[[Analysis], None]
     parts: list[Part] = field(default_factory=list)
     without: frozenset[str] = field(default_factory=frozenset)

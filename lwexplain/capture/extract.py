@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from lwexplain.arguments import each_of, shown
-from lwexplain.capture.hooks import Call, StageTap
+from lwexplain.capture.hooks import StageTap
 from lwexplain.capture.pooling import Pooling, pool
 from lwexplain.data.batch_parts import BATCH
 from lwexplain.data.given_batches import read_batch
@@ -23,6 +23,7 @@ from lwexplain.models.layout import Layout
 from lwexplain.models.modules import find_modules, in_evaluation, unwrap
 from lwexplain.models.outputs import logits_in
 from lwexplain.models.token_reading import UNKNOWN, TokenReading
+from lwexplain.models.tokens import Call
 
 
 @dataclass

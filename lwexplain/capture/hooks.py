@@ -22,10 +22,7 @@ from lwexplain.models.modules import (
     unwrap,
 )
 from lwexplain.models.token_reading import TokenReading, read_by_head
-from lwexplain.models.tokens import TokenGrid, watching_tokens
-
-Call = tuple[int, int]
-"""A call of a module in a forward pass: the module's id, and the number of the call, 1 for its first."""
+from lwexplain.models.tokens import Call, TokenGrid, watching_tokens
 
 
 class StageTap:

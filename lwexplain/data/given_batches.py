@@ -19,11 +19,8 @@ MOST_CLASSES = 100_000
 """Labels from here on are taken for something else than classes (identities, dates)."""
 
 
-def check_loaders(loaders: Any, *, one_pass: bool = True) -> dict[str, Iterable[Any]]:
-    """The loader of each split; raises CaptureError where one is missing or no loader, or two are one iterator.
-
-    Where more than ``one_pass`` is made, iterators and generators are refused, which give out after the first.
-    """
+def check_loaders(loaders: Any) -> dict[str, Iterable[Any]]:
+    """The loader of each split; raises CaptureError where one is missing or no loader, or two are one iterator."""
     if not isinstance(loaders, Mapping):
         raise CaptureError(
             f"loaders is {shown(loaders)}; expected a mapping of train, val and optionally test to loaders, "
@@ -36,7 +33,7 @@ def check_loaders(loaders: Any, *, one_pass: bool = True) -> dict[str, Iterable[
             f"loaders must have the keys train and val (test is optional); missing {missing}, unknown {shown(unknown)}"
         )
     for split, loader in loaders.items():
-        check_loader(loader, f"the loader {split!r}", one_pass=one_pass)
+        check_loader(loader, f"the loader {split!r}")
     iterators = [split for split, loader in loaders.items() if isinstance(loader, Iterator)]
     shared = [split for split in iterators if sum(loaders[split] is loaders[other] for other in iterators) > 1]
     if shared:
@@ -47,18 +44,13 @@ def check_loaders(loaders: Any, *, one_pass: bool = True) -> dict[str, Iterable[
     return dict(loaders)
 
 
-def check_loader(loader: Any, what: str, *, one_pass: bool = True) -> None:
-    """Raise CaptureError where ``loader`` is none, or gives its batches once and more than ``one_pass`` is made."""
+def check_loader(loader: Any, what: str) -> None:
+    """Raise CaptureError where ``loader`` is none."""
     if isinstance(loader, (str, bytes, Tensor, Mapping)) or not _is_iterable(loader):
         called = "; call it" if callable(loader) else ""
         raise CaptureError(
             f"{what} is {shown(loader)}{called}; expected something that gives batches (images, labels), "
             "such as a torch.utils.data.DataLoader or a list of batches"
-        )
-    if not one_pass and isinstance(loader, Iterator):
-        raise CaptureError(
-            f"{what} is {shown(loader)}, which gives its batches only once, and they are read more than once; pass a "
-            "DataLoader or a list of batches"
         )
 
 

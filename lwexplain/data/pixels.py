@@ -34,30 +34,21 @@ def small(pixels: Tensor) -> Tensor:
 
 
 def to_pixels(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    """Images (M, C, H, W) normalised by ``mean`` and ``std`` back to uint8 (M, H, W, C)."""
+    """Images (M, C, H, W) normalised by ``mean`` and ``std``, one value for each channel or for all, back to uint8
+    (M, H, W, C)."""
     floats = images.detach().to("cpu", torch.float32)
     pixels = floats * torch.tensor(std).reshape(1, -1, 1, 1) + torch.tensor(mean).reshape(1, -1, 1, 1)
-    return _as_bytes(pixels)
+    return pixels.mul(255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def pixels_to_show(images: Tensor, mean: Sequence[float] = (), std: Sequence[float] = ()) -> tuple[np.ndarray, str]:
-    """Images (M, C, H, W) as a network takes them to uint8 (M, H, W, C) for a person, and a note on their colours.
+def colours_to_show(images: Tensor) -> tuple[list[float], list[float], str]:
+    """The mean and standard deviation to show images (M, C, H, W) by that nobody has said them of, and a note.
 
-    The colours are true where ``mean`` and ``std`` are known, one value for each channel or for all. Otherwise values
-    in [0, 1] are shown as they are, and others stretched over their range, which the note says.
+    Values in [0, 1] are shown as they are, and others stretched over their range, which the note says.
     """
-    if len(mean):
-        return to_pixels(images, mean, std), ""
-    floats = images.detach().to("cpu", torch.float32)
-    low, high = float(floats.min()), float(floats.max())
+    low, high = float(images.min()), float(images.max())
     if low >= -NEARLY and high <= 1 + NEARLY:
-        return _as_bytes(floats), ""
-    stretched = (floats - low) / max(high - low, 1e-12)
+        return [0.0], [1.0], ""
+    reach = max(high - low, 1e-12)
     note = f"colours are not true: values from {low:.2g} to {high:.2g} were stretched; pass mean and std of the images"
-    return _as_bytes(stretched), note
-
-
-def _as_bytes(pixels: Tensor) -> np.ndarray:
-    """Pixels in [0, 1] (M, C, H, W) as uint8 (M, H, W, C)."""
-    whole = pixels.mul(255).round().clamp(0, 255).to(torch.uint8)
-    return whole.permute(0, 2, 3, 1).contiguous().numpy()
+    return [-low / reach], [1 / reach], note

@@ -69,7 +69,7 @@ def analyzed_table(run: Run) -> pd.DataFrame:
         st.title(escape_markdown(st.session_state["run_name"]))
         if run.status == MONITORED:
             st.info("This run holds what lw.Monitor saw of a training; Overview shows it.", icon=":material/timeline:")
-        elif run.status in ("trained", "adopted"):
+        elif run.status == "trained" or run.is_adopted:
             st.info(f"This run is {run.status}, but not analyzed yet. Analyze it with:", icon=":material/science:")
             st.code(shell_command("lwexplain", "analyze", run.path), language="bash", wrap_lines=True)
             if not run.is_adopted:

@@ -13,12 +13,13 @@ from lwexplain.adoption.look import look
 from lwexplain.capture.extract import Captured
 from lwexplain.data.given_batches import checked_batches
 from lwexplain.errors import ExportError, RunError
-from lwexplain.exporting.shorter_network import FullNetwork, Normalisation
+from lwexplain.exporting.shorter_network import Normalisation
 from lwexplain.exporting.source import ExportSource
 from lwexplain.models.cost import device_of
 from lwexplain.models.cutting import cut_network
 from lwexplain.results import AnalysisKey
 from lwexplain.run import Run
+from lwexplain.stored_config import config_of_run
 
 
 class AdoptedSource(ExportSource):
@@ -42,7 +43,7 @@ class AdoptedSource(ExportSource):
         self.data_name, self.classes = str(data["name"]), [str(name) for name in data["classes"]]
         self.shape = tuple(data["shape"])
         network, form = self._live.network, form_of(run)
-        self.device, self.seed = device_of(network), 0
+        self.device, self.seed = device_of(network), config_of_run(run).seed
         images = samples.images.to(self.device)
         self.model = cut_network(network, list(run.manifest["stages"]), images, len(self.classes))
         if not self.model.is_exportable:
@@ -103,4 +104,4 @@ class AdoptedSource(ExportSource):
     @property
     def full(self) -> nn.Module:
         assert not isinstance(self.model, nn.Module)
-        return FullNetwork(self.model.whole, self.normalisation)
+        return nn.Sequential(self.normalisation, self.model.whole).eval()

@@ -57,19 +57,6 @@ class ShorterNetwork(nn.Module):
         return logits
 
 
-class FullNetwork(nn.Module):
-    """Images float32 (N, C, H, W) in [0, 1] -> the logits (N, K) of a whole ``network``, which it shares."""
-
-    def __init__(self, network: nn.Module, normalisation: nn.Module) -> None:
-        super().__init__()
-        self.normalisation, self.network = normalisation, network
-        self.eval()
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.network(self.normalisation(images))
-        return logits
-
-
 def portable(network: nn.Module) -> nn.Module:
     """A copy for a file: on the CPU, float32, in the plain memory format, without gradients."""
     copied = copy_module(network).to("cpu", torch.float32)

@@ -12,7 +12,7 @@ from lwexplain.data.batches import Batches
 from lwexplain.errors import ExportError
 from lwexplain.exporting.figures import pixel_batches
 from lwexplain.exporting.parity import PARITY_BATCHES
-from lwexplain.exporting.shorter_network import FullNetwork, Normalisation
+from lwexplain.exporting.shorter_network import Normalisation
 from lwexplain.models.cutting import CutNetwork
 from lwexplain.models.staged import StagedModel
 from lwexplain.training.trained import Trained, trained_part
@@ -122,7 +122,7 @@ class TrainedSource(ExportSource):
     @property
     def full(self) -> nn.Module:
         model = self.model
-        return FullNetwork(model.truncated(model.depth), self.normalisation)
+        return nn.Sequential(self.normalisation, model.truncated(model.depth)).eval()
 
 
 def depth_of(model: StagedModel | CutNetwork, asked: int | str) -> int:

@@ -81,11 +81,7 @@ class StagedModel(nn.Module):
 
     def depth_of(self, stage: int | str) -> int:
         """Depth (from 1) of a stage given by name or depth; raises ModelError where there is none."""
-        if isinstance(stage, str) and stage in self.names:
-            return self.names.index(stage) + 1
-        if isinstance(stage, int) and 1 <= stage <= self.depth:
-            return stage
-        raise ModelError(f"no stage {stage!r}; {nearest(str(stage), self.names)} (or a depth from 1 to {self.depth})")
+        return depth_among(self.names, stage)
 
     @property
     def device(self) -> torch.device:
@@ -246,6 +242,16 @@ class FirstStages(nn.Module):
         for stage in self.stages:
             state = stage(state)
         return features_of(state)
+
+
+def depth_among(names: Sequence[str], stage: int | str) -> int:
+    """Depth (from 1) of a stage, given by name or depth, among the stages of these ``names``; raises ModelError where
+    there is none."""
+    if isinstance(stage, str) and stage in names:
+        return names.index(stage) + 1
+    if isinstance(stage, int) and 1 <= stage <= len(names):
+        return stage
+    raise ModelError(f"no stage {stage!r}; {nearest(str(stage), list(names))} (or a depth from 1 to {len(names)})")
 
 
 def features_of(state: State) -> Tensor:

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from lwexplain.arguments import finite, flag, path_of, pooling_of, shown, whole_number
 from lwexplain.data.batch_form import BatchForm
@@ -252,13 +251,11 @@ class Monitor:
 
 
 def _network_of(model: nn.Module) -> nn.Module:
-    """The network inside what compiles it, or runs it in several processes, which a look by one would keep waiting.
+    """The network inside its wrappers, of which those of several processes would keep a look by one waiting.
 
     Raises ModelError where the parameters are spread over processes: no process could run the network alone.
     """
     inner = unwrap(model)
-    while isinstance(inner, (DataParallel, DistributedDataParallel)):
-        inner = unwrap(inner.module)
     spread = any(type(part).__name__ == "FullyShardedDataParallel" for part in inner.modules())
     if spread or any(type(parameter).__name__ == "DTensor" for parameter in inner.parameters()):
         raise ModelError(

@@ -41,6 +41,9 @@ RECORDED_PACKAGES = (
     "pandas",
 )
 UNFINISHED = ".unfinished"
+ADOPTED = "adopted"
+"""The status of a run of a network that was trained elsewhere."""
+
 MONITORED = "monitored"
 """The status of a run that lw.Monitor made."""
 
@@ -186,7 +189,7 @@ class Run:
     @property
     def is_adopted(self) -> bool:
         """Whether somebody else trained the network: its code is not known to lwexplain."""
-        return self.status == "adopted"
+        return self.status == ADOPTED
 
     @property
     def name(self) -> str:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from PIL import Image
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -72,6 +73,16 @@ def weights():
 @pytest.fixture
 def loaders():
     return make_loaders()
+
+
+@pytest.fixture(scope="session")
+def home_of_images(tmp_path_factory):
+    """A folder with a sub-folder of pictures for each digit."""
+    home, data = tmp_path_factory.mktemp("pictures"), load_digits()
+    for number, (image, label) in enumerate(zip(data.images[:500], data.target[:500], strict=True)):
+        (home / str(label)).mkdir(exist_ok=True)
+        Image.fromarray((image * 15).astype("uint8")).save(home / str(label) / f"{number}.png")
+    return home
 
 
 @pytest.fixture

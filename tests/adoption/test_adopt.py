@@ -104,6 +104,53 @@ def test_another_network_or_other_images_are_refused_unless_they_are_to_replace(
     assert [path.name for path in out.parent.iterdir()] == [out.name]
 
 
+def test_a_run_that_another_process_has_made_meanwhile_stays(model, loaders, out, monkeypatch):
+    from lwexplain.analysis import adopted_subject
+
+    def meanwhile(run):
+        monkeypatch.setattr(adopted_subject, "measure_network", measured)
+        adopt(model, loaders, out)
+
+    measured = adopted_subject.measure_network
+    monkeypatch.setattr(adopted_subject, "measure_network", meanwhile)
+    with pytest.raises(RunError, match="another process has made"):
+        adopt(model, loaders, out)
+    assert adopt(model, loaders, out).is_adopted
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
+
+
+def test_a_run_in_use_is_not_replaced(model, loaders, out):
+    first = adopt(model, loaders, out)
+    with first.lock("lwexplain analyze"), pytest.raises(RunError, match="in use by lwexplain analyze"):
+        adopt(model, loaders, out, replace=True)
+    assert lw.Run.open(out).manifest["id"] == first.manifest["id"]
+
+
+def test_sub_samples_of_different_sizes_are_not_compared_row_by_row(model, home_of_images, out):
+    data = {"name": "folder", "root": home_of_images}
+    options = {"mean": [0.3], "std": [0.4]}
+    small, large, again = (
+        adopt(model, data, out / name, max_samples=most, **options)
+        for name, most in (("small", 12), ("large", 20), ("again", 12))
+    )
+    assert small.manifest["data"]["sizes"]["val"] == 12
+    assert len(lw.similarity(small, again)) == 9
+    with pytest.raises(RunError, match="do not have the same val images"):
+        lw.similarity(small, large)
+
+
+def test_what_is_drawn_follows_the_seed_of_the_run(model, loaders, out):
+    rows = []
+    loaders = {split: list(loader) for split, loader in loaders.items()}
+    for seed in (1, 1, 2):
+        run = adopt(model, loaders, out / str(len(rows)), seed=seed)
+        table = lw.analyze(run, ["ncm"], max_samples=100, quiet=True)
+        assert set(table["seed"]) == {seed}
+        rows.append(table[table["metric"] == "ncm_accuracy"]["value"].tolist())
+    assert rows[0] == rows[1]
+    assert rows[0] != rows[2]
+
+
 def test_a_folder_of_something_else_is_never_replaced(model, loaders, out):
     out.mkdir()
     (out / "thesis.tex").write_text("years of work")

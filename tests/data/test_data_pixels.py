@@ -1,7 +1,7 @@
 import torch
 
 from lwexplain.data.dataset import ImageArrays
-from lwexplain.data.pixels import pixels_to_show, thumbnails
+from lwexplain.data.pixels import colours_to_show, thumbnails, to_pixels
 
 
 def test_thumbnails_are_at_most_64_pixels_and_keep_their_order():
@@ -17,19 +17,19 @@ def test_normalised_images_are_shown_in_true_colours_where_mean_and_std_are_know
     pixels = torch.randint(0, 256, (5, 3, 6, 7), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
     mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
     images = (pixels / 255 - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
-    shown, note = pixels_to_show(images, mean, std)
+    shown = to_pixels(images, mean, std)
     assert (shown == pixels.permute(0, 2, 3, 1).numpy()).all()
-    assert note == ""
-    same, _ = pixels_to_show((pixels / 255 - 0.5) / 0.25, [0.5], [0.25])
-    assert (same == shown).all()
+    assert (to_pixels((pixels / 255 - 0.5) / 0.25, [0.5], [0.25]) == shown).all()
 
 
 def test_images_from_0_to_1_are_shown_as_they_are_and_others_stretched_with_a_note():
     images = torch.tensor([0.0, 0.2, 1.0]).reshape(1, 1, 1, 3)
-    shown, note = pixels_to_show(images)
-    assert shown.ravel().tolist() == [0, 51, 255]
+    *colours, note = colours_to_show(images)
+    assert to_pixels(images, *colours).ravel().tolist() == [0, 51, 255]
     assert note == ""
-    shown, note = pixels_to_show(images * 4 - 2)
-    assert shown.ravel().tolist() == [0, 51, 255]
+    *colours, note = colours_to_show(images * 4 - 2)
+    assert to_pixels(images * 4 - 2, *colours).ravel().tolist() == [0, 51, 255]
     assert "values from -2 to 2 were stretched; pass mean and std" in note
-    assert pixels_to_show(torch.full((1, 1, 2, 2), 7.0))[0].max() == 0
+    constant = torch.full((1, 1, 2, 2), 7.0)
+    *colours, _ = colours_to_show(constant)
+    assert to_pixels(constant, *colours).max() == 0

@@ -8,11 +8,9 @@ from torch import nn
 
 from lwexplain.errors import ModelError
 from lwexplain.models.cutting.observation import Observation
-from lwexplain.models.cutting.prefix import InRow
 from lwexplain.models.site import Site
-from lwexplain.models.staged import StagedModel
+from lwexplain.models.staged import StagedModel, depth_among
 from lwexplain.models.token_reading import UNKNOWN, TokenReading, read_by_head
-from lwexplain.registry import nearest
 
 
 class CutNetwork:
@@ -64,11 +62,7 @@ class CutNetwork:
 
     def depth_of(self, stage: int | str) -> int:
         """Depth (from 1) of a stage given by name or depth; raises ModelError where there is none."""
-        if isinstance(stage, str) and stage in self.names:
-            return self.names.index(stage) + 1
-        if isinstance(stage, int) and 1 <= stage <= self.depth:
-            return stage
-        raise ModelError(f"no stage {stage!r}; {nearest(str(stage), self.names)} (or a depth from 1 to {self.depth})")
+        return depth_among(self.names, stage)
 
     # ------------------------------------------------------------------ networks
 
@@ -107,7 +101,7 @@ class CutNetwork:
         """
         depth = self.depth_of(stage)
         if head is not None:
-            return InRow([self.prefix(depth), head]).eval()
+            return nn.Sequential(self.prefix(depth), head).eval()
         if not self.classifies(depth):
             raise ModelError(f"stage {self.names[depth - 1]!r} has no head of its own")
         return self.whole

@@ -17,9 +17,6 @@ from lwexplain.models.modules import as_parameters, find_modules, first_tensor, 
 from lwexplain.models.outputs import logits_in
 from lwexplain.models.tokens import TokenGrid, watching_tokens
 
-Call = tuple[int, int]
-"""A module's id, and which of its calls in a forward pass, from 1."""
-
 PRECISION = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 """How far a cut may be off, as a share of the largest value; the same operations in the same order round alike."""
 

@@ -1,7 +1,5 @@
 """The first part of a network as a module: images to the output of a stage, in order."""
 
-from collections.abc import Sequence
-
 from torch import Tensor, nn
 
 from lwexplain.models.layout import Layout
@@ -24,16 +22,3 @@ class Prefix(nn.Module):
         output = first_tensor(self.network(cast_images(images, self.network)))
         assert output is not None
         return self.layout.in_order(output)
-
-
-class InRow(nn.Module):
-    """One module after the other: a prefix and a head, images -> logits."""
-
-    def __init__(self, parts: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.parts = nn.ModuleList(parts)
-
-    def forward(self, images: Tensor) -> Tensor:
-        for part in self.parts:
-            images = part(images)
-        return images
